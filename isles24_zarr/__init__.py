@@ -1,0 +1,1 @@
+"""ISLES'24 stroke imaging as one chunked, sharded Zarr v3 store."""

@@ -1,0 +1,180 @@
+"""The errors of this package, and the findings that are reported instead of raised.
+
+Every error is a sentence that names the thing at fault, says what is wrong and what to do about it: the
+first two are the arguments, the last is the class's ``advice``. Errors travel between processes, so all
+of them are rebuilt from their two arguments.
+
+`RequestError` and its children mean that what was asked for cannot be done at all (exit code 2).
+`SourceError` and its children mean that one file of a release cannot be used: they become a `Problem` of a
+report, and the other files go on (exit code 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+
+class Isles24Error(Exception):
+    """Base of all errors of this package.
+
+    Parameters
+    ----------
+    subject
+        What the error is about: a path, a URL, a name.
+    what
+        What is wrong with it, as a clause that follows the subject.
+    """
+
+    advice: ClassVar[str] = ""
+
+    def __init__(self, subject: object, what: str) -> None:
+        super().__init__(subject, what)
+        self.subject = str(subject)
+        self.what = what
+
+    def __str__(self) -> str:
+        sentence = f"{self.subject}: {self.what}"
+        return f"{sentence}; {self.advice}" if self.advice else sentence
+
+
+class RequestError(Isles24Error):
+    """The request itself cannot be carried out."""
+
+
+class SourceNotFoundError(RequestError):
+    """There is no release at the given place."""
+
+    advice = "give the folder or archive that holds raw_data/, derivatives/ and phenotype/"
+
+
+class NotAStoreError(RequestError):
+    """The given place is not an isles24-zarr store."""
+
+    advice = "give the path that was written by 'isles24-zarr convert'"
+
+
+class StoreVersionError(RequestError):
+    """The store was written in a format that this version cannot read."""
+
+    advice = "upgrade isles24-zarr"
+
+
+class IncompleteStoreError(RequestError):
+    """The conversion that wrote this store has not finished."""
+
+    advice = "run the same 'isles24-zarr convert' again: it resumes where it stopped"
+
+
+class UnknownNameError(RequestError):
+    """A subject, image, space or option value that does not exist was asked for."""
+
+
+class GeometryError(RequestError):
+    """The data no longer carry the coordinates that a physical answer needs."""
+
+    advice = "keep the x, y and z coordinates, and select along them by slices"
+
+
+class MissingExtraError(RequestError):
+    """An optional library is not installed."""
+
+
+class DestinationError(RequestError):
+    """The place to write to cannot be used."""
+
+
+class SourceError(Isles24Error):
+    """One file of the release cannot be used."""
+
+    advice = "fetch the file again; until then its subject is converted without it"
+
+
+class UnreadableFileError(SourceError):
+    """The file system does not let the file be read."""
+
+    advice = "check that it exists and may be read, then run the conversion again"
+
+
+class UnsafePathError(SourceError):
+    """A path that leads out of the release, or a name that could."""
+
+    advice = "it was not read; replace it by the file itself, under a plain name"
+
+
+class HeaderError(SourceError):
+    """The header is not a NIfTI header, or contradicts itself."""
+
+
+class UnsupportedImageError(SourceError):
+    """A valid NIfTI file of a kind that this package does not convert."""
+
+    advice = "convert it to a 3-D or 4-D image of a real scalar type, or leave it out"
+
+
+class TruncatedFileError(SourceError):
+    """The file ends before the voxels that its header promises."""
+
+
+class TrailingDataError(SourceError):
+    """The file goes on after the voxels that its header promises."""
+
+
+class CorruptFileError(SourceError):
+    """The compressed data are damaged: a checksum or the deflate stream is wrong."""
+
+
+class TableError(SourceError):
+    """A phenotype table cannot be read."""
+
+    advice = "correct the table; until then its subject is converted without these values"
+
+
+class StoreWriteError(Isles24Error):
+    """Writing to the store failed."""
+
+    advice = "free space or restore access, then run the conversion again: it resumes where it stopped"
+
+
+class StoreDamageError(Isles24Error):
+    """Something in the store is missing or not what was written."""
+
+    advice = "convert the subject again with '--overwrite --subject'"
+
+
+Severity = Literal["error", "notice"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One finding about a release or a store.
+
+    Parameters
+    ----------
+    path
+        The file or array that it concerns, relative to the release or the store.
+    message
+        What is wrong and what to do, in one line.
+    severity
+        ``"error"``: something could not be used, the exit code becomes 1. ``"notice"``: odd, and everything
+        was used as described.
+    subject
+        The subject concerned, where there is one.
+    image
+        The image concerned, where there is one.
+    """
+
+    path: str
+    message: str
+    severity: Severity = "error"
+    subject: str | None = None
+    image: str | None = None
+
+    @classmethod
+    def from_error(cls, error: Isles24Error, *, subject: str | None = None, image: str | None = None) -> Problem:
+        """Make a problem of severity ``"error"`` of an error about a path."""
+        advice = f"; {error.advice}" if error.advice else ""
+        return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"

@@ -1,0 +1,315 @@
+"""What ISLES'24 holds and what its parts are called: data, no logic.
+
+The names are those of the dataset card; the units and the clinical columns those of the release's data
+dictionary (``clinical_data-description.xlsx``); the Circle of Willis labels those of the TopCoW challenge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import MappingProxyType
+from typing import Final, Literal
+
+TITLE: Final = "ISLES'24: a real-world longitudinal multimodal stroke dataset"
+LICENCE: Final = "CC BY-NC-SA 4.0"
+CITATION: Final = (
+    "Riedel EO, de la Rosa E, Baran TA, et al. ISLES'24: A Real-World Longitudinal Multimodal Stroke Dataset. "
+    "arXiv:2408.11142"
+)
+REFERENCES: Final = (
+    "https://arxiv.org/abs/2408.11142",
+    "https://arxiv.org/abs/2408.10966",
+    "https://doi.org/10.5281/zenodo.17652035",
+    "https://isles-24.grand-challenge.org/",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageKind:
+    """One kind of image of the release.
+
+    Parameters
+    ----------
+    name
+        The name of the array, after the dataset card.
+    suffix
+        The last part of its file name, after BIDS.
+    long_name
+        What it is, for people.
+    units
+        Units of the physical values.
+    session
+        1 at admission, 2 at follow-up.
+    acquired_space
+        The space whose grid it has where it was not registered to the NCCT.
+    labels
+        Voxel values and their meanings, for masks.
+    """
+
+    name: str
+    suffix: str
+    long_name: str
+    units: str
+    session: int
+    acquired_space: str
+    labels: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the voxels are labels."""
+        return bool(self.labels)
+
+
+COW_LABELS: Final = (
+    (0, "background"),
+    (1, "BA"),
+    (2, "R-PCA"),
+    (3, "L-PCA"),
+    (4, "R-ICA"),
+    (5, "R-MCA"),
+    (6, "L-ICA"),
+    (7, "L-MCA"),
+    (8, "R-Pcom"),
+    (9, "L-Pcom"),
+    (10, "Acom"),
+    (11, "R-ACA"),
+    (12, "L-ACA"),
+    (15, "3rd-A2"),
+)
+"""Labels of the TopCoW challenge (https://topcow24.grand-challenge.org/)."""
+
+REFERENCE_SPACE: Final = "ncct"
+"""The space that the derivatives were registered to."""
+
+AS_RELEASED: Final = "as released"
+"""Stands for the units of MRI, whose scale the release does not state."""
+
+IMAGE_KINDS: Final = (
+    ImageKind(
+        name="ncct", suffix="ncct", long_name="non-contrast CT", units="HU", session=1, acquired_space="ncct"
+    ),
+    ImageKind(
+        name="cta", suffix="cta", long_name="CT angiography", units="HU", session=1, acquired_space="cta"
+    ),
+    ImageKind(
+        name="ctp", suffix="ctp", long_name="CT perfusion series", units="HU", session=1, acquired_space="ctp"
+    ),
+    ImageKind(
+        name="tmax",
+        suffix="tmax",
+        long_name="time to maximum of the residue function (Tmax)",
+        units="s",
+        session=1,
+        acquired_space="ctp",
+    ),
+    ImageKind(
+        name="mtt",
+        suffix="mtt",
+        long_name="mean transit time (MTT)",
+        units="s",
+        session=1,
+        acquired_space="ctp",
+    ),
+    ImageKind(
+        name="cbf",
+        suffix="cbf",
+        long_name="cerebral blood flow (CBF)",
+        units="mL/100 g/min",
+        session=1,
+        acquired_space="ctp",
+    ),
+    ImageKind(
+        name="cbv",
+        suffix="cbv",
+        long_name="cerebral blood volume (CBV)",
+        units="mL/100 g",
+        session=1,
+        acquired_space="ctp",
+    ),
+    ImageKind(
+        name="dwi",
+        suffix="dwi",
+        long_name="diffusion-weighted MRI at follow-up",
+        units=AS_RELEASED,
+        session=2,
+        acquired_space="dwi",
+    ),
+    ImageKind(
+        name="adc",
+        suffix="adc",
+        long_name="apparent diffusion coefficient (ADC) at follow-up",
+        units=AS_RELEASED,
+        session=2,
+        acquired_space="dwi",
+    ),
+    ImageKind(
+        name="lesion_mask",
+        suffix="lesion-msk",
+        long_name="final infarct, delineated on the follow-up MRI",
+        units="1",
+        session=2,
+        acquired_space="dwi",
+        labels=((0, "background"), (1, "infarct")),
+    ),
+    ImageKind(
+        name="lvo_mask",
+        suffix="lvo-msk",
+        long_name="large vessel occlusion, marked on the CT angiography",
+        units="1",
+        session=1,
+        acquired_space="cta",
+        labels=((0, "background"), (1, "occlusion")),
+    ),
+    ImageKind(
+        name="cow_mask",
+        suffix="cow-msk",
+        long_name="arteries of the Circle of Willis, labelled as in TopCoW",
+        units="1",
+        session=1,
+        acquired_space="cta",
+        labels=COW_LABELS,
+    ),
+)
+
+IMAGES: Final = MappingProxyType({kind.name: kind for kind in IMAGE_KINDS})
+"""Every kind of image by its name, in the order in which they are listed everywhere."""
+
+IMAGE_OF_SUFFIX: Final = MappingProxyType({kind.suffix: kind.name for kind in IMAGE_KINDS})
+SERIES_IMAGES: Final = frozenset({"ctp"})
+"""Images that have a time axis by their nature."""
+
+# --- the clinical tables ---
+
+ClinicalKind = Literal["category", "flag", "score", "number", "duration"]
+"""``category``: text. ``flag``: 0 or 1. ``score``: a whole number. ``number``: any number.
+``duration``: minutes, whatever the cell holds."""
+
+BASELINE: Final = "demographic_baseline"
+OUTCOME: Final = "outcome"
+TABLE_OF_SESSION: Final = MappingProxyType({1: BASELINE, 2: OUTCOME})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClinicalVariable:
+    """One column of the clinical tables.
+
+    Parameters
+    ----------
+    name
+        The name in the store.
+    column
+        The header of the release's tables.
+    table
+        The table that holds it, `BASELINE` or `OUTCOME`.
+    kind
+        How a cell is read.
+    long_name
+        What it is, for people.
+    units
+        Units of the stored value; ``None`` for text, ``"1"`` for counts, flags and scores.
+    aliases
+        Other headers under which releases and the data dictionary list it.
+    """
+
+    name: str
+    column: str
+    table: str
+    kind: ClinicalKind
+    long_name: str
+    units: str | None = "1"
+    aliases: tuple[str, ...] = ()
+
+
+def _baseline(
+    name: str, column: str, kind: ClinicalKind, long_name: str, units: str | None = "1", *aliases: str
+) -> ClinicalVariable:
+    return ClinicalVariable(
+        name=name, column=column, table=BASELINE, kind=kind, long_name=long_name, units=units, aliases=aliases
+    )
+
+
+def _outcome(
+    name: str, column: str, kind: ClinicalKind, long_name: str, units: str | None = "1", *aliases: str
+) -> ClinicalVariable:
+    return ClinicalVariable(
+        name=name, column=column, table=OUTCOME, kind=kind, long_name=long_name, units=units, aliases=aliases
+    )
+
+
+CLINICAL_VARIABLES: Final = (
+    _baseline("center", "Center", "category", "centre that treated the patient", None, "Centre"),
+    _baseline("age", "Age", "number", "age at admission", "a"),
+    _baseline("sex", "Sex", "category", "sex: M or F", None, "Gender"),
+    _baseline("atrial_fibrillation", "Atrial fibrillation", "flag", "atrial fibrillation"),
+    _baseline("hypertension", "Hypertension", "flag", "arterial hypertension"),
+    _baseline("diabetes", "Diabetes", "flag", "diabetes mellitus", "1", "Diabetes mellitus"),
+    _baseline("hyperlipidemia", "Hyperlipidemia", "flag", "hyperlipidemia", "1", "Hyperlipidaemia"),
+    _baseline("anticoagulation", "Anticoagulation", "flag", "anticoagulation before admission"),
+    _baseline(
+        "lipid_lowering_drugs",
+        "Lipid lowering drugs",
+        "flag",
+        "lipid lowering drugs before admission",
+        "1",
+        "Statins",
+    ),
+    _baseline(
+        "pais", "PAIs", "flag", "platelet aggregation inhibitors before admission", "1",
+        "Platelet aggregation inhibitors",
+    ),
+    _baseline("glucose", "Glucose", "number", "blood glucose at admission", "mg/dL"),
+    _baseline("leucocytes", "Leucocytes", "number", "leucocytes at admission", "G/L", "Leukocytes"),
+    _baseline("crp", "CRP", "number", "C-reactive protein at admission", "mg/dL", "C-reactive protein"),
+    _baseline("inr", "INR", "number", "international normalized ratio at admission"),
+    _baseline("wake_up", "Wake-up", "flag", "stroke noticed on waking up"),
+    _baseline("in_house", "In-House", "flag", "stroke in hospital"),
+    _baseline("referral", "Referral", "flag", "referred by another hospital"),
+    _baseline("onset_to_door", "Onset to door", "duration", "time from onset to arrival", "min"),
+    _baseline("alert_to_door", "Alert to door", "duration", "time from alert to arrival", "min"),
+    _baseline(
+        "nihss_admission", "NIHSS at admission", "score",
+        "NIH Stroke Scale at admission (0 to 42)", "1", "NIHSS admission",
+    ),
+    _baseline(
+        "mrs_admission", "mRS at admission", "score",
+        "modified Rankin Scale at admission (0 to 6)", "1", "mRS admission",
+    ),
+    _baseline(
+        "mrs_premorbid", "mRS premorbid", "score",
+        "modified Rankin Scale before the stroke (0 to 6)", "1", "Premorbid mRS",
+    ),
+    _baseline("door_to_imaging", "Door to imaging", "duration", "time from arrival to imaging", "min"),
+    _baseline("door_to_groin", "Door to groin", "duration", "time from arrival to groin puncture", "min"),
+    _baseline(
+        "door_to_first_series", "Door to first series", "duration",
+        "time from arrival to the first angiographic series", "min",
+    ),
+    _baseline("time_of_intervention", "Time of intervention", "duration", "time of the intervention", "min"),
+    _baseline(
+        "door_to_recanalization", "Door to recanalization", "duration",
+        "time from arrival to recanalization", "min", "Door to recanalisation",
+    ),
+    _outcome(
+        "mtici", "TICI postinterventional", "category",
+        "modified Thrombolysis in Cerebral Infarction score after the intervention (0, 1, 2a, 2b, 2c, 3)",
+        None, "mTICI postinterventional", "mTICI", "TICI",
+    ),
+    _outcome("nihss_24h", "NIHSS 24h", "score", "NIH Stroke Scale after 24 hours (0 to 42)"),
+    _outcome("mrs_24h", "mRS 24h", "score", "modified Rankin Scale after 24 hours (0 to 6)"),
+    _outcome("nihss_discharge", "NIHSS discharge", "score", "NIH Stroke Scale at discharge (0 to 42)"),
+    _outcome("mrs_discharge", "mRS discharge", "score", "modified Rankin Scale at discharge (0 to 6)"),
+    _outcome(
+        "mrs_3month", "mRS 3 months", "score", "modified Rankin Scale after three months (0 to 6)", "1",
+        "mRS 3 month", "mRS 3months", "mRS 90 days",
+    ),
+)
+
+CLINICAL: Final = MappingProxyType({variable.name: variable for variable in CLINICAL_VARIABLES})
+"""Every known clinical variable by its name, in the order of the release's tables."""
+
+# --- display ---
+
+CT_WINDOWS: Final = MappingProxyType(
+    {"brain": (40.0, 80.0), "stroke": (35.0, 40.0), "bone": (600.0, 2800.0), "angio": (300.0, 600.0)}
+)
+"""Centre and width of the usual CT windows, in HU."""
