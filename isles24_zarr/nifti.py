@@ -1,0 +1,594 @@
+"""NIfTI-1 and NIfTI-2: headers from bytes, voxels as bounded streams, files from blocks.
+
+The rules that this module rests on (https://nifti.nimh.nih.gov/nifti-1, /nifti-2):
+
+- A file is a header of 348 (NIfTI-1) or 540 (NIfTI-2) bytes, extensions up to ``vox_offset``, then the voxels
+  with x running fastest. So the bytes of a C-ordered array of shape (t, z, y, x) are the bytes of the file.
+- ``sform`` outranks ``qform``; where both codes are 0 only the voxel size is known, not the orientation.
+- A slope of 0 or NaN means that there is no scaling.
+
+nibabel takes the header apart. The voxels never pass through it: a gzip stream is read once, forward, by ISA-L,
+and is trusted only when its CRC, its length and the header's dimensions agree at the end of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Protocol
+
+import nibabel as nib
+import numpy as np
+import xxhash
+from isal import igzip, igzip_lib
+
+from isles24_zarr.errors import (
+    CorruptFileError,
+    HeaderError,
+    TrailingDataError,
+    TruncatedFileError,
+    UnsupportedImageError,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_HEADER_BYTES: Final = 16 * 2**20
+"""Extensions beyond this are refused: the header is kept verbatim in the attributes of its array."""
+
+_MAX_DEFLATE_RATIO: Final = 1032
+"""No deflate stream expands by more (RFC 1951: 258 bytes from 2 bits)."""
+
+_READ_BYTES: Final = 2**20
+_INFLATE_BYTES: Final = 4 * 2**20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_GEOMETRY_TOLERANCE_MM: Final = 1e-3
+
+_HEADER_CLASSES: Final = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_SPATIAL_UNITS: Final = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
+_SECONDS_PER_UNIT: Final = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
+
+AffineSource = Literal["sform", "qform", "none"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a NIfTI header says of its voxels, checked to be possible.
+
+    Parameters
+    ----------
+    raw
+        Every byte before the voxels, extensions included.
+    dtype
+        Type of the voxels, in the byte order of the file.
+    shape
+        Dimensions as declared, (x, y, z) or (x, y, z, t), with trailing singleton axes.
+    affine
+        4 x 4, from voxel indices (x, y, z) to RAS millimetres.
+    affine_source
+        Which part of the header gave it. ``"none"``: voxel sizes alone, the orientation is unknown.
+    slope, intercept
+        Physical value = slope * voxel + intercept; ``None`` where there is no scaling to apply.
+    frame_seconds
+        Time between frames in seconds; ``None`` where the header gives no time step.
+    notices
+        What is odd and was not changed, a clause each.
+    """
+
+    raw: bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    affine_source: AffineSource
+    slope: float | None
+    intercept: float | None
+    frame_seconds: float | None
+    notices: tuple[str, ...]
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """Voxels along the file's (x, y, z) axes."""
+        x, y, z = self.shape[:3]
+        return x, y, z
+
+    @property
+    def frames(self) -> int | None:
+        """Number of frames, ``None`` for a single volume."""
+        return self.shape[3] if len(self.shape) > 3 and self.shape[3] > 1 else None
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Length of the voxels in the decompressed file."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def header_from_bytes(start: bytes, *, path: str) -> Header:
+    """Parse a header.
+
+    Parameters
+    ----------
+    start
+        The first bytes of the decompressed file, at least up to the voxels (see `header_length`).
+    path
+        The file's name, for errors.
+
+    Raises
+    ------
+    HeaderError
+        These bytes contradict the standard or themselves.
+    UnsupportedImageError
+        Valid, and of a kind that is not converted.
+    """
+    fields = _fields_from_bytes(start, path=path)
+    raw = start[: header_length(start, path=path)]
+    dtype = _dtype_from_fields(fields, path=path)
+    shape = _shape_from_fields(fields, path=path)
+    affine, source, notices = _affine_from_fields(fields, path=path)
+    slope, intercept = _scaling_from_fields(fields, path=path)
+    return Header(
+        raw=raw,
+        dtype=dtype,
+        shape=shape,
+        affine=affine,
+        affine_source=source,
+        slope=slope,
+        intercept=intercept,
+        frame_seconds=_frame_seconds_from_fields(fields),
+        notices=notices,
+    )
+
+
+def header_length(start: bytes, *, path: str) -> int:
+    """Length of the header with its extensions: where the voxels begin.
+
+    Parameters
+    ----------
+    start
+        At least the first 540 bytes of the decompressed file, or all of it where it is shorter.
+    path
+        The file's name, for errors.
+
+    Raises
+    ------
+    HeaderError
+        Not a single-file NIfTI header, or ``vox_offset`` is impossible.
+    UnsupportedImageError
+        The extensions are larger than `MAX_HEADER_BYTES`.
+    """
+    fields = _fields_from_bytes(start, path=path)
+    offset = float(fields["vox_offset"])
+    smallest = int(fields["sizeof_hdr"]) + 4
+    if not np.isfinite(offset) or offset != int(offset) or offset < smallest:
+        raise HeaderError(path, f"vox_offset is {offset:g}, the voxels cannot begin before byte {smallest}")
+    if offset > MAX_HEADER_BYTES:
+        raise UnsupportedImageError(
+            path, f"has {int(offset):,} bytes of header, more than {MAX_HEADER_BYTES:,}"
+        )
+    return int(offset)
+
+
+def _fields_from_bytes(start: bytes, *, path: str) -> Any:
+    for byte_order in ("little", "big"):
+        size = int.from_bytes(start[:4], byte_order)  # type: ignore[arg-type]
+        if size in _HEADER_CLASSES:
+            break
+    else:
+        raise HeaderError(
+            path, f"is not a NIfTI file (its first bytes are {start[:4].hex(' ') or 'missing'})"
+        )
+    if len(start) < size + 4:
+        raise TruncatedFileError(path, f"ends after {len(start)} of {size + 4} header bytes")
+    fields = _HEADER_CLASSES[size](start[:size], endianness=byte_order, check=False)
+    magic = bytes(fields["magic"])[:3].rstrip(b"\0")
+    if magic in {b"ni1", b"ni2"}:
+        raise UnsupportedImageError(path, "is the header of a .hdr/.img pair")
+    if magic not in {b"n+1", b"n+2"}:
+        raise HeaderError(path, f"is not a NIfTI file (its magic string is {magic!r})")
+    return fields
+
+
+def _dtype_from_fields(fields: Any, *, path: str) -> np.dtype[Any]:
+    code = int(fields["datatype"])
+    try:
+        dtype = np.dtype(nib.nifti1.data_type_codes.dtype[code])
+    except KeyError:
+        raise HeaderError(path, f"has the unknown voxel type {code}") from None
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype.itemsize == 0:
+        name = nib.nifti1.data_type_codes.label[code]
+        raise UnsupportedImageError(
+            path, f"has voxels of type {name}, not of a real scalar type up to 64 bits"
+        )
+    return dtype.newbyteorder("<" if fields.endianness == "<" else ">")
+
+
+def _shape_from_fields(fields: Any, *, path: str) -> tuple[int, ...]:
+    dims = [int(n) for n in fields["dim"]]
+    rank, shape = dims[0], tuple(dims[1 : dims[0] + 1])
+    if not 1 <= rank <= 7 or any(n < 1 for n in shape):
+        raise HeaderError(path, f"declares the impossible dimensions {dims}")
+    if rank < 3:
+        raise UnsupportedImageError(path, f"has {rank} dimensions, {' x '.join(map(str, shape))}")
+    if any(n > 1 for n in shape[4:]):
+        raise UnsupportedImageError(path, f"has more than four dimensions, {' x '.join(map(str, shape))}")
+    return shape
+
+
+def _affine_from_fields(
+    fields: Any, *, path: str
+) -> tuple[NDArray[np.float64], AffineSource, tuple[str, ...]]:
+    notices = []
+    sform, sform_code = fields.get_sform(coded=True)
+    try:
+        qform, qform_code = fields.get_qform(coded=True)
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:
+        if sform_code == 0:
+            raise HeaderError(path, f"has an impossible qform ({error})") from error
+        qform, qform_code = None, 0
+        notices.append("its qform is impossible and was left out, the sform was used")
+    source: AffineSource
+    if sform_code > 0:
+        affine, source = sform, "sform"
+    elif qform_code > 0:
+        affine, source = qform, "qform"
+    else:
+        sizes = np.abs(np.asarray(fields["pixdim"][1:4], dtype=np.float64))
+        affine, source = np.diag([*sizes, 1.0]), "none"
+        notices.append("has neither sform nor qform: its orientation is unknown, only voxel sizes are used")
+    affine = np.asarray(affine, dtype=np.float64)
+    _check_affine(affine, source=source, path=path)
+    if sform_code > 0 and qform_code > 0 and not _same_positions(affine, qform, fields["dim"][1:4]):
+        notices.append("its sform and qform place the voxels differently, the sform was used")
+    units = int(fields["xyzt_units"]) % 8
+    if units not in (0, 2):
+        name = _SPATIAL_UNITS.get(units, f"code {units}")
+        notices.append(
+            f"declares the spatial unit {name}; the numbers of its affine are taken as millimetres"
+        )
+    return affine, source, tuple(notices)
+
+
+def _check_affine(affine: NDArray[np.float64], *, source: AffineSource, path: str) -> None:
+    what = "pixdim" if source == "none" else source
+    if not np.isfinite(affine).all():
+        raise HeaderError(path, f"its {what} has non-finite entries")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    # relative to the voxel sizes, so that small voxels are not taken for a singular matrix
+    if (sizes == 0).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+        raise HeaderError(path, f"its {what} is singular: {affine[:3].round(4).tolist()}")
+
+
+def _same_positions(first: NDArray[np.float64], second: NDArray[np.float64] | None, shape: Any) -> bool:
+    if second is None or not np.isfinite(second).all():
+        return False
+    steps = np.abs(first - second)[:3] @ np.array([*np.asarray(shape, dtype=np.float64), 1.0])
+    smallest = np.linalg.norm(first[:3, :3], axis=0).min()
+    return bool(steps.max() <= max(0.1 * smallest, _GEOMETRY_TOLERANCE_MM))
+
+
+def _scaling_from_fields(fields: Any, *, path: str) -> tuple[float | None, float | None]:
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:
+        return None, None
+    if not np.isfinite(intercept):
+        raise HeaderError(path, f"has a scaling slope of {slope:g} with an intercept of {intercept}")
+    if slope == 1 and intercept == 0:
+        return None, None
+    return slope, intercept
+
+
+def _frame_seconds_from_fields(fields: Any) -> float | None:
+    step = float(fields["pixdim"][4])
+    unit = _SECONDS_PER_UNIT.get(int(fields["xyzt_units"]) & 0x38)
+    if unit is None or not np.isfinite(step) or step <= 0:
+        return None
+    return step * unit
+
+
+class _Bytes(Protocol):
+    """The decompressed bytes of a file, forward only."""
+
+    produced: int
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view; return how many bytes there were."""
+
+    def finish(self) -> None:
+        """Read to the end of the file, which must hold no further decompressed byte."""
+
+
+class _Hashed:
+    """A file read in pieces, with the count and the SHA-256 of all that was read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.consumed = 0
+
+    def read(self) -> bytes:
+        piece = self._file.read(_READ_BYTES)
+        self._sha256.update(piece)
+        self.consumed += len(piece)
+        return piece
+
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+
+class _PlainBytes:
+    def __init__(self, file: _Hashed, *, path: str) -> None:
+        self._file, self._path = file, path
+        self._left = b""
+        self.produced = 0
+
+    def readinto(self, view: memoryview) -> int:
+        done = 0
+        while done < len(view):
+            if not self._left:
+                self._left = self._file.read()
+                if not self._left:
+                    break
+            piece = self._left[: len(view) - done]
+            view[done : done + len(piece)] = piece
+            self._left = self._left[len(piece) :]
+            done += len(piece)
+        self.produced += done
+        return done
+
+    def finish(self) -> None:
+        surplus = len(self._left)
+        while piece := self._file.read():
+            surplus += len(piece)
+        if surplus:
+            raise TrailingDataError(
+                self._path, f"has {surplus:,} bytes after the {self.produced:,} that its header promises"
+            )
+
+
+class _GzipBytes:
+    """A gzip file of one or more members (RFC 1952), each with its CRC and length checked."""
+
+    def __init__(self, file: _Hashed, *, path: str) -> None:
+        self._file, self._path = file, path
+        self._member = _new_member()
+        self._member_begun = False
+        self._ended = False
+        self._between = b""
+        self.produced = 0
+
+    def readinto(self, view: memoryview) -> int:
+        done = 0
+        while done < len(view) and not self._ended:
+            piece = self._inflate(min(_INFLATE_BYTES, len(view) - done))
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+            self.produced += len(piece)
+        return done
+
+    def finish(self) -> None:
+        while not self._ended:
+            if self._inflate(1):
+                raise TrailingDataError(
+                    self._path,
+                    f"decompresses to more than the {self.produced:,} bytes that its header promises",
+                )
+
+    def _inflate(self, most: int) -> bytes:
+        """Return at least one byte, or none at the end of a member or of the file."""
+        while True:
+            if self._member.eof:
+                self._next_member()
+                return b""
+            fresh = b""
+            if self._member.needs_input:
+                fresh, self._between = self._between or self._file.read(), b""
+                if not fresh:
+                    raise TruncatedFileError(
+                        self._path,
+                        f"the gzip stream breaks off after {self._file.consumed:,} compressed and "
+                        f"{self.produced:,} decompressed bytes",
+                    )
+                self._check_magic(fresh)
+            try:
+                piece: bytes = self._member.decompress(fresh, most)
+            except igzip_lib.IsalError as error:
+                raise CorruptFileError(
+                    self._path,
+                    f"the gzip stream is damaged within {self._file.consumed:,} compressed bytes, after "
+                    f"{self.produced:,} decompressed bytes ({error})",
+                ) from error
+            if piece:
+                return piece
+
+    def _check_magic(self, fresh: bytes) -> None:
+        if not self._member_begun and not _GZIP_MAGIC.startswith(fresh[:2]):
+            raise CorruptFileError(self._path, f"is not gzip data (its first bytes are {fresh[:4].hex(' ')})")
+        self._member_begun = True
+
+    def _next_member(self) -> None:
+        """Go on to a further member, past zero padding, or find the end of the file."""
+        rest: bytes = self._member.unused_data.lstrip(b"\0")
+        while not rest:
+            piece = self._file.read()
+            if not piece:
+                self._ended = True
+                return
+            rest = piece.lstrip(b"\0")
+        if not rest.startswith(_GZIP_MAGIC[: len(rest)]):
+            raise TrailingDataError(
+                self._path, f"has bytes that are no gzip data after {self.produced:,} good decompressed bytes"
+            )
+        self._member, self._member_begun, self._between = _new_member(), False, rest
+
+
+def _new_member() -> Any:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """What a stream was, known once it was read to its end.
+
+    Parameters
+    ----------
+    file_bytes, file_sha256
+        Size and SHA-256 of the file as it lies there, compressed or not.
+    voxel_xxh3
+        XXH3-128 of the decompressed voxel bytes in file order, hexadecimal.
+    """
+
+    file_bytes: int
+    file_sha256: str
+    voxel_xxh3: str
+
+
+class VoxelStream:
+    """The voxels of one NIfTI file, read once and forward.
+
+    Parameters
+    ----------
+    file
+        Opened for reading bytes.
+    path
+        Its name: errors quote it, and ``.gz`` at its end tells that it is compressed.
+    size
+        Length of the file in bytes, where it is known: it rules out headers that promise more than it can hold.
+
+    Raises
+    ------
+    SourceError
+        The header cannot be used (see `header_from_bytes`), or the file is too short for it.
+    """
+
+    def __init__(self, file: BinaryIO, *, path: str, size: int | None = None) -> None:
+        self._path = path
+        self._file = _Hashed(file)
+        self._compressed = path.lower().endswith(".gz")
+        self._bytes: _Bytes = (_GzipBytes if self._compressed else _PlainBytes)(self._file, path=path)
+        self._xxh3 = xxhash.xxh3_128()
+        self._voxels_read = 0
+        if size == 0:
+            raise TruncatedFileError(path, "is empty (0 bytes)")
+        self.header = self._read_header()
+        self._check_capacity(size)
+
+    def _read_header(self) -> Header:
+        start = self._read_up_to(540 + 4)
+        missing = header_length(start, path=self._path) - len(start)
+        # NIfTI-1 voxels may begin at byte 352, before the 544 that tell the two versions apart
+        self._ahead = start[missing:] if missing < 0 else b""
+        if missing > 0:
+            more = self._read_up_to(missing)
+            if len(more) < missing:
+                raise TruncatedFileError(
+                    self._path,
+                    f"ends after {len(start) + len(more):,} of {len(start) + missing:,} header bytes",
+                )
+            start += more
+        return header_from_bytes(start, path=self._path)
+
+    def _read_up_to(self, count: int) -> bytes:
+        buffer = bytearray(count)
+        return bytes(buffer[: self._bytes.readinto(memoryview(buffer))])
+
+    def _check_capacity(self, size: int | None) -> None:
+        if size is None:
+            return
+        needed = len(self.header.raw) + self.header.voxel_bytes
+        if needed > size * (_MAX_DEFLATE_RATIO if self._compressed else 1):
+            raise TruncatedFileError(
+                self._path, f"has {size:,} bytes, which cannot hold the {needed:,} that its header promises"
+            )
+
+    def readinto(self, block: NDArray[Any]) -> None:
+        """Read the next voxels.
+
+        Parameters
+        ----------
+        block
+            C-contiguous, (z, y, x) or (t, z, y, x) in the file's order, of the header's dtype. It is filled.
+
+        Raises
+        ------
+        TruncatedFileError, CorruptFileError
+            The file does not hold them.
+        """
+        view = memoryview(block.reshape(-1).view(np.uint8))
+        ahead = min(len(self._ahead), len(view))
+        view[:ahead] = self._ahead[:ahead]
+        self._ahead = self._ahead[ahead:]
+        got = ahead + self._bytes.readinto(view[ahead:])
+        self._voxels_read += got
+        if got < len(view):
+            raise TruncatedFileError(
+                self._path,
+                f"holds {self._voxels_read:,} of the {self.header.voxel_bytes:,} voxel bytes it promises",
+            )
+        self._xxh3.update(view)
+
+    def finish(self) -> Digest:
+        """Check that the file ends after its voxels, with the right CRC and length.
+
+        Raises
+        ------
+        TrailingDataError, TruncatedFileError, CorruptFileError
+            It does not.
+        """
+        if self._ahead:
+            raise TrailingDataError(
+                self._path, f"has more than the {self._voxels_read:,} voxel bytes that its header promises"
+            )
+        self._bytes.finish()
+        return Digest(
+            file_bytes=self._file.consumed,
+            file_sha256=self._file.sha256(),
+            voxel_xxh3=self._xxh3.hexdigest(),
+        )
+
+
+def read_header(file: BinaryIO, *, path: str, size: int | None = None) -> Header:
+    """Read a header and nothing more of a .nii or .nii.gz file.
+
+    Parameters
+    ----------
+    file, path, size
+        As for `VoxelStream`, whose errors it raises.
+    """
+    return VoxelStream(file, path=path, size=size).header
+
+
+def write_nifti(path: Path, header: bytes, blocks: Iterable[NDArray[Any]]) -> None:
+    """Write a .nii or .nii.gz file, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where to write; the name decides about compression.
+    header
+        Every byte before the voxels, extensions included (`Header.raw`).
+    blocks
+        C-contiguous arrays, (z, y, x) or (t, z, y, x), in the file's order and byte order.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with _writer(partial, compressed=path.name.lower().endswith(".gz")) as file:
+            file.write(header)
+            for block in blocks:
+                file.write(memoryview(block.reshape(-1).view(np.uint8)))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writer(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        if not compressed:
+            yield file
+            return
+        # no name and no time in the gzip header: same voxels, same bytes
+        with igzip.IGzipFile(filename="", mode="wb", compresslevel=2, fileobj=file, mtime=0) as stream:
+            yield stream
