@@ -171,9 +171,7 @@ class Problem:
     image: str | None = None
 
     @classmethod
-    def from_error(
-        cls, error: Isles24Error, *, subject: str | None = None, image: str | None = None
-    ) -> Problem:
+    def from_error(cls, error: Isles24Error, *, subject: str | None = None, image: str | None = None) -> Problem:
         """Make a problem of severity ``"error"`` of an error about a path."""
         advice = f"; {error.advice}" if error.advice else ""
         return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image)

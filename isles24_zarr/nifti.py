@@ -7,32 +7,31 @@ The rules that this module rests on (https://nifti.nimh.nih.gov/nifti-1, /nifti-
 - ``sform`` outranks ``qform``; where both codes are 0 only the voxel size is known, not the orientation.
 - A slope of 0 or NaN means that there is no scaling.
 
-nibabel takes the header apart. The voxels never pass through it: a gzip stream is read once, forward, by ISA-L,
-and is trusted only when its CRC, its length and the header's dimensions agree at the end of the file.
+nibabel takes the header apart. The voxels never pass through it: they are read once, forward, and are trusted
+only when the CRC and length of the file and the dimensions of its header agree at its end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 import nibabel as nib
 import numpy as np
 import xxhash
-from isal import igzip, igzip_lib
+from isal import igzip
 
 from isles24_zarr.errors import (
-    CorruptFileError,
     HeaderError,
     TrailingDataError,
     TruncatedFileError,
     UnsupportedImageError,
 )
+from isles24_zarr.streams import ByteStream, GzipStream, HashedFile, PlainStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,12 +42,10 @@ MAX_HEADER_BYTES: Final = 16 * 2**20
 _MAX_DEFLATE_RATIO: Final = 1032
 """No deflate stream expands by more (RFC 1951: 258 bytes from 2 bits)."""
 
-_READ_BYTES: Final = 2**20
-_INFLATE_BYTES: Final = 4 * 2**20
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _GEOMETRY_TOLERANCE_MM: Final = 1e-3
 
-_HEADER_CLASSES: Final = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_TYPES: Final[Any] = nib.nifti1.data_type_codes
+_HEADER_CLASSES: Final[dict[int, Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _SPATIAL_UNITS: Final = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
 _SECONDS_PER_UNIT: Final = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
@@ -165,24 +162,21 @@ def header_length(start: bytes, *, path: str) -> int:
     if not np.isfinite(offset) or offset != int(offset) or offset < smallest:
         raise HeaderError(path, f"vox_offset is {offset:g}, the voxels cannot begin before byte {smallest}")
     if offset > MAX_HEADER_BYTES:
-        raise UnsupportedImageError(
-            path, f"has {int(offset):,} bytes of header, more than {MAX_HEADER_BYTES:,}"
-        )
+        raise UnsupportedImageError(path, f"has {int(offset):,} bytes of header, more than {MAX_HEADER_BYTES:,}")
     return int(offset)
 
 
 def _fields_from_bytes(start: bytes, *, path: str) -> Any:
+    byte_order: Literal["little", "big"]
     for byte_order in ("little", "big"):
-        size = int.from_bytes(start[:4], byte_order)  # type: ignore[arg-type]
+        size = int.from_bytes(start[:4], byte_order)
         if size in _HEADER_CLASSES:
             break
     else:
-        raise HeaderError(
-            path, f"is not a NIfTI file (its first bytes are {start[:4].hex(' ') or 'missing'})"
-        )
+        raise HeaderError(path, f"is not a NIfTI file (its first bytes are {start[:4].hex(' ') or 'missing'})")
     if len(start) < size + 4:
         raise TruncatedFileError(path, f"ends after {len(start)} of {size + 4} header bytes")
-    fields = _HEADER_CLASSES[size](start[:size], endianness=byte_order, check=False)
+    fields: Any = _HEADER_CLASSES[size](start[:size], endianness=byte_order, check=False)
     magic = bytes(fields["magic"])[:3].rstrip(b"\0")
     if magic in {b"ni1", b"ni2"}:
         raise UnsupportedImageError(path, "is the header of a .hdr/.img pair")
@@ -194,15 +188,13 @@ def _fields_from_bytes(start: bytes, *, path: str) -> Any:
 def _dtype_from_fields(fields: Any, *, path: str) -> np.dtype[Any]:
     code = int(fields["datatype"])
     try:
-        dtype = np.dtype(nib.nifti1.data_type_codes.dtype[code])
+        dtype: np.dtype[Any] = np.dtype(_TYPES.dtype[code])
     except KeyError:
         raise HeaderError(path, f"has the unknown voxel type {code}") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype.itemsize == 0:
-        name = nib.nifti1.data_type_codes.label[code]
-        raise UnsupportedImageError(
-            path, f"has voxels of type {name}, not of a real scalar type up to 64 bits"
-        )
-    return dtype.newbyteorder("<" if fields.endianness == "<" else ">")
+        name = _TYPES.label[code]
+        raise UnsupportedImageError(path, f"has voxels of type {name}, not of a real scalar type up to 64 bits")
+    return np.dtype(dtype.newbyteorder(fields.endianness))
 
 
 def _shape_from_fields(fields: Any, *, path: str) -> tuple[int, ...]:
@@ -217,9 +209,7 @@ def _shape_from_fields(fields: Any, *, path: str) -> tuple[int, ...]:
     return shape
 
 
-def _affine_from_fields(
-    fields: Any, *, path: str
-) -> tuple[NDArray[np.float64], AffineSource, tuple[str, ...]]:
+def _affine_from_fields(fields: Any, *, path: str) -> tuple[NDArray[np.float64], AffineSource, tuple[str, ...]]:
     notices = []
     sform, sform_code = fields.get_sform(coded=True)
     try:
@@ -245,9 +235,7 @@ def _affine_from_fields(
     units = int(fields["xyzt_units"]) % 8
     if units not in (0, 2):
         name = _SPATIAL_UNITS.get(units, f"code {units}")
-        notices.append(
-            f"declares the spatial unit {name}; the numbers of its affine are taken as millimetres"
-        )
+        notices.append(f"declares the spatial unit {name}; the numbers of its affine are taken as millimetres")
     return affine, source, tuple(notices)
 
 
@@ -288,146 +276,6 @@ def _frame_seconds_from_fields(fields: Any) -> float | None:
     return step * unit
 
 
-class _Bytes(Protocol):
-    """The decompressed bytes of a file, forward only."""
-
-    produced: int
-
-    def readinto(self, view: memoryview) -> int:
-        """Fill the view; return how many bytes there were."""
-
-    def finish(self) -> None:
-        """Read to the end of the file, which must hold no further decompressed byte."""
-
-
-class _Hashed:
-    """A file read in pieces, with the count and the SHA-256 of all that was read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self.consumed = 0
-
-    def read(self) -> bytes:
-        piece = self._file.read(_READ_BYTES)
-        self._sha256.update(piece)
-        self.consumed += len(piece)
-        return piece
-
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-
-class _PlainBytes:
-    def __init__(self, file: _Hashed, *, path: str) -> None:
-        self._file, self._path = file, path
-        self._left = b""
-        self.produced = 0
-
-    def readinto(self, view: memoryview) -> int:
-        done = 0
-        while done < len(view):
-            if not self._left:
-                self._left = self._file.read()
-                if not self._left:
-                    break
-            piece = self._left[: len(view) - done]
-            view[done : done + len(piece)] = piece
-            self._left = self._left[len(piece) :]
-            done += len(piece)
-        self.produced += done
-        return done
-
-    def finish(self) -> None:
-        surplus = len(self._left)
-        while piece := self._file.read():
-            surplus += len(piece)
-        if surplus:
-            raise TrailingDataError(
-                self._path, f"has {surplus:,} bytes after the {self.produced:,} that its header promises"
-            )
-
-
-class _GzipBytes:
-    """A gzip file of one or more members (RFC 1952), each with its CRC and length checked."""
-
-    def __init__(self, file: _Hashed, *, path: str) -> None:
-        self._file, self._path = file, path
-        self._member = _new_member()
-        self._member_begun = False
-        self._ended = False
-        self._between = b""
-        self.produced = 0
-
-    def readinto(self, view: memoryview) -> int:
-        done = 0
-        while done < len(view) and not self._ended:
-            piece = self._inflate(min(_INFLATE_BYTES, len(view) - done))
-            view[done : done + len(piece)] = piece
-            done += len(piece)
-            self.produced += len(piece)
-        return done
-
-    def finish(self) -> None:
-        while not self._ended:
-            if self._inflate(1):
-                raise TrailingDataError(
-                    self._path,
-                    f"decompresses to more than the {self.produced:,} bytes that its header promises",
-                )
-
-    def _inflate(self, most: int) -> bytes:
-        """Return at least one byte, or none at the end of a member or of the file."""
-        while True:
-            if self._member.eof:
-                self._next_member()
-                return b""
-            fresh = b""
-            if self._member.needs_input:
-                fresh, self._between = self._between or self._file.read(), b""
-                if not fresh:
-                    raise TruncatedFileError(
-                        self._path,
-                        f"the gzip stream breaks off after {self._file.consumed:,} compressed and "
-                        f"{self.produced:,} decompressed bytes",
-                    )
-                self._check_magic(fresh)
-            try:
-                piece: bytes = self._member.decompress(fresh, most)
-            except igzip_lib.IsalError as error:
-                raise CorruptFileError(
-                    self._path,
-                    f"the gzip stream is damaged within {self._file.consumed:,} compressed bytes, after "
-                    f"{self.produced:,} decompressed bytes ({error})",
-                ) from error
-            if piece:
-                return piece
-
-    def _check_magic(self, fresh: bytes) -> None:
-        if not self._member_begun and not _GZIP_MAGIC.startswith(fresh[:2]):
-            raise CorruptFileError(self._path, f"is not gzip data (its first bytes are {fresh[:4].hex(' ')})")
-        self._member_begun = True
-
-    def _next_member(self) -> None:
-        """Go on to a further member, past zero padding, or find the end of the file."""
-        rest: bytes = self._member.unused_data.lstrip(b"\0")
-        while not rest:
-            piece = self._file.read()
-            if not piece:
-                self._ended = True
-                return
-            rest = piece.lstrip(b"\0")
-        if not rest.startswith(_GZIP_MAGIC[: len(rest)]):
-            raise TrailingDataError(
-                self._path, f"has bytes that are no gzip data after {self.produced:,} good decompressed bytes"
-            )
-        self._member, self._member_begun, self._between = _new_member(), False, rest
-
-
-def _new_member() -> Any:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
     """What a stream was, known once it was read to its end.
@@ -455,7 +303,7 @@ class VoxelStream:
     path
         Its name: errors quote it, and ``.gz`` at its end tells that it is compressed.
     size
-        Length of the file in bytes, where it is known: it rules out headers that promise more than it can hold.
+        Length of the file in bytes, where it is known: rules out headers that promise more than it can hold.
 
     Raises
     ------
@@ -465,9 +313,9 @@ class VoxelStream:
 
     def __init__(self, file: BinaryIO, *, path: str, size: int | None = None) -> None:
         self._path = path
-        self._file = _Hashed(file)
+        self._file = HashedFile(file, path=path)
         self._compressed = path.lower().endswith(".gz")
-        self._bytes: _Bytes = (_GzipBytes if self._compressed else _PlainBytes)(self._file, path=path)
+        self._bytes: ByteStream = (GzipStream if self._compressed else PlainStream)(self._file, path=path)
         self._xxh3 = xxhash.xxh3_128()
         self._voxels_read = 0
         if size == 0:
@@ -516,7 +364,7 @@ class VoxelStream:
         TruncatedFileError, CorruptFileError
             The file does not hold them.
         """
-        view = memoryview(block.reshape(-1).view(np.uint8))
+        view = _bytes_of(block)
         ahead = min(len(self._ahead), len(view))
         view[:ahead] = self._ahead[:ahead]
         self._ahead = self._ahead[ahead:]
@@ -577,10 +425,14 @@ def write_nifti(path: Path, header: bytes, blocks: Iterable[NDArray[Any]]) -> No
         with _writer(partial, compressed=path.name.lower().endswith(".gz")) as file:
             file.write(header)
             for block in blocks:
-                file.write(memoryview(block.reshape(-1).view(np.uint8)))
+                file.write(_bytes_of(block))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _bytes_of(block: NDArray[Any]) -> memoryview:
+    return block.reshape(-1).view(np.uint8).data
 
 
 @contextlib.contextmanager
@@ -591,4 +443,4 @@ def _writer(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
             return
         # no name and no time in the gzip header: same voxels, same bytes
         with igzip.IGzipFile(filename="", mode="wb", compresslevel=2, fileobj=file, mtime=0) as stream:
-            yield stream
+            yield cast("BinaryIO", stream)

@@ -13,8 +13,8 @@ from typing import Final, Literal
 TITLE: Final = "ISLES'24: a real-world longitudinal multimodal stroke dataset"
 LICENCE: Final = "CC BY-NC-SA 4.0"
 CITATION: Final = (
-    "Riedel EO, de la Rosa E, Baran TA, et al. ISLES'24: A Real-World Longitudinal Multimodal Stroke Dataset. "
-    "arXiv:2408.11142"
+    "Riedel EO, de la Rosa E, Baran TA, et al. ISLES'24: A Real-World Longitudinal Multimodal Stroke "
+    "Dataset. arXiv:2408.11142"
 )
 REFERENCES: Final = (
     "https://arxiv.org/abs/2408.11142",
@@ -85,15 +85,9 @@ AS_RELEASED: Final = "as released"
 """Stands for the units of MRI, whose scale the release does not state."""
 
 IMAGE_KINDS: Final = (
-    ImageKind(
-        name="ncct", suffix="ncct", long_name="non-contrast CT", units="HU", session=1, acquired_space="ncct"
-    ),
-    ImageKind(
-        name="cta", suffix="cta", long_name="CT angiography", units="HU", session=1, acquired_space="cta"
-    ),
-    ImageKind(
-        name="ctp", suffix="ctp", long_name="CT perfusion series", units="HU", session=1, acquired_space="ctp"
-    ),
+    ImageKind(name="ncct", suffix="ncct", long_name="non-contrast CT", units="HU", session=1, acquired_space="ncct"),
+    ImageKind(name="cta", suffix="cta", long_name="CT angiography", units="HU", session=1, acquired_space="cta"),
+    ImageKind(name="ctp", suffix="ctp", long_name="CT perfusion series", units="HU", session=1, acquired_space="ctp"),
     ImageKind(
         name="tmax",
         suffix="tmax",

@@ -1,0 +1,137 @@
+"""Tasks on Dask: whose cluster, in which order, and how far they are."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from distributed import Client, LocalCluster, as_completed, get_worker
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_RETRIES: Final = 2
+
+
+@contextlib.contextmanager
+def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
+    """Give the caller's client, or one of a cluster of this machine that lives as long as the context.
+
+    Parameters
+    ----------
+    client
+        Of the caller; it stays open.
+    workers
+        Number of processes of a cluster of one's own, each with one thread; by default one for each core. They are
+        spawned, never forked: a forked child inherits locks of threads that it does not have.
+    """
+    if client is not None:
+        yield client
+        return
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as own,
+    ):
+        yield own
+
+
+def completed_tasks(
+    client: Client,
+    function: Callable[[Task, str], Result],
+    tasks: Sequence[Task],
+    *,
+    sizes: Sequence[int],
+    title: str,
+    progress: bool,
+) -> Iterator[tuple[Task, Result]]:
+    """Run tasks, the largest first, and yield each with its result as it ends.
+
+    A task that raises ends them all with its exception.
+
+    Parameters
+    ----------
+    client
+        Where to run them.
+    function
+        Called with a task and a topic, which it may pass to `advance`.
+    tasks, sizes
+        What to run, and how many bytes each of them handles.
+    title
+        Of the progress bar.
+    progress
+        Whether to show it, on stderr.
+
+    Yields
+    ------
+    tuple
+        The task and its result.
+    """
+    topic = f"isles24-zarr-{uuid.uuid4().hex}"
+    order = sorted(range(len(tasks)), key=lambda index: -sizes[index])
+    with _ByteProgress(title, total=sum(sizes), shown=progress) as bar:
+        client.subscribe_topic(topic, bar.on_event)
+        try:
+            futures = {
+                client.submit(
+                    function, tasks[index], topic, pure=False, retries=_RETRIES, key=f"{topic}-{index}"
+                ): index
+                for index in order
+            }
+            for future in as_completed(futures):
+                index = futures.pop(future)
+                bar.finish(sizes[index])
+                yield tasks[index], future.result()
+                future.release()
+        finally:
+            client.cancel(list(futures))
+            client.unsubscribe_topic(topic)
+
+
+def advance(topic: str, count: int) -> None:
+    """Tell of bytes that a running task has handled."""
+    get_worker().log_event(topic, count)
+
+
+class _ByteProgress:
+    """A bar over bytes: those of finished tasks, and what the running ones have told of."""
+
+    def __init__(self, title: str, *, total: int, shown: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+            transient=True,
+        )
+        self._bar = self._progress.add_task(title, total=total)
+        self._finished = 0
+        self._told = 0
+
+    def __enter__(self) -> _ByteProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def on_event(self, event: tuple[Any, int]) -> None:
+        _, count = event
+        self._told += count
+        self._show()
+
+    def finish(self, size: int) -> None:
+        self._finished += size
+        self._show()
+
+    def _show(self) -> None:
+        # a task that was skipped or retried tells less or more than its size
+        self._progress.update(self._bar, completed=max(self._finished, self._told))

@@ -1,0 +1,117 @@
+"""One file into its array: what a worker does.
+
+An array is left alone when it is what its plan says and the SHA-256 of its file has not changed, and is replaced only
+by a file that was read to its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from isles24_zarr.cluster import advance
+from isles24_zarr.errors import Problem, SourceError, StoreWriteError
+from isles24_zarr.nifti import VoxelStream
+from isles24_zarr.store import remove, write_array, written_source
+
+if TYPE_CHECKING:
+    from isles24_zarr.layout import ArrayPlan
+    from isles24_zarr.release import Source
+    from isles24_zarr.store import Target
+
+_CHECK_BYTES: Final = 4 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileTask:
+    """What a worker needs to convert one file.
+
+    Parameters
+    ----------
+    source, target
+        Where the release and the store are.
+    plan
+        Of the array.
+    unchanged
+        The file is known to be the one that was converted before: an array that matches the plan stands.
+    """
+
+    source: Source
+    target: Target
+    plan: ArrayPlan
+    unchanged: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileResult:
+    """What became of one file.
+
+    Parameters
+    ----------
+    present
+        Whether its array is in the store.
+    written
+        Bytes of voxels that were written.
+    problem
+        Why the file could not be used, if it could not.
+    """
+
+    present: bool
+    written: int = 0
+    problem: Problem | None = None
+
+
+def convert_file(task: FileTask, topic: str) -> FileResult:
+    """Convert one file, on a worker.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    topic
+        Where to tell of progress.
+
+    Raises
+    ------
+    StoreWriteError
+        The store cannot be written; that concerns all files.
+    """
+    plan = task.plan
+    store = task.target.opened(read_only=False)
+    written_from = written_source(store, plan)
+    try:
+        if written_from and (task.unchanged or _sha256(task) == written_from["sha256"]):
+            return FileResult(present=True)
+        if written_from:
+            _check_to_the_end(task)
+        remove(store, plan.path)
+        with task.source.opened(plan.source) as file:
+            stream = VoxelStream(file, path=plan.source.path, size=plan.source.size)
+            write_array(store, plan, stream, lambda count: advance(topic, count))
+    except SourceError as error:
+        if not written_from:
+            remove(store, plan.path)
+        problem = Problem.from_error(error, subject=plan.subject, image=plan.image)
+        return FileResult(present=bool(written_from), problem=problem)
+    except OSError as error:
+        raise StoreWriteError(task.target.url, f"cannot be written ({error})") from error
+    return FileResult(present=True, written=plan.nbytes)
+
+
+def _sha256(task: FileTask) -> str:
+    with task.source.opened(task.plan.source) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _check_to_the_end(task: FileTask) -> None:
+    """Read a file that is to replace a good array; raise what is wrong with it."""
+    with task.source.opened(task.plan.source) as file:
+        stream = VoxelStream(file, path=task.plan.source.path, size=task.plan.source.size)
+        left, piece = stream.header.voxel_bytes, np.empty(_CHECK_BYTES, np.uint8)
+        while left:
+            stream.readinto(piece[: min(left, len(piece))])
+            left -= min(left, len(piece))
+        stream.finish()

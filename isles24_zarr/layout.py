@@ -1,0 +1,425 @@
+"""The store contract: which groups and arrays there are, how they are cut up, and what their attributes say.
+
+Everything here is a pure function from headers to plans; nothing touches a store. docs/format.md describes the
+result for readers of the store.
+
+A shard is the unit of writing: one task writes it whole, from one block of the file, so it is as large as a block
+may be. A chunk is the unit of reading. Blocks follow the order of the file, whole frames where one frame fits and
+slabs across the file's slowest axis where it does not, so shards are cut along time or along the one canonical axis
+that the file's slowest axis became.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from collections import defaultdict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from isles24_zarr import vocabulary
+from isles24_zarr.errors import Problem
+from isles24_zarr.grid import (
+    Grid,
+    Orientation,
+    canonical_grid,
+    canonical_orientation,
+    corner_displacement,
+    same_grid,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from isles24_zarr.nifti import Digest, Header
+    from isles24_zarr.release import SourceFile, Subject
+
+FORMAT_VERSION: Final = 1
+KEY: Final = "isles24_zarr"
+"""The attribute that holds everything of ours, on the root, on subjects and on arrays."""
+
+PHENOTYPE: Final = "phenotype"
+MAX_SHARD_BYTES: Final = 192 * 10**6
+"""Raw voxels of a shard at most: a worker holds one, and its encoding."""
+
+COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 3, "shuffle": "shuffle"})
+CHUNK_FRAMES: Final = 4
+CHUNK_ZYX: Final = (8, 128, 128)
+_ASSUMED_FRAME_SECONDS: Final = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A piece of a file that becomes one shard.
+
+    Parameters
+    ----------
+    file_shape
+        Its shape in the order of the file, (z, y, x) or (t, z, y, x).
+    region
+        Where it goes in the array, one slice per axis, (z, y, x) or (time, z, y, x).
+    """
+
+    file_shape: tuple[int, ...]
+    region: tuple[slice, ...]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.file_shape)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayPlan:
+    """How one image is stored.
+
+    Parameters
+    ----------
+    subject, group, image
+        Names that make up its path.
+    source
+        The file it comes from.
+    shape
+        Of the array, (z, y, x) or (time, z, y, x), canonical.
+    dtype
+        Element type, in the byte order of this machine's Zarr codec (little endian).
+    chunks, shards
+        Their shapes; shards are multiples of chunks.
+    orientation
+        How the file's axes became the array's.
+    attributes
+        All that is known before the voxels are read.
+    """
+
+    subject: str
+    group: str
+    image: str
+    source: SourceFile
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...]
+    orientation: Orientation
+    attributes: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """Of the array in the store."""
+        return f"{self.subject}/{self.group}/{self.image}"
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return ("time", "z", "y", "x")[-len(self.shape) :]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of voxels."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards."""
+        return math.prod(-(-count // shard) for count, shard in zip(self.shape, self.shards, strict=True))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks of the file, in its order."""
+        frames = [slice(None)]
+        if len(self.shape) == 4:
+            frames = [slice(start, stop) for start, stop in _spans(self.shape[0], self.shards[0])]
+        slow = _slow_axis(self.orientation) - 3
+        slabs = list(_spans(self.shape[slow], self.shards[slow]))
+        if self.orientation.flips[-1 - slow]:
+            slabs.reverse()
+        file_volume = tuple(self.shape[-1 - axis] for axis in np.argsort(self.orientation.axes)[::-1])
+        for frame in frames:
+            for start, stop in slabs:
+                region = [slice(0, count) for count in self.shape[-3:]]
+                region[slow] = slice(start, stop)
+                file_shape: tuple[int, ...] = (stop - start, *file_volume[1:])
+                if len(self.shape) == 4:
+                    file_shape = (frame.stop - frame.start, *file_shape)
+                    region.insert(0, frame)
+                yield Block(file_shape=file_shape, region=tuple(region))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GridPlan:
+    """A group of arrays that share a grid.
+
+    Parameters
+    ----------
+    name
+        Of the group, as ``space-ncct``.
+    grid
+        Canonical.
+    frame_seconds
+        Times of the frames, in seconds from the first; ``None`` without a time axis.
+    arrays
+        The images in it.
+    attributes
+        Of the group.
+    time_attributes
+        Of the time coordinate.
+    """
+
+    name: str
+    grid: Grid
+    frame_seconds: tuple[float, ...] | None
+    arrays: tuple[ArrayPlan, ...]
+    attributes: Mapping[str, Any]
+    time_attributes: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectPlan:
+    """Everything that a subject's group will hold, and what was odd about it."""
+
+    subject: str
+    grids: tuple[GridPlan, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def arrays(self) -> tuple[ArrayPlan, ...]:
+        """All images."""
+        return tuple(array for grid in self.grids for array in grid.arrays)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Volume:
+    """A file on its way into a group."""
+
+    space: str
+    image: str
+    file: SourceFile
+    header: Header
+    grid: Grid
+    orientation: Orientation
+
+
+def subject_plan(subject: Subject, headers: Mapping[str, Header]) -> SubjectPlan:
+    """Decide how the images of a subject are stored.
+
+    Parameters
+    ----------
+    subject
+        Its files.
+    headers
+        By path; a file without one could not be read and is left out.
+
+    Returns
+    -------
+    SubjectPlan
+        One group for each grid. The reference of a group is the image that its space is named after (the NCCT for
+        ``space-ncct``) or, without it, the first one in the order of the vocabulary. An image that does not share
+        the grid or the frame times of its group gets a group of its own, and a notice.
+    """
+    problems: list[Problem] = []
+    groups: dict[str, list[_Volume]] = defaultdict(list)
+    for volume in sorted(_volumes(subject, headers), key=_reference_first):
+        name = f"space-{volume.space}"
+        oddity = _misfit(groups[name], volume)
+        if oddity:
+            own = f"{name}_desc-{volume.image}"
+            message = f"{oddity}; it is kept in the group {own}, its voxels as they are"
+            problems.append(_notice(subject.name, volume, message))
+            name = own
+        groups[name].append(volume)
+        problems += [_notice(subject.name, volume, notice) for notice in volume.header.notices]
+    grids = tuple(_grid_plan(subject.name, name, groups[name]) for name in sorted(groups, key=_group_order))
+    return SubjectPlan(subject=subject.name, grids=grids, problems=tuple(problems))
+
+
+def _volumes(subject: Subject, headers: Mapping[str, Header]) -> Iterator[_Volume]:
+    for (space, image), file in subject.images.items():
+        header = headers.get(file.path)
+        if header is None:
+            continue
+        file_grid = Grid(shape=header.volume_shape, affine=header.affine, oriented=header.affine_source != "none")
+        orientation = canonical_orientation(header.affine)
+        yield _Volume(
+            space=space,
+            image=image,
+            file=file,
+            header=header,
+            grid=canonical_grid(file_grid, orientation),
+            orientation=orientation,
+        )
+
+
+def _reference_first(volume: _Volume) -> tuple[str, bool, int]:
+    order = list(vocabulary.IMAGES).index(volume.image)
+    return volume.space, volume.image != volume.space, order
+
+
+def _group_order(name: str) -> tuple[bool, str]:
+    return not name.startswith(f"space-{vocabulary.REFERENCE_SPACE}"), name
+
+
+def _misfit(group: list[_Volume], volume: _Volume) -> str | None:
+    """Say why a volume cannot join a group."""
+    if not group:
+        return None
+    reference = group[0]
+    if not same_grid(reference.grid, volume.grid):
+        reason = f"is not on the grid of '{reference.image}' ({reference.file.path})"
+        if reference.grid.shape != volume.grid.shape:
+            shapes = [" x ".join(map(str, each.grid.shape)) for each in (volume, reference)]
+            return f"{reason}: {shapes[0]} voxels, not {shapes[1]}"
+        if reference.grid.oriented != volume.grid.oriented:
+            return f"{reason}: only one of them states its orientation"
+        return f"{reason}: corners lie up to {corner_displacement(reference.grid, volume.grid):.3g} mm apart"
+    series = next((other for other in group if other.header.frames), None)
+    if series and volume.header.frames and _frame_seconds(series.header) != _frame_seconds(volume.header):
+        return f"has other frame times than '{series.image}' ({series.file.path})"
+    return None
+
+
+def _notice(subject: str, volume: _Volume, message: str) -> Problem:
+    return Problem(path=volume.file.path, message=message, severity="notice", subject=subject, image=volume.image)
+
+
+def _frame_seconds(header: Header) -> tuple[float, ...] | None:
+    if header.frames is None:
+        return None
+    step = header.frame_seconds or _ASSUMED_FRAME_SECONDS
+    return tuple(step * frame for frame in range(header.frames))
+
+
+def _grid_plan(subject: str, name: str, volumes: list[_Volume]) -> GridPlan:
+    reference = volumes[0]
+    series = next((volume for volume in volumes if volume.header.frames), None)
+    order = list(vocabulary.IMAGES)
+    arrays = sorted((_array_plan(subject, name, volume) for volume in volumes), key=lambda a: order.index(a.image))
+    time_attributes = {"long_name": "time from the first frame", "units": "s", "axis": "T"}
+    if series and series.header.frame_seconds is None:
+        time_attributes["comment"] = "the header gives no time step: 1 s per frame, as the release documents"
+    return GridPlan(
+        name=name,
+        grid=reference.grid,
+        frame_seconds=_frame_seconds(series.header) if series else None,
+        arrays=tuple(arrays),
+        attributes={
+            "space": reference.space,
+            "reference": reference.image,
+            "orientation": reference.grid.axis_codes if reference.grid.oriented else "unknown",
+            "direction": reference.grid.direction.tolist(),
+            "affine": reference.grid.affine.tolist(),
+        },
+        time_attributes=time_attributes,
+    )
+
+
+def _array_plan(subject: str, group: str, volume: _Volume) -> ArrayPlan:
+    header = volume.header
+    shape = tuple(reversed(volume.grid.shape))
+    if header.frames:
+        shape = (header.frames, *shape)
+    chunks, shards = chunks_and_shards(shape, header.dtype.itemsize, slow_axis=_slow_axis(volume.orientation))
+    return ArrayPlan(
+        subject=subject,
+        group=group,
+        image=volume.image,
+        source=volume.file,
+        shape=shape,
+        dtype=header.dtype.newbyteorder("<").str,
+        chunks=chunks,
+        shards=shards,
+        orientation=volume.orientation,
+        attributes=_array_attributes(volume),
+    )
+
+
+def _array_attributes(volume: _Volume) -> dict[str, Any]:
+    kind, header = vocabulary.IMAGES[volume.image], volume.header
+    attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
+    if kind.is_mask:
+        attributes["flag_values"] = [value for value, _ in kind.labels]
+        attributes["flag_meanings"] = " ".join(meaning for _, meaning in kind.labels)
+    if header.slope is not None:
+        attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept
+    attributes[KEY] = {
+        "header": base64.b64encode(header.raw).decode("ascii"),
+        "file_shape": list(header.shape),
+        "file_dtype": header.dtype.str,
+        "affine_source": header.affine_source,
+        "orientation": {"axes": list(volume.orientation.axes), "flips": list(volume.orientation.flips)},
+        "source": {"path": volume.file.path, "size": volume.file.size},
+    }
+    return attributes
+
+
+def sealed_attributes(plan: ArrayPlan, digest: Digest) -> dict[str, Any]:
+    """Return all attributes of an array whose voxels have been written.
+
+    Parameters
+    ----------
+    plan
+        Of the array.
+    digest
+        Of the file, read to its end.
+    """
+    ours = dict(plan.attributes[KEY])
+    ours["source"] = {**ours["source"], "size": digest.file_bytes, "sha256": digest.file_sha256}
+    ours["checksum"] = {"algorithm": "xxh3-128", "of": "voxel bytes in file order", "value": digest.voxel_xxh3}
+    return {**plan.attributes, KEY: ours}
+
+
+def chunks_and_shards(
+    shape: tuple[int, ...], itemsize: int, *, slow_axis: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Choose how an array is cut up.
+
+    Parameters
+    ----------
+    shape
+        (z, y, x) or (time, z, y, x).
+    itemsize
+        Bytes of an element.
+    slow_axis
+        0, 1 or 2 for z, y or x: the axis that the file's slowest spatial axis became.
+
+    Returns
+    -------
+    tuple
+        Shapes of chunks and of shards. Shards are multiples of chunks and hold at most `MAX_SHARD_BYTES` of voxels
+        (or one plane across `slow_axis`, or one frame of it, where that is more); chunks are near `CHUNK_ZYX`, evened
+        out so that the last one of an axis is hardly padded.
+    """
+    *times, z, y, x = shape
+    volume = (z, y, x)
+    chunk = [_even_chunk(count, most) for count, most in zip(volume, CHUNK_ZYX, strict=True)]
+    shard = [_rounded_up(count, size) for count, size in zip(volume, chunk, strict=True)]
+    frame_bytes = math.prod(volume) * itemsize
+    if frame_bytes > MAX_SHARD_BYTES:
+        planes = max(1, MAX_SHARD_BYTES * volume[slow_axis] // frame_bytes)
+        chunk[slow_axis] = min(chunk[slow_axis], planes)
+        shard[slow_axis] = planes - planes % chunk[slow_axis]
+    if not times:
+        return tuple(chunk), tuple(shard)
+    most_frames = max(1, MAX_SHARD_BYTES // frame_bytes)
+    chunk_frames = _even_chunk(times[0], min(CHUNK_FRAMES, most_frames))
+    shard_frames = min(_rounded_up(times[0], chunk_frames), most_frames - most_frames % chunk_frames)
+    return (chunk_frames, *chunk), (shard_frames, *shard)
+
+
+def _even_chunk(count: int, most: int) -> int:
+    """Return the smallest chunk that needs no more chunks than ``most`` does."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def _rounded_up(count: int, multiple: int) -> int:
+    return math.ceil(count / multiple) * multiple
+
+
+def _spans(count: int, step: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _slow_axis(orientation: Orientation) -> int:
+    """Return which of (z, y, x) the file's slowest spatial axis became."""
+    return 2 - orientation.axes.index(2)

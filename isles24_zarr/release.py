@@ -1,0 +1,454 @@
+"""A release as a tree of paths: which subjects and files there are.
+
+The core is `classified`, a pure function from a relative path to what the file is; listing is all the I/O there is,
+through fsspec. The layout follows BIDS (https://bids-specification.readthedocs.io) with two liberties: raw data and
+derivatives lie side by side, and masks end in ``-msk``. Releases differ in details; all known ones are read:
+
+    [train/]{raw_data,rawdata,derivatives,phenotype}/sub-<label>/ses-<index>/[perfusion-maps/]
+        sub-<label>_ses-<index>[_space-ncct]_<suffix>.{nii,nii.gz,xlsx,csv}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import zipfile
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from isles24_zarr.errors import (
+    Problem,
+    SourceNotFoundError,
+    UnknownNameError,
+    UnreadableFileError,
+    UnsafePathError,
+)
+from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, TABLE_OF_SESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+DICTIONARY_NAME: Final = "clinical_data-description.xlsx"
+_RAW: Final = frozenset({"raw_data", "rawdata"})
+_SECTIONS: Final = _RAW | {"derivatives", "phenotype"}
+_SUBJECT: Final = re.compile(r"sub-[0-9A-Za-z]+", re.ASCII)
+_SESSION: Final = re.compile(r"ses-0*([0-9]{1,4})", re.ASCII)
+_IMAGE: Final = re.compile(
+    r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)(_space-(?P<space>[^_]+))?_(?P<suffix>[^_.]+)\.nii(\.gz)?", re.ASCII
+)
+_TABLE: Final = re.compile(r".*?(?P<table>demographic_baseline|outcome)\.(xlsx|csv)", re.ASCII | re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageName:
+    """What the path of an image says.
+
+    Parameters
+    ----------
+    subject
+        As ``sub-stroke0001``.
+    session
+        1 at admission, 2 at follow-up.
+    space
+        The space of the grid: ``"ncct"`` for registered images, else where it was acquired.
+    image
+        A name of `vocabulary.IMAGES`.
+    precedence
+        Of two files for one image the one with the smaller value is the regular one.
+    """
+
+    subject: str
+    session: int
+    space: str
+    image: str
+    precedence: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TableName:
+    """What the path of a phenotype table says: subject, session and which table."""
+
+    subject: str
+    session: int
+    table: str
+    precedence: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DictionaryName:
+    """The path of the release's data dictionary."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A path that is no part of a release, and why."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file of a release.
+
+    Parameters
+    ----------
+    path
+        Relative to the release, with forward slashes.
+    size
+        In bytes.
+    stamp
+        A token that changes when the file is replaced: a time, an ETag or a CRC, as the file system has it.
+    """
+
+    path: str
+    size: int
+    stamp: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One subject's files.
+
+    Parameters
+    ----------
+    name
+        As ``sub-stroke0001``.
+    images
+        By (space, image name), in the order of the vocabulary.
+    tables
+        Phenotype tables by path, the regular ones of a session first.
+    """
+
+    name: str
+    images: Mapping[tuple[str, str], SourceFile]
+    tables: Mapping[TableName, SourceFile]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What a source holds.
+
+    Parameters
+    ----------
+    source
+        Where it lies.
+    subjects
+        By name, sorted.
+    dictionary
+        The data dictionary, if there is one.
+    problems
+        Everything odd.
+    """
+
+    source: str
+    subjects: Mapping[str, Subject]
+    dictionary: SourceFile | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def images(self) -> tuple[SourceFile, ...]:
+        """All image files."""
+        return tuple(file for subject in self.subjects.values() for file in subject.images.values())
+
+    @property
+    def tables(self) -> tuple[SourceFile, ...]:
+        """All phenotype tables."""
+        return tuple(file for subject in self.subjects.values() for file in subject.tables.values())
+
+    @property
+    def bytes(self) -> int:
+        """Size of all image files."""
+        return sum(file.size for file in self.images)
+
+
+def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
+    """Tell what a file is by its path.
+
+    Parameters
+    ----------
+    path
+        Relative to the release, with forward slashes.
+
+    Raises
+    ------
+    UnsafePathError
+        The path is absolute, leads upwards, or has a subject whose name is no BIDS label.
+    """
+    parts = _safe_parts(path)
+    if parts[-1] == DICTIONARY_NAME and len(parts) <= 2:
+        return DictionaryName()
+    start = next((index for index, part in enumerate(parts[:2]) if part in _SECTIONS), None)
+    if start is None:
+        return Stray(reason="is not below raw_data/, derivatives/ or phenotype/")
+    section, *folders, name = parts[start:]
+    if not folders or len(folders) < 2:
+        return Stray(reason=f"is not below {section}/<subject>/<session>/")
+    subject, session = folders[0], _SESSION.fullmatch(folders[1])
+    if not _SUBJECT.fullmatch(subject):
+        raise UnsafePathError(path, f"the subject name {subject!r} is not 'sub-' and a label of letters and digits")
+    if session is None:
+        return Stray(reason=f"{folders[1]!r} is not the name of a session")
+    if section == "phenotype":
+        return _classified_table(folders[2:], name, subject=subject, session=int(session[1]))
+    return _classified_image(folders[2:], name, section=section, subject=subject, session=int(session[1]))
+
+
+def _safe_parts(path: str) -> tuple[str, ...]:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path):
+        raise UnsafePathError(path or "(no name)", "the name is absolute or leads out of the release")
+    if "\\" in path or not path.isprintable():
+        raise UnsafePathError(repr(path), "the name holds backslashes or control characters")
+    return parts
+
+
+def _classified_table(folders: list[str], name: str, *, subject: str, session: int) -> TableName | Stray:
+    match = _TABLE.fullmatch(name)
+    if folders or match is None:
+        return Stray(reason="is not a known phenotype table")
+    if name.startswith("sub-") and not name.startswith(f"{subject}_"):
+        return Stray(reason=f"its name speaks of another subject than its folder {subject}")
+    table = match["table"].lower()
+    if TABLE_OF_SESSION.get(session) != table:
+        return Stray(reason=f"a table '{table}' does not belong to session {session}")
+    return TableName(subject=subject, session=session, table=table, precedence=int(name.lower().endswith(".csv")))
+
+
+def _classified_image(folders: list[str], name: str, *, section: str, subject: str, session: int) -> ImageName | Stray:
+    match = _IMAGE.fullmatch(name)
+    if match is None or folders not in ([], ["perfusion-maps"]):
+        return Stray(reason="is not named as an image of the release")
+    if match["subject"] != subject:
+        return Stray(reason=f"its name speaks of another subject than its folder {subject}")
+    of_name = _SESSION.fullmatch(match["session"])
+    if of_name is None or int(of_name[1]) != session:
+        return Stray(reason=f"its name speaks of another session than its folder, {session}")
+    image = IMAGE_OF_SUFFIX.get(match["suffix"])
+    if image is None:
+        return Stray(reason=f"{match['suffix']!r} is not an image of the release")
+    if IMAGES[image].session != session:
+        return Stray(reason=f"an image '{image}' does not belong to session {session}")
+    if match["space"] not in (None, REFERENCE_SPACE):
+        return Stray(reason=f"its space {match['space']!r} is not known")
+    registered = section == "derivatives" or match["space"] is not None
+    irregular = (section == "derivatives") != (match["space"] is not None)
+    return ImageName(
+        subject=subject,
+        session=session,
+        space=REFERENCE_SPACE if registered else IMAGES[image].acquired_space,
+        image=image,
+        precedence=2 * irregular + name.endswith(".nii"),
+    )
+
+
+def release_from_files(source: str, files: Iterable[SourceFile], problems: Iterable[Problem] = ()) -> Release:
+    """Sort the files of a source by subject.
+
+    Parameters
+    ----------
+    source
+        Where they lie, for the record.
+    files
+        In any order.
+    problems
+        What the listing found already.
+
+    Returns
+    -------
+    Release
+        Of several files for one image the regular one; the others, and all strays, are among its problems.
+    """
+    found = list(problems)
+    images: dict[str, dict[tuple[str, str], list[tuple[int, SourceFile]]]] = defaultdict(lambda: defaultdict(list))
+    tables: dict[str, dict[TableName, SourceFile]] = defaultdict(dict)
+    dictionaries = []
+    for file in sorted(files, key=lambda file: file.path):
+        try:
+            match classified(file.path):
+                case ImageName() as name:
+                    images[name.subject][name.space, name.image].append((name.precedence, file))
+                case TableName() as table:
+                    tables[table.subject].setdefault(table, file)
+                case DictionaryName():
+                    dictionaries.append(file)
+                case Stray() as stray:
+                    found.append(_notice(file.path, f"{stray.reason}; left out"))
+        except UnsafePathError as error:
+            found.append(Problem.from_error(error))
+    subjects = {}
+    for name_ in sorted(images.keys() | tables.keys()):
+        chosen = dict(_regular_files(images[name_], found, subject=name_))
+        order = sorted(chosen, key=lambda key: (key[0] != REFERENCE_SPACE, key[0], list(IMAGES).index(key[1])))
+        ordered_tables = sorted(tables[name_].items(), key=lambda item: (item[0].session, item[0].precedence))
+        subjects[name_] = Subject(
+            name=name_,
+            images=MappingProxyType({key: chosen[key] for key in order}),
+            tables=MappingProxyType(dict(ordered_tables)),
+        )
+    found += [_notice(extra.path, "a second data dictionary; left out") for extra in dictionaries[1:]]
+    return Release(
+        source=source,
+        subjects=MappingProxyType(subjects),
+        dictionary=dictionaries[0] if dictionaries else None,
+        problems=tuple(found),
+    )
+
+
+def _regular_files(
+    images: Mapping[tuple[str, str], list[tuple[int, SourceFile]]], found: list[Problem], *, subject: str
+) -> Iterator[tuple[tuple[str, str], SourceFile]]:
+    for key, candidates in images.items():
+        (_, regular), *others = sorted(candidates, key=lambda candidate: (candidate[0], candidate[1].path))
+        for _, other in others:
+            message = f"a second file for '{key[1]}', {regular.path} is the regular one; left out"
+            found.append(_notice(other.path, message, subject=subject, image=key[1]))
+        yield key, regular
+
+
+def _notice(path: str, message: str, *, subject: str | None = None, image: str | None = None) -> Problem:
+    return Problem(path=path, message=message, severity="notice", subject=subject, image=image)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A place that holds a release, which any process can open for itself.
+
+    Parameters
+    ----------
+    url
+        An absolute path or an fsspec URL.
+    storage_options
+        For fsspec.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
+        """Make a source of what a caller gives: a folder, a zip file, or a URL of a folder.
+
+        Options are for URLs; a path of this machine takes none.
+        """
+        text = os.fspath(source)
+        if "://" in text or "::" in text:
+            return cls(url=text, storage_options=dict(storage_options or {}))
+        path = Path(text).expanduser().absolute()
+        is_zip = path.suffix.lower() == ".zip" and path.is_file()
+        return cls(url=f"zip://::{path}" if is_zip else str(path), storage_options={})
+
+    def filesystem(self) -> tuple[Any, str]:
+        """Return the fsspec file system and the root of the release on it.
+
+        Raises
+        ------
+        SourceNotFoundError
+            There is nothing at that place, or no fsspec file system for it.
+        """
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url, **self.storage_options)
+            found = root == "" or filesystem.isdir(root)
+        except (OSError, ValueError, ImportError, zipfile.BadZipFile) as error:
+            raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
+        if not found:
+            raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
+        return filesystem, root
+
+    def listed(self) -> Release:
+        """List the files and sort them by subject; none is opened.
+
+        Raises
+        ------
+        SourceNotFoundError
+            There is nothing of a release.
+        """
+        filesystem, root = self.filesystem()
+        problems: list[Problem] = []
+        files = list(_listed_files(filesystem, root, problems))
+        release = release_from_files(self.url, files, problems)
+        if not release.subjects:
+            raise SourceNotFoundError(self.url, f"holds no image or table of a release among {len(files)} files")
+        return release
+
+    @contextlib.contextmanager
+    def opened(self, file: SourceFile) -> Iterator[BinaryIO]:
+        """Open a file of the release for reading bytes.
+
+        Raises
+        ------
+        UnreadableFileError
+            The file system refuses.
+        """
+        filesystem, root = self.filesystem()
+        try:
+            opened = filesystem.open(f"{root.rstrip('/')}/{file.path}" if root else file.path, "rb")
+        except OSError as error:
+            raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
+        with opened:
+            yield opened
+
+
+def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:
+    if isinstance(filesystem, LocalFileSystem):
+        yield from _listed_local_files(Path(root).resolve(), problems)
+        return
+    prefix = f"{root.rstrip('/')}/" if root else ""
+    for path, info in filesystem.find(root, detail=True).items():
+        relative = path.removeprefix(prefix)
+        # the Unix mode of a zip member: its content would be the name of another file
+        if info.get("external_attr", 0) >> 28 == 0xA or info.get("islink"):
+            problems.append(Problem.from_error(UnsafePathError(relative, "is a symbolic link")))
+            continue
+        stamp = next((info[key] for key in ("ETag", "CRC", "LastModified", "mtime") if info.get(key)), "")
+        yield SourceFile(path=relative, size=int(info["size"] or 0), stamp=str(stamp))
+
+
+def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceFile]:
+    def refuse(path: Path, what: str) -> None:
+        problems.append(Problem.from_error(UnsafePathError(path.relative_to(root).as_posix(), what)))
+
+    def unlistable(error: OSError) -> None:
+        path = Path(error.filename).relative_to(root).as_posix()
+        problems.append(Problem.from_error(UnreadableFileError(path, f"cannot be listed ({error.strerror})")))
+
+    for name, subfolders, files in os.walk(root, onerror=unlistable):
+        folder = Path(name)
+        for subfolder in filter(Path.is_symlink, (folder / name for name in sorted(subfolders))):
+            refuse(subfolder, "is a symbolic link to a folder")
+        for file in (folder / name for name in sorted(files)):
+            if file.is_symlink() and not file.resolve().is_relative_to(root):
+                refuse(file, "is a symbolic link out of the release")
+            elif not file.is_file():
+                refuse(file, "is no regular file")
+            else:
+                status = file.stat()
+                relative = file.relative_to(root).as_posix()
+                yield SourceFile(path=relative, size=status.st_size, stamp=str(status.st_mtime_ns))
+
+
+def selected_subjects(release: Release, names: Iterable[str] | None) -> dict[str, Subject]:
+    """Return some subjects of a release by name, or all.
+
+    Raises
+    ------
+    UnknownNameError
+        A name is not in the release.
+    """
+    if names is None:
+        return dict(release.subjects)
+    unknown = sorted(set(names) - release.subjects.keys())
+    if unknown:
+        raise UnknownNameError(", ".join(unknown), f"not in the release, which has {_some(release.subjects)}")
+    return {name: release.subjects[name] for name in sorted(set(names))}
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

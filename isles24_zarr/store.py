@@ -1,0 +1,369 @@
+"""The only module that touches a Zarr store to write it: arrays by plan, groups by commit.
+
+What makes a commit is the order of writing. A Zarr node exists once its ``zarr.json`` does, so the chunks of an array
+come before its document, the arrays of a grid before the grid's, the grids of a subject before the subject's: a
+subject that has a document is whole. Documents of grids and subjects hold those of all that is below them
+(consolidated metadata, as zarr-python writes it), so that opening one is one read.
+
+zarr-python's own pipeline writes: its LocalStore renames every object into place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
+
+from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreVersionError
+from isles24_zarr.grid import canonical_from_file
+from isles24_zarr.layout import COMPRESSOR, FORMAT_VERSION, KEY, sealed_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import xarray as xr
+    from zarr.abc.store import Store
+
+    from isles24_zarr.layout import ArrayPlan, GridPlan
+    from isles24_zarr.nifti import Digest, VoxelStream
+
+DOCUMENT: Final = "zarr.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A place for a store, which any process can open for itself.
+
+    Parameters
+    ----------
+    url
+        An absolute path or an fsspec URL.
+    storage_options
+        For fsspec.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
+        """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
+        text = os.fspath(store)
+        if "://" in text:
+            return cls(url=text, storage_options=dict(storage_options or {}))
+        return cls(url=str(Path(text).expanduser().absolute()), storage_options={})
+
+    def opened(self, *, read_only: bool) -> Store:
+        """Return it as a place for Zarr."""
+        if "://" in self.url:
+            return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
+        return LocalStore(self.url, read_only=read_only)
+
+
+def read_document(store: Store, path: str) -> dict[str, Any] | None:
+    """Return the metadata of a group or array, ``None`` where there is none.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what a ``zarr.json`` holds.
+    """
+    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    buffer = sync(store.get(key, default_buffer_prototype()))
+    if buffer is None:
+        return None
+    try:
+        document = json.loads(buffer.to_bytes())
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+        raise StoreDamageError(f"{store}/{key}", "is not a Zarr document")
+    return document
+
+
+def read_root(store: Store) -> dict[str, Any]:
+    """Return the attributes of the root of an isles24-zarr store.
+
+    Raises
+    ------
+    NotAStoreError
+        It is something else, or nothing.
+    StoreVersionError
+        A newer version wrote it.
+    """
+    document = read_document(store, "")
+    attributes: dict[str, Any] = (document or {}).get("attributes", {})
+    if KEY not in attributes:
+        what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
+        raise NotAStoreError(store, what)
+    version = attributes.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreVersionError(store, f"has format version {version}, this package reads up to {FORMAT_VERSION}")
+    return attributes
+
+
+def write_group(
+    store: Store, path: str, attributes: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Write the document of a group: the act that makes it exist.
+
+    Parameters
+    ----------
+    store, path
+        Where.
+    attributes
+        JSON values.
+    members
+        Documents of all that is below, by path from here, to be consolidated; ``None`` for none.
+
+    Returns
+    -------
+    dict
+        The document.
+    """
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    if members is not None:
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {name: dict(members[name]) for name in sorted(members)},
+        }
+    _write_document(store, path, document)
+    return document
+
+
+def remove(store: Store, path: str) -> None:
+    """Delete a node with all below it; its document goes first, so that it is never half there."""
+    sync(store.delete(f"{path}/{DOCUMENT}"))
+    sync(store.delete_dir(path))
+
+
+def child_names(store: Store, path: str) -> list[str]:
+    """Return the names of everything right below a path, documents left out."""
+
+    async def listed() -> list[str]:
+        return [name async for name in store.list_dir(path)]
+
+    return sorted(name.rstrip("/") for name in sync(listed()) if name != DOCUMENT)
+
+
+def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_block: Callable[[int], None]) -> Digest:
+    """Stream a file into its array.
+
+    Memory holds one block of the file and the encoding of its shard.
+
+    Parameters
+    ----------
+    store, plan
+        Where to and how; the place is empty.
+    stream
+        Of the file, with nothing read yet.
+    on_block
+        Called after every block with its bytes of voxels.
+
+    Returns
+    -------
+    Digest
+        Of the file. The array's document is written after the end of the file has been checked, not before.
+    """
+    array = _array_without_document(store, plan)
+    dtype = stream.header.dtype
+    buffer = np.empty(max(block.voxels for block in plan.blocks()), dtype)
+    for block in plan.blocks():
+        voxels = buffer[: block.voxels].reshape(block.file_shape)
+        stream.readinto(voxels)
+        if dtype.byteorder == ">":
+            voxels = voxels.byteswap(inplace=True).view(plan.dtype)
+        array[block.region] = canonical_from_file(voxels, plan.orientation)
+        on_block(voxels.nbytes)
+    digest = stream.finish()
+    _write_document(store, plan.path, _array_document(array, sealed_attributes(plan, digest)))
+    return digest
+
+
+def _array_document(array: zarr.Array[Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    text = array.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
+    document: dict[str, Any] = json.loads(text)
+    return {**document, "attributes": dict(attributes)}
+
+
+def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
+    """Return path, size and SHA-256 of the file that an array was written from.
+
+    Returns
+    -------
+    dict or None
+        ``None`` where the array is missing, unfinished, or not as this plan would write it from a file of the same
+        name.
+    """
+    document = read_document(store, plan.path)
+    if document is None or KEY not in document.get("attributes", {}):
+        return None
+    ours = dict(document["attributes"][KEY])
+    source = ours.get("source", {})
+    if not ours.pop("checksum", None) or not source.get("sha256"):
+        return None
+    found = {**document["attributes"], KEY: {**ours, "source": plan.attributes[KEY]["source"]}}
+    planned = _array_document(_array_without_document(store, plan), plan.attributes)
+    same = {**document, "attributes": found} == planned and source["path"] == plan.source.path
+    return source if same else None
+
+
+def _array_without_document(store: Store, plan: ArrayPlan) -> zarr.Array[Any]:
+    """Return an array that can be written although the store does not know it yet."""
+    draft = zarr.create_array(
+        MemoryStore(),
+        shape=plan.shape,
+        chunks=plan.chunks,
+        shards=plan.shards,
+        dtype=plan.dtype,
+        fill_value=0,
+        # the CRC lets any reader notice a damaged chunk
+        compressors=[_blosc(plan.dtype), Crc32cCodec()],
+        dimension_names=plan.dimension_names,
+    )
+    # a chunk of zeros is written like any other: absent ones are lost ones
+    config: Any = {"write_empty_chunks": True}
+    return zarr.Array(zarr.AsyncArray(metadata=draft.metadata, store_path=StorePath(store, plan.path), config=config))
+
+
+def _blosc(dtype: str) -> BloscCodec:
+    return BloscCodec(typesize=np.dtype(dtype).itemsize, **COMPRESSOR)  # type: ignore[arg-type]
+
+
+def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -> dict[str, Any]:
+    """Write the coordinates and then the document of a grid whose arrays are there.
+
+    Parameters
+    ----------
+    store, path
+        Where the group is.
+    plan
+        Of the group.
+    images
+        The arrays of it that were converted.
+
+    Returns
+    -------
+    dict
+        The document, which holds those of its arrays.
+    """
+    draft = zarr.create_group(MemoryStore())
+    for axis, (name, values) in enumerate(plan.grid.coordinates().items()):
+        attributes = {
+            "long_name": f"position along {name}",
+            "units": "mm",
+            "axis": name.upper(),
+            "direction": plan.grid.direction[:, axis].tolist(),
+            "spacing": plan.grid.spacing[axis],
+        }
+        _add_coordinate(draft, name, values, attributes)
+    if plan.frame_seconds:
+        _add_coordinate(draft, "time", np.array(plan.frame_seconds), plan.time_attributes)
+    copy_nodes(draft.store, store, path)
+    documents = {name: read_document(store, f"{path}/{name}") for name in (*draft.array_keys(), *images)}
+    return write_group(store, path, plan.attributes, {name: doc for name, doc in documents.items() if doc})
+
+
+def _add_coordinate(group: zarr.Group, name: str, values: Any, attributes: Mapping[str, Any]) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=values.dtype,
+        compressors=[_blosc("f8"), Crc32cCodec()],
+        dimension_names=(name,),
+        attributes=dict(attributes),
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values
+
+
+def write_subject(
+    store: Store, path: str, attributes: Mapping[str, Any], grids: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Commit a subject.
+
+    Parameters
+    ----------
+    store, path
+        Where its group is.
+    attributes
+        Clinical values and the record of the conversion.
+    grids
+        Documents of its grids by name, as from `write_grid`.
+    """
+    members: dict[str, Mapping[str, Any]] = {}
+    for name, grid in grids.items():
+        own = dict(grid)
+        below = own.pop("consolidated_metadata")["metadata"]
+        members |= {name: own, **{f"{name}/{array}": document for array, document in below.items()}}
+    write_group(store, path, attributes, members)
+
+
+def withdraw(store: Store, path: str, grids: Iterable[str]) -> None:
+    """Take back a commit before anything below it is changed: the subject's document first, then its grids'."""
+    for group in (path, *(f"{path}/{grid}" for grid in grids)):
+        sync(store.delete(f"{group}/{DOCUMENT}"))
+
+
+def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all subjects that were committed, by name."""
+    names = [name for name in child_names(store, "") if name.startswith("sub-")]
+    documents = {name: read_document(store, name) for name in names}
+    return {
+        name: document["attributes"]
+        for name, document in documents.items()
+        if document and KEY in document.get("attributes", {})
+    }
+
+
+def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
+    """Write a small Dataset as a group, replacing what was there.
+
+    Parameters
+    ----------
+    store, path
+        Where.
+    dataset
+        In memory. Chunks are whole arrays.
+    """
+    draft = MemoryStore()
+    encoding = {
+        str(name): {"chunks": variable.shape, "compressors": [BloscCodec(**COMPRESSOR), Crc32cCodec()]}  # type: ignore[arg-type]
+        for name, variable in dataset.variables.items()
+    }
+    dataset.to_zarr(draft, zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)
+    remove(store, path)
+    copy_nodes(draft, store, path)
+    names = [str(name) for name in dataset.variables]
+    documents = {name: read_document(store, f"{path}/{name}") for name in names}
+    write_group(store, path, dataset.attrs, {name: doc for name, doc in documents.items() if doc})
+
+
+def copy_nodes(source: Store, target: Store, path: str) -> None:
+    """Copy the arrays of a group into a path, each with its document last; the group's own stays behind."""
+
+    async def copy() -> None:
+        keys = [key async for key in source.list() if key != DOCUMENT]
+        for key in sorted(keys, key=lambda key: (key.endswith(DOCUMENT), key)):
+            buffer = await source.get(key, default_buffer_prototype())
+            if buffer is not None:
+                await target.set(f"{path}/{key}", buffer)
+
+    sync(copy())
+
+
+def _write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
+    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    text = json.dumps(document, indent=2, allow_nan=False)
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(text.encode())))

@@ -1,0 +1,185 @@
+"""The decompressed bytes of a file, read once and forward, in bounded memory.
+
+A gzip file (RFC 1952) is one or more members, each with a CRC and a length at its end, then perhaps zero
+padding. ISA-L inflates and checks it; nothing read here is to be trusted before `ByteStream.finish` has
+returned, because only then has the end of the file been seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, BinaryIO, Final, Protocol
+
+from isal import igzip_lib
+
+from isles24_zarr.errors import CorruptFileError, TrailingDataError, TruncatedFileError, UnreadableFileError
+
+_FIRST_READ_BYTES: Final = 2**14
+_READ_BYTES: Final = 2**20
+_INFLATE_BYTES: Final = 4 * 2**20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_IsalError: Final[Any] = igzip_lib.IsalError  # the stubs take the class for an instance
+
+
+class ByteStream(Protocol):
+    """The decompressed bytes of a file, forward only."""
+
+    produced: int
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view; return how many bytes there were."""
+
+    def finish(self) -> None:
+        """Read to the end of the file, which must hold no further decompressed byte."""
+
+
+class HashedFile:
+    """A file read in pieces, with the count and the SHA-256 of all that was read.
+
+    Parameters
+    ----------
+    file
+        Opened for reading bytes.
+    path
+        Its name, for errors.
+    """
+
+    def __init__(self, file: BinaryIO, *, path: str) -> None:
+        self._file, self._path = file, path
+        # headers are read by the thousand: begin small
+        self._piece = _FIRST_READ_BYTES
+        self._sha256 = hashlib.sha256()
+        self.consumed = 0
+
+    def read(self) -> bytes:
+        """Return the next piece, nothing at the end.
+
+        Raises
+        ------
+        UnreadableFileError
+            The file system refuses.
+        """
+        try:
+            piece = self._file.read(self._piece)
+        except OSError as error:
+            raise UnreadableFileError(self._path, f"cannot be read ({error})") from error
+        self._piece = _READ_BYTES
+        self._sha256.update(piece)
+        self.consumed += len(piece)
+        return piece
+
+    def sha256(self) -> str:
+        """Return the digest of all that was read, hexadecimal."""
+        return self._sha256.hexdigest()
+
+
+class PlainStream:
+    """A file that is not compressed."""
+
+    def __init__(self, file: HashedFile, *, path: str) -> None:
+        self._file, self._path = file, path
+        self._left = b""
+        self.produced = 0
+
+    def readinto(self, view: memoryview) -> int:  # noqa: D102 - as ByteStream
+        done = 0
+        while done < len(view):
+            if not self._left:
+                self._left = self._file.read()
+                if not self._left:
+                    break
+            piece = self._left[: len(view) - done]
+            view[done : done + len(piece)] = piece
+            self._left = self._left[len(piece) :]
+            done += len(piece)
+        self.produced += done
+        return done
+
+    def finish(self) -> None:  # noqa: D102 - as ByteStream
+        surplus = len(self._left)
+        while piece := self._file.read():
+            surplus += len(piece)
+        if surplus:
+            raise TrailingDataError(
+                self._path, f"has {surplus:,} bytes after the {self.produced:,} that its header promises"
+            )
+
+
+class GzipStream:
+    """A gzip file of one or more members (RFC 1952), each with its CRC and length checked."""
+
+    def __init__(self, file: HashedFile, *, path: str) -> None:
+        self._file, self._path = file, path
+        self._member = _new_member()
+        self._member_begun = False
+        self._ended = False
+        self._between = b""
+        self.produced = 0
+
+    def readinto(self, view: memoryview) -> int:  # noqa: D102 - as ByteStream
+        done = 0
+        while done < len(view) and not self._ended:
+            piece = self._inflate(min(_INFLATE_BYTES, len(view) - done))
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+            self.produced += len(piece)
+        return done
+
+    def finish(self) -> None:  # noqa: D102 - as ByteStream
+        while not self._ended:
+            if self._inflate(1):
+                raise TrailingDataError(
+                    self._path,
+                    f"decompresses to more than the {self.produced:,} bytes that its header promises",
+                )
+
+    def _inflate(self, most: int) -> bytes:
+        """Return at least one byte, or none at the end of a member or of the file."""
+        while True:
+            if self._member.eof:
+                self._next_member()
+                return b""
+            fresh = b""
+            if self._member.needs_input:
+                fresh, self._between = self._between or self._file.read(), b""
+                if not fresh:
+                    raise TruncatedFileError(
+                        self._path,
+                        f"the gzip stream breaks off after {self._file.consumed:,} compressed and "
+                        f"{self.produced:,} decompressed bytes",
+                    )
+                self._check_magic(fresh)
+            try:
+                piece: bytes = self._member.decompress(fresh, most)
+            except _IsalError as error:
+                raise CorruptFileError(
+                    self._path,
+                    f"the gzip stream is damaged within {self._file.consumed:,} compressed bytes, after "
+                    f"{self.produced:,} decompressed bytes ({error})",
+                ) from error
+            if piece:
+                return piece
+
+    def _check_magic(self, fresh: bytes) -> None:
+        if not self._member_begun and not _GZIP_MAGIC.startswith(fresh[:2]):
+            raise CorruptFileError(self._path, f"is not gzip data (its first bytes are {fresh[:4].hex(' ')})")
+        self._member_begun = True
+
+    def _next_member(self) -> None:
+        """Go on to a further member, past zero padding, or find the end of the file."""
+        rest: bytes = self._member.unused_data.lstrip(b"\0")
+        while not rest:
+            piece = self._file.read()
+            if not piece:
+                self._ended = True
+                return
+            rest = piece.lstrip(b"\0")
+        if not rest.startswith(_GZIP_MAGIC[: len(rest)]):
+            raise TrailingDataError(
+                self._path, f"has bytes that are no gzip data after {self.produced:,} good decompressed bytes"
+            )
+        self._member, self._member_begun, self._between = _new_member(), False, rest
+
+
+def _new_member() -> Any:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
