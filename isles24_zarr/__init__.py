@@ -7,8 +7,11 @@
 
 from importlib.metadata import version
 
+from isles24_zarr import accessor as _accessor  # noqa: F401 - registers .isles
 from isles24_zarr.convert import convert, scan
+from isles24_zarr.dataset import open_cohort, open_scan
+from isles24_zarr.synthetic import synthesize
 
-__all__ = ["convert", "scan"]
+__all__ = ["convert", "open_cohort", "open_scan", "scan", "synthesize"]
 
 __version__ = version("isles24-zarr")

@@ -24,7 +24,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes, io_orientation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -108,6 +108,11 @@ class Grid:
             for name, start, step, count in zip("xyz", origin, self.spacing, self.shape, strict=True)
         }
 
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in mm^3, right for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
     def corners(self) -> NDArray[np.float64]:
         """Return the eight outer corners of the volume, 8 x 3, RAS in mm."""
         ends = itertools.product(*((-0.5, count - 0.5) for count in self.shape))
@@ -117,6 +122,44 @@ class Grid:
     def axis_codes(self) -> str:
         """Where the axes point, as in ``"LPS"``; ``"???"`` where that is not known."""
         return "".join(aff2axcodes(self.affine)) if self.oriented else "???"
+
+
+def grid_from_coordinates(
+    coordinates: Mapping[str, ArrayLike], *, direction: ArrayLike, spacing: ArrayLike, oriented: bool = True
+) -> Grid:
+    """Return the grid of voxels at given coordinates, such as are left after slicing.
+
+    Parameters
+    ----------
+    coordinates
+        x, y and z in mm along the axes, each a number or evenly spaced numbers, ascending or descending.
+    direction
+        3 x 3, columns are the unit vectors of the axes in RAS.
+    spacing
+        Voxel sizes along (x, y, z), for axes of which one coordinate is left.
+    oriented
+        As for `Grid`.
+
+    Raises
+    ------
+    ValueError
+        Coordinates are not evenly spaced, or there are none.
+    """
+    starts, steps, shape = [], [], []
+    for name, size in zip("xyz", np.asarray(spacing, dtype=np.float64), strict=True):
+        values = np.atleast_1d(np.asarray(coordinates[name], dtype=np.float64))
+        if values.size == 0:
+            raise ValueError(f"no {name} coordinate is left")
+        step = size if values.size == 1 else (values[-1] - values[0]) / (values.size - 1)
+        if values.size > 2 and not np.allclose(np.diff(values), step, rtol=1e-6, atol=1e-6 * size):
+            raise ValueError(f"the {name} coordinates are not evenly spaced")
+        starts.append(values[0])
+        steps.append(step)
+        shape.append(values.size)
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(direction) * steps + 0.0
+    affine[:3, 3] = np.asarray(direction) @ starts
+    return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine, oriented=oriented)
 
 
 def world_from_voxel(affine: NDArray[np.float64], voxels: ArrayLike) -> NDArray[np.float64]:

@@ -303,6 +303,7 @@ def _grid_plan(subject: str, name: str, volumes: list[_Volume]) -> GridPlan:
         frame_seconds=_frame_seconds(series.header) if series else None,
         arrays=tuple(arrays),
         attributes={
+            "subject": subject,
             "space": reference.space,
             "reference": reference.image,
             "orientation": reference.grid.axis_codes if reference.grid.oriented else "unknown",

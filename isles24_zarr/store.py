@@ -78,7 +78,10 @@ def read_document(store: Store, path: str) -> dict[str, Any] | None:
         It is not what a ``zarr.json`` holds.
     """
     key = f"{path}/{DOCUMENT}" if path else DOCUMENT
-    buffer = sync(store.get(key, default_buffer_prototype()))
+    try:
+        buffer = sync(store.get(key, default_buffer_prototype()))
+    except (FileNotFoundError, NotADirectoryError):  # of a folder that is not there at all
+        return None
     if buffer is None:
         return None
     try:
@@ -135,7 +138,7 @@ def write_group(
         document["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
-            "metadata": {name: dict(members[name]) for name in sorted(members)},
+            "metadata": {name: dict(document) for name, document in members.items()},
         }
     _write_document(store, path, document)
     return document

@@ -65,7 +65,7 @@ _SAMPLINGS: Final[dict[str, _Sampling]] = {
     "small": _Sampling({"ncct": (128, 140, 24), "ctp": (64, 64, 8), "cta": (128, 128, 40)}, (24, 30), 4.0, 1.0),
     "full": _Sampling({"ncct": (512, 586, 74), "ctp": (256, 256, 16), "cta": (512, 512, 300)}, (45, 45), 8.0, 1.5),
 }
-_EXTENTS_MM: Final = {"ncct": (215.0, 246.0, 148.0), "ctp": (218.0, 218.0, 80.0), "cta": (215.0, 215.0, 180.0)}
+_EXTENTS_MM: Final = {"ncct": (215.0, 246.0, 148.0), "ctp": (218.0, 218.0, 92.0), "cta": (215.0, 215.0, 180.0)}
 _CENTRES_MM: Final = {"ncct": (0.0, 0.0, 8.0), "ctp": (0.0, 0.0, 10.0), "cta": (0.0, 0.0, 0.0)}
 _AXES: Final = {"ncct": ("LAS", "LPS", "LAS"), "ctp": ("LPS", "LAS", "RAS"), "cta": ("RAS", "LPS", "ASR")}
 """By space, for the first, second and third subject and so on in turn."""
@@ -179,7 +179,7 @@ def _patient(seed: int, index: int) -> _Patient:
 def _ball(x: Floats, y: Floats, z: Floats, centre: Sequence[float], radii: Sequence[float]) -> Floats:
     """Return the squared distance from the centre, in units of the radii."""
     (a, b, c), (i, j, k) = centre, radii
-    return ((x - a) / i) ** 2 + ((y - b) / j) ** 2 + ((z - c) / k) ** 2
+    return np.asarray(((x - a) / i) ** 2 + ((y - b) / j) ** 2 + ((z - c) / k) ** 2)
 
 
 def _within_head(x: Floats, y: Floats, z: Floats) -> NDArray[np.bool_]:
@@ -345,8 +345,8 @@ class _Finish:
 
 _FINISHES: Final = {
     "ncct": _Finish(dtype=np.int16, head=(5, 5), air=(8, 8)),
-    "cta": _Finish(dtype=np.int16, head=(8, 8), air=(3, 8)),
-    "ctp": _Finish(dtype=np.int16, head=(12, 14), air=(20, 28)),
+    "cta": _Finish(dtype=np.int16, head=(6, 8), air=(1.5, 8)),
+    "ctp": _Finish(dtype=np.int16, head=(12, 10), air=(20, 20)),
     "tmax": _Finish(dtype=np.float32, head=(0.4, 0.3), step=0.001),
     "mtt": _Finish(dtype=np.float32, head=(0.4, 0.3), step=0.001),
     "cbf": _Finish(dtype=np.float32, head=(3, 2), step=0.01),
@@ -706,7 +706,7 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     scale
         ``"tiny"``: 48 x 56 x 12 registered voxels and some ten frames, well below a second a subject. ``"small"``:
         128 x 140 x 24 and some 27, seconds. ``"full"``: 512 x 586 x 74 and 45, as large as the real ones (0.7 GB a
-        subject), a minute or two and less than 1 GB of memory.
+        subject), half a minute and half a GB of memory.
     seed
         Of everything random.
 

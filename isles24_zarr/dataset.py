@@ -1,0 +1,316 @@
+"""From a store to xarray: the cohort as a DataTree, a scan as a Dataset on Dask.
+
+Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
+opened here and to no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends import ZarrStore
+from zarr.storage import LocalStore, StorePath
+from zarrs import ZarrsCodecPipeline
+
+from isles24_zarr.errors import GeometryError, IncompleteStoreError, UnknownNameError
+from isles24_zarr.grid import Grid, grid_from_coordinates, voxel_from_world
+from isles24_zarr.layout import KEY, PHENOTYPE
+from isles24_zarr.store import Target, child_names, read_document, read_root
+from isles24_zarr.vocabulary import CLINICAL, IMAGES
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from numpy.typing import ArrayLike
+    from zarr.abc.store import Store
+
+DASK_CHUNK_BYTES: Final = 64 * 10**6
+"""How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
+
+_LOCATION: Final = "isles24_zarr_store"
+
+
+def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
+    """Open the cohort: the clinical table and what each subject has. No subject is touched.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    storage_options
+        For fsspec, where it is a URL.
+
+    Returns
+    -------
+    xarray.DataTree
+        Its attributes are those of the store; the node ``phenotype`` holds every clinical variable over ``subject``,
+        and ``available`` over (subject, image). See ``.isles`` for what can be done with it.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError
+        There is no store, or it cannot be read by this version, or its conversion was interrupted.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    attributes = read_root(opened)
+    if read_document(opened, PHENOTYPE) is None:
+        raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
+    table = xr.open_dataset(_zarr_store(opened, PHENOTYPE), chunks=None)
+    return cohort_tree(table, attributes, target)
+
+
+def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:
+    """Make the tree of `open_cohort` of its parts."""
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attributes)), f"/{PHENOTYPE}": table})
+    tree[PHENOTYPE].encoding[_LOCATION] = target
+    return tree
+
+
+def cohort_target(cohort: xr.DataTree) -> Target:
+    """Return where a cohort was opened from.
+
+    Raises
+    ------
+    GeometryError
+        The tree was not opened by `open_cohort`, or an operation has dropped where it came from.
+    """
+    target = cohort[PHENOTYPE].encoding.get(_LOCATION) if PHENOTYPE in cohort.children else None
+    if not isinstance(target, Target):
+        raise UnknownNameError("cohort", "does not know its store any more; open it again with open_cohort(store)")
+    return target
+
+
+def open_scan(
+    store: str | os.PathLike[str],
+    subject: str,
+    space: str = "ncct",
+    *,
+    chunks: Any = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Open all images of a subject that share a grid. No voxel is read.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    subject
+        As ``"sub-stroke0001"``.
+    space
+        ``"ncct"`` for registered images, ``"ctp"``, ``"cta"`` ... for images as acquired.
+    chunks
+        ``"auto"``: Dask chunks of tens of MB that never cross a shard. ``None``: no Dask, lazy NumPy. Anything else is
+        for `xarray.Dataset.chunk`.
+    storage_options
+        For fsspec, where the store is a URL.
+
+    Returns
+    -------
+    xarray.Dataset
+        Images (z, y, x), series (time, z, y, x); x to the patient's Right, y Anterior, z Superior. Position in RAS mm
+        is ``direction @ (x, y, z)``. See ``.isles`` for geometry and volumes.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
+        There is no store, or it does not hold this subject or space.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    document = read_document(opened, subject) if subject else None
+    if document is None or KEY not in document.get("attributes", {}):
+        raise _missing_subject(target, opened, subject)
+    record = document["attributes"][KEY]
+    groups = sorted({group for groups in record["images"].values() for group in groups})
+    group = f"space-{space.removeprefix('space-')}"
+    if group not in groups:
+        spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
+        raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
+    backend = _zarr_store(opened, f"{subject}/{group}")
+    if isinstance(opened, LocalStore):
+        for name, array in backend.members.items():
+            if isinstance(array, zarr.Array):
+                backend.members[name] = _read_by_zarrs(array)
+    scan = xr.open_dataset(backend, chunks=None)
+    scan = scan[[name for name in IMAGES if name in scan]]
+    scan.encoding["source"] = f"{target.url}/{subject}/{group}"
+    if chunks is None:
+        return scan
+    token = f"{target.url}-{subject}-{group}-{record['times']['converted']}"
+    sizes = dask_chunks(scan) if isinstance(chunks, str) and chunks == "auto" else chunks
+    return scan.chunk(sizes, name_prefix="isles24-", token=token)
+
+
+def _missing_subject(target: Target, store: Store, subject: str) -> Exception:
+    attributes = read_root(store)
+    if attributes.get("state") != "complete" and subject in child_names(store, ""):
+        return IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
+    return UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
+
+
+def _zarr_store(store: Store, group: str) -> ZarrStore:
+    # from the group itself: by its name, xarray would look for consolidated metadata at the root
+    opened: ZarrStore = ZarrStore.open_group(StorePath(store, group), mode="r", consolidated=True, zarr_format=3)
+    return opened
+
+
+def _read_by_zarrs(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+    # a frozen dataclass that takes its pipeline from the global configuration alone
+    object.__setattr__(array.async_array, "codec_pipeline", pipeline)
+    return array
+
+
+def dask_chunks(scan: xr.Dataset) -> dict[str, int]:
+    """Choose Dask chunks for the arrays of a scan, the same for all so that they combine without rechunking.
+
+    Parameters
+    ----------
+    scan
+        As it comes from Zarr, with the chunks and shards of its arrays in their encoding.
+
+    Returns
+    -------
+    dict
+        By dimension: multiples of the stored chunks that never cross a shard, of up to `DASK_CHUNK_BYTES` for the
+        largest array. Planes stay whole as long as possible: it is along z and then along time that arrays are cut.
+    """
+    arrays = [array for array in scan.data_vars.values() if array.encoding.get("chunks")]
+    unit: dict[str, int] = {}
+    cuts: dict[str, int] = {}
+    for array in arrays:
+        stored = zip(array.dims, array.encoding["chunks"], array.encoding["shards"], array.shape, strict=True)
+        for dim, chunk, shard, count in stored:
+            name = str(dim)
+            unit[name] = math.lcm(unit.get(name, 1), chunk)
+            if shard < count:
+                cuts[name] = math.gcd(cuts.get(name, 0), shard)
+    sizes = {name: cuts.get(name, math.ceil(scan.sizes[name] / unit[name]) * unit[name]) for name in unit}
+
+    def largest() -> int:
+        return max(math.prod(sizes[str(dim)] for dim in each.dims) * each.dtype.itemsize for each in arrays)
+
+    for name in ("z", "time", "y", "x"):
+        units = sizes.get(name, 0) // unit.get(name, 1)
+        if units:
+            wanted = min(units, max(1, units * DASK_CHUNK_BYTES // largest()))
+            # between two cuts, only a divisor keeps later chunks from crossing one
+            fitting = wanted if name not in cuts else max(n for n in range(1, wanted + 1) if units % n == 0)
+            sizes[name] = fitting * unit[name]
+    return sizes
+
+
+def scan_grid(scan: xr.Dataset | xr.DataArray) -> Grid:
+    """Return the grid of a scan or image, whatever part of it is left.
+
+    Parameters
+    ----------
+    scan
+        With the coordinates x, y and z of a store.
+
+    Raises
+    ------
+    GeometryError
+        A coordinate is gone, or what is left of it is not evenly spaced.
+    """
+    missing = [name for name in "xyz" if name not in scan.coords]
+    if missing:
+        raise GeometryError(_name_of(scan), f"has no coordinate {', '.join(missing)}")
+    axes = [scan.coords[name] for name in "xyz"]
+    try:
+        direction = np.column_stack([axis.attrs["direction"] for axis in axes])
+        spacing = [axis.attrs["spacing"] for axis in axes]
+        return grid_from_coordinates(
+            {name: axis.values for name, axis in zip("xyz", axes, strict=True)}, direction=direction, spacing=spacing
+        )
+    except KeyError as error:
+        raise GeometryError(_name_of(scan), f"its coordinates have lost the attribute {error}") from None
+    except ValueError as error:
+        raise GeometryError(_name_of(scan), str(error)) from None
+
+
+def nearest_voxels(scan: Any, positions: ArrayLike) -> Any:
+    """Select the voxels nearest to positions in physical space.
+
+    Parameters
+    ----------
+    scan
+        A Dataset or DataArray with the coordinates and dimensions x, y and z.
+    positions
+        (3,) or (n, 3), RAS in mm.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        At one voxel, or over ``point``.
+
+    Raises
+    ------
+    GeometryError
+        A position lies outside of the volume.
+    """
+    grid = scan_grid(scan)
+    wanted = np.asarray(positions, dtype=np.float64)
+    if wanted.ndim not in (1, 2) or wanted.shape[-1] != 3:
+        raise GeometryError(_name_of(scan), f"positions must be (3,) or (n, 3), not {wanted.shape}")
+    voxels = np.rint(voxel_from_world(grid.affine, wanted)).astype(np.int64)
+    outside = ((voxels < 0) | (voxels >= grid.shape)).any(axis=-1)
+    if outside.any():
+        first = wanted.reshape(-1, 3)[np.flatnonzero(outside)[0]].tolist()
+        raise GeometryError(_name_of(scan), f"does not reach the position {first} mm")
+    dims = () if wanted.ndim == 1 else ("point",)
+    # an axis that was reduced to one voxel has a coordinate, but is no dimension any more
+    indexers = {name: xr.Variable(dims, voxels[..., axis]) for axis, name in enumerate("xyz") if name in scan.dims}
+    return scan.isel(indexers)
+
+
+def subject_names(cohort: xr.DataTree) -> list[str]:
+    """Return the names of a cohort's subjects."""
+    return [str(name) for name in cohort[PHENOTYPE].to_dataset()["subject"].values]
+
+
+def clinical_table(cohort: xr.DataTree) -> pd.DataFrame:
+    """Return the clinical variables of a cohort, one row a subject; missing text is None, missing numbers are NaN."""
+    table = cohort[PHENOTYPE].to_dataset()
+    columns = {str(name) for name, variable in table.data_vars.items() if variable.dims == ("subject",)}
+    variables = [*(name for name in CLINICAL if name in columns), *sorted(columns - CLINICAL.keys())]
+    frame = table[variables].to_dataframe().astype({name: object for name in variables if _is_text(table[name])})
+    return frame.replace({"": None})
+
+
+def _is_text(variable: xr.DataArray) -> bool:
+    return variable.dtype.kind not in "biuf"
+
+
+def selected_cohort(cohort: xr.DataTree, which: str | ArrayLike) -> xr.DataTree:
+    """Return the part of a cohort that a pandas query or one boolean per subject picks.
+
+    Raises
+    ------
+    UnknownNameError
+        The query cannot be evaluated, or the booleans are not one for each subject.
+    """
+    table = cohort[PHENOTYPE].to_dataset()
+    if isinstance(which, str):
+        frame = clinical_table(cohort)
+        try:
+            chosen = frame.index.isin(frame.query(which, engine="python").index)
+        except (ValueError, TypeError, KeyError, SyntaxError, NameError, AttributeError) as error:
+            raise UnknownNameError(repr(which), f"is no query over the columns of the table ({error})") from error
+    else:
+        chosen = np.asarray(which)
+        if chosen.dtype != bool or chosen.shape != (table.sizes["subject"],):
+            raise UnknownNameError("select", "takes one boolean for each subject, or a query")
+    return cohort_tree(table.isel(subject=np.flatnonzero(chosen)), cohort.attrs, cohort_target(cohort))
+
+
+def _name_of(scan: xr.Dataset | xr.DataArray) -> str:
+    name = getattr(scan, "name", None) or scan.attrs.get("subject")
+    return str(name or type(scan).__name__)
