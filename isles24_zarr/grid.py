@@ -81,7 +81,8 @@ class Grid:
     def __post_init__(self) -> None:
         if self.affine.shape != (4, 4) or not np.array_equal(self.affine[3], (0, 0, 0, 1)):
             raise ValueError(f"not an affine of three dimensions: {self.affine.tolist()}")
-        if not np.isfinite(self.affine).all() or np.linalg.matrix_rank(self.direction) < 3:
+        finite = bool(np.isfinite(self.affine).all())
+        if not finite or min(self.spacing) == 0 or np.linalg.matrix_rank(self.direction) < 3:
             raise ValueError(f"not an invertible affine: {self.affine.tolist()}")
         if min(self.shape) < 1:
             raise ValueError(f"not a volume: {self.shape}")

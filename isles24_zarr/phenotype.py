@@ -106,7 +106,7 @@ def rows_from_table(data: bytes, *, path: str) -> list[dict[str, Any]]:
     TableError
         It is not such a table, is damaged, or is larger than the limits of this module.
     """
-    rows = next(filter(any, sheets_from_table(data, path=path).values()), [])
+    rows = next((rows for _, rows in sheets_from_table(data, path=path) if any(rows)), [])
     header, *below = itertools.dropwhile(lambda row: not row, rows) if rows else [()]
     # where it is the only one, an empty row is a patient of whom nothing is known
     body = [row for row in below if row] or below[:1]
@@ -114,8 +114,7 @@ def rows_from_table(data: bytes, *, path: str) -> list[dict[str, Any]]:
         raise TableError(path, "has a header and no row of data" if header else "holds no cell with content")
     headers: list[str] = []
     for number in range(max(map(len, (header, *body)))):
-        text = text_from_cell(header[number]) if number < len(header) else ""
-        text = text or f"column {number + 1}"
+        text = text_from_cell(header[number] if number < len(header) else None) or f"column {number + 1}"
         while text in headers:
             text += " "
         headers.append(text)
@@ -141,18 +140,21 @@ def dictionary_from_table(data: bytes, *, path: str) -> dict[str, DictionaryEntr
         It cannot be read, or no sheet has the headers Parameter and Description.
     """
     sheets = sheets_from_table(data, path=path)
-    for title in sorted(sheets, key=lambda title: title != "Suppl. Tab. 1"):
-        for number, row in enumerate(sheets[title], 1):
+    for _, rows in sorted(sheets, key=lambda sheet: sheet[0] != "Suppl. Tab. 1"):
+        for number, row in enumerate(rows, 1):
             columns = [_words(text_from_cell(cell)) for cell in row]
             if {"parameter", "description"} <= set(columns):
-                return _entries_from_rows(columns, sheets[title][number:])
+                return _entries_from_rows(columns, rows[number:])
     raise TableError(path, "has no row with the headers Parameter and Description")
 
 
 def _entries_from_rows(columns: Sequence[str], rows: Iterable[Row]) -> dict[str, DictionaryEntry]:
     entries: dict[str, DictionaryEntry] = {}
     for row in rows:
-        cells = {column: None if _is_missing(cell) else text_from_cell(cell) for column, cell in zip(columns, row, strict=False)}
+        cells = {
+            column: None if _is_missing(cell) else text_from_cell(cell)
+            for column, cell in zip(columns, row, strict=False)
+        }
         if parameter := cells.get("parameter"):
             entry = DictionaryEntry(units=cells.get("unit"), description=cells.get("description"))
             entries.setdefault(_name_from_header(parameter), entry)
@@ -381,20 +383,17 @@ def cohort_table(
         else:
             column = np.array([math.nan if cell is None else cell for cell in cells], dtype=np.float64)
         columns[name] = ("subject", column, _attributes(name, dictionary.get(name)))
-    has = [[image in available.get(subject, ()) for image in IMAGES] for subject in subjects]
-    has_attributes = {"long_name": "whether the subject has the image"}
-    columns["available"] = (("subject", "image"), np.array(has, dtype=bool).reshape(-1, len(IMAGES)), has_attributes)
+    has = np.array([[image in available.get(subject, ()) for image in IMAGES] for subject in subjects], dtype=bool)
+    attributes = {"long_name": "whether the subject has the image"}
+    columns["available"] = (("subject", "image"), has.reshape(-1, len(IMAGES)), attributes)
     coordinates = {"subject": np.array(subjects, dtype=text), "image": np.array(list(IMAGES), dtype=text)}
     return xr.Dataset(columns, coords=coordinates)
 
 
 def _attributes(name: str, entry: DictionaryEntry | None) -> dict[str, str]:
     variable = CLINICAL.get(name)
-    attributes = {
-        "long_name": variable.long_name if variable else name,
-        "units": variable.units if variable else None,
-        "description": entry.description if entry else None,
+    attributes = {"long_name": variable.long_name, "units": variable.units} if variable else {"long_name": name}
+    if entry:
         # not "units": they are wrong for our minutes, and xarray would take "hours" for a timedelta
-        "dictionary_units": entry.units if entry else None,
-    }
+        attributes |= {"description": entry.description, "dictionary_units": entry.units}
     return {key: text for key, text in attributes.items() if text is not None}

@@ -187,9 +187,9 @@ def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
     start = next((index for index, part in enumerate(parts[:2]) if part in _SECTIONS), None)
     if start is None:
         return Stray(reason="is not below raw_data/, derivatives/ or phenotype/")
+    if len(parts) - start < 4:
+        return Stray(reason=f"is not below {parts[start]}/<subject>/<session>/")
     section, *folders, name = parts[start:]
-    if not folders or len(folders) < 2:
-        return Stray(reason=f"is not below {section}/<subject>/<session>/")
     subject, session = folders[0], _SESSION.fullmatch(folders[1])
     if not _SUBJECT.fullmatch(subject):
         raise UnsafePathError(path, f"the subject name {subject!r} is not 'sub-' and a label of letters and digits")

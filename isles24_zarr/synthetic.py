@@ -410,7 +410,9 @@ def _curves(maps: dict[str, Floats], sampling: _Sampling, frames: int) -> Floats
     curves[:, _VEIN] = 0.7 * arterial(6.0)[::stride, None]
     for tissue, level in itertools.product(_BRAIN, range(_FAR + 1)):
         tmax, mtt, cbf = (float(maps[name][tissue, level]) for name in ("tmax", "mtt", "cbf"))
-        response = np.convolve(arterial(tmax), np.exp(-seconds / mtt))[: seconds.size : stride]
+        # residue at the middle of each step: the area under the curve is CBV times the arterial one
+        residue = np.exp(-(seconds + _FINE_STEP / 2) / mtt)
+        response = np.convolve(arterial(tmax), residue)[: seconds.size : stride]
         curves[:, tissue, level] = cbf / 6000 * _FINE_STEP * response
     return curves
 
@@ -451,7 +453,7 @@ def _voxels(
             if broken:
                 values[(sample > 3) & (scale > 0)] = np.nan
                 values[(sample < -3) & (scale > 0)] = np.inf
-        yield values.astype(finish.dtype)
+        yield values.astype(finish.dtype)[None]
 
 
 def _spread(image: str, *, registered: bool) -> Floats:
@@ -590,8 +592,8 @@ def _clinical_values(patient: _Patient, rng: np.random.Generator) -> dict[str, A
     """Return every clinical variable by name, without gaps; what the infarct does grows with its volume."""
     volume = patient.infarct_ml
     nihss = 4 + 1.7 * math.sqrt(volume) + rng.normal(0, 2)
-    mrs = 0.6 + 4.6 * volume / (volume + 35) + rng.normal(0, 0.6)
     age = float(np.clip(rng.normal(73, 12), 22, 97))
+    mrs = 0.4 + 5.5 * volume / (volume + 40) + 0.03 * (age - 73) + rng.normal(0, 0.7)
 
     def score(value: float, most: int) -> int:
         return int(np.clip(round(value), 0, most))

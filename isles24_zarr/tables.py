@@ -7,14 +7,16 @@ memory, which is all that openpyxl sees.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
 import itertools
+import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from xml.etree.ElementTree import ParseError
 
@@ -33,24 +35,58 @@ _PIECE_BYTES: Final = 2**16
 Row = tuple[Any, ...]
 
 
-def sheets_from_table(data: bytes, *, path: str) -> dict[str, list[Row]]:
+def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
+    """Take a table apart.
+
+    Parameters
+    ----------
+    data
+        The file: XLSX, or CSV in UTF-8 with commas or semicolons.
+    path
+        Its name: the ending tells the format, errors quote it.
+
+    Returns
+    -------
+    list of (str, list of tuple)
+        Title and rows of every sheet, a CSV file being one without a title. Rows are without the empty cells at their
+        end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str`` or of `datetime`.
+
+    Raises
+    ------
+    TableError
+        It is not such a table, is damaged, or is larger than the limits of this module.
+    """
     if not 0 < len(data) <= MAX_TABLE_BYTES:
         raise TableError(path, f"has {len(data):,} bytes, and tables have 1 to {MAX_TABLE_BYTES:,}")
     if path.lower().endswith(".xlsx"):
         return _sheets_from_xlsx(data, path=path)
     if path.lower().endswith(".csv"):
-        return {"": _trimmed_rows(_rows_from_csv(data, path=path), path=path)}
+        return [("", _trimmed_rows(_rows_from_csv(data, path=path), path=path))]
     raise TableError(path, "is neither a .xlsx nor a .csv file")
+
+
+def text_from_cell(cell: Any) -> str:
+    """Text of a cell without the spaces around it, ``""`` for an empty one."""
+    return "" if cell is None else str(cell).strip()
 
 
 def _trimmed_rows(rows: Iterable[Sequence[Any]], *, path: str) -> list[Row]:
     trimmed = []
     for number, row in enumerate(rows):
-        width = max((end for end, cell in enumerate(row, 1) if text_from_cell(cell)), default=0)
+        is_empty = row.count(None) == len(row)
+        width = 0 if is_empty else max((end for end, cell in enumerate(row, 1) if text_from_cell(cell)), default=0)
         if number > MAX_ROWS or width > MAX_COLUMNS:
             raise TableError(path, f"has more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
         trimmed.append(tuple(row[:width]))
     return trimmed
+
+
+def _reason(error: BaseException) -> str:
+    """One line of bounded length, whatever names out of the file the error quotes."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# --- CSV ---
 
 
 def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
@@ -59,9 +95,11 @@ def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
         first = text.lstrip().partition("\n")[0]
         delimiter = ";" if first.count(";") > first.count(",") else ","
         reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, strict=True)
-        rows = [row for row in reader if row]
+        rows = list(itertools.islice(filter(None, reader), MAX_ROWS + 2))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(path, f"is not a CSV file in UTF-8 ({error})") from error
+        raise TableError(path, f"is not a CSV file in UTF-8 ({_reason(error)})") from error
+    if "\0" in text:
+        raise TableError(path, "is not a CSV file (it holds NUL characters)")
     for row in rows:
         # an unquoted decimal comma would shift all later values into wrong columns
         if len(row) < len(rows[0]) or any(row[len(rows[0]) :]):
@@ -69,49 +107,70 @@ def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
     return rows
 
 
-def _sheets_from_xlsx(data: bytes, *, path: str) -> dict[str, list[Row]]:
+# --- XLSX ---
+
+
+def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     from openpyxl import load_workbook
 
-    package = _checked_package(data, path=path)
+    package = _package_from_parts(_parts_from_archive(data, path=path))
     try:
-        with warnings.catch_warnings():
+        # openpyxl prints "0 is out of range" about styles, and standard output is for results
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             # they tell of styles and extensions; an impossible date arrives as #VALUE! and is reported
             warnings.simplefilter("ignore", UserWarning)
             book = load_workbook(package, read_only=True, data_only=True, keep_links=False)
-            sheets = {}
+            sheets = []
             for sheet in book.worksheets:
                 # some writers declare fewer cells than they write, or all that Excel can hold
                 sheet.reset_dimensions()
                 rows = sheet.iter_rows(values_only=True, max_col=_EXCEL_COLUMNS)
-                sheets[str(sheet.title)] = _trimmed_rows(rows, path=path)
+                sheets.append((str(sheet.title), _trimmed_rows(rows, path=path)))
             return sheets
-    except (AttributeError, LookupError, OSError, ParseError, RecursionError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise TableError(path, f"is not a valid XLSX workbook ({reason[:200]})") from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        ParseError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise TableError(path, f"is not a valid XLSX workbook ({_reason(error)})") from error
 
 
-def _checked_package(data: bytes, *, path: str) -> io.BytesIO:
-    """Copy the XML parts of an XLSX file to an archive without surprises."""
-    package = io.BytesIO()
+def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
+    """Unpack the XML parts; pictures, macros and printer settings are left behind."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(package, "w") as copy:
-            parts = {part.filename: part for part in archive.infolist()}
-            parts = {name: parts[name] for name in parts if name.lower().endswith((".xml", ".rels"))}
-            size = sum(part.file_size for part in parts.values())
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+            members = {name: members[name] for name in members if name.lower().endswith((".xml", ".rels"))}
+            size = sum(member.file_size for member in members.values())
             if size > MAX_TABLE_BYTES:
                 raise TableError(path, f"unpacks to {size:,} bytes, more than {MAX_TABLE_BYTES:,}")
-            for name, part in parts.items():
-                if part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise TableError(path, f"its part {name!r} is packed by a method that XLSX does not have")
-                with archive.open(part) as file:
-                    # piece by piece: a single read() inflates up to 2 GiB before it minds the declared size
-                    content = b"".join(iter(functools.partial(file.read, 2**16), b""))
-                content.decode()  # in another encoding a DTD could hide
-                if b"<!DOCTYPE" in content or b"\0" in content or content.count(b"<") > _MAX_XML_TAGS:
-                    raise TableError(path, f"its part {name!r} has a DTD, NUL bytes or over {_MAX_XML_TAGS:,} XML tags")
-                copy.writestr(name, content)
+            return {name: _part_from_member(archive, member, path=path) for name, member in members.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise TableError(path, f"is not a readable XLSX file ({error})") from error
+        raise TableError(path, f"is not a readable XLSX file ({_reason(error)})") from error
+
+
+def _part_from_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: str) -> bytes:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise TableError(path, "is packed by a method that XLSX does not have")
+    with archive.open(member) as file:
+        # piece by piece: a single read() inflates up to 2 GiB before it minds the declared size
+        part = b"".join(iter(functools.partial(file.read, _PIECE_BYTES), b""))
+    part.decode()  # in other encodings the following would not be found
+    if b"<!DOCTYPE" in part or b"\0" in part:
+        raise TableError(path, "holds a document type declaration or NUL bytes, which XLSX forbids")
+    if part.count(b"<") > _MAX_TAGS:
+        raise TableError(path, f"holds more than {_MAX_TAGS:,} XML tags")
+    return part
+
+
+def _package_from_parts(parts: Mapping[str, bytes]) -> io.BytesIO:
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
     return package
-
-

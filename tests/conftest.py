@@ -1,0 +1,52 @@
+"""What tests share: a synthetic release, its store, and one Dask cluster of processes for all of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import HealthCheck, settings
+
+import isles24_zarr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three subjects; tests must not change them."""
+    return isles24_zarr.synthesize(tmp_path_factory.mktemp("release") / "train", subjects=3, scale="tiny", seed=7)
+
+
+@pytest.fixture(scope="session")
+def store(release: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release, converted; tests must not change it."""
+    path = tmp_path_factory.mktemp("store") / "isles24.zarr"
+    report = isles24_zarr.convert(release, path, client=client, progress=False)
+    assert report.ok
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder of real volumes, for those who have them."""
+    folder = Path(os.environ.get("ISLES24_ZARR_REAL_DATA", "/nonexistent"))
+    if not folder.is_dir():
+        pytest.skip("ISLES24_ZARR_REAL_DATA names no folder")
+    return folder
