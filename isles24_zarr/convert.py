@@ -368,7 +368,9 @@ def _run(
                 job.present.add(task.plan.path)
                 job.written.append(result.written)
             if result.problem:
-                job.problems.append(result.problem)
+                # where an image was to be kept does not matter once it could not be read
+                kept = [problem for problem in job.problems if result.present or problem.path != task.plan.source.path]
+                job.problems = [*kept, result.problem]
             if not job.pending:
                 _commit(job, source, store)
 
@@ -377,13 +379,16 @@ def _commit(job: _Job, source: Source, store: Store) -> None:
     """Publish a subject: its grids, then its own document."""
     name = job.subject.name
     clinical = _clinical_record(job.subject, source)
-    job.problems += clinical.problems
+    # tasks end in any order
+    job.problems = sorted([*job.problems, *clinical.problems], key=lambda each: (each.path, each.message))
     grids: dict[str, dict[str, Any]] = {}
     arrays = {array.path: array for array in job.plan.arrays if array.path in job.present}
     for grid in job.plan.grids:
         images = [array.image for array in grid.arrays if array.path in job.present]
         if images:
             grids[grid.name] = write_grid(store, f"{name}/{grid.name}", grid, images)
+        else:
+            remove(store, f"{name}/{grid.name}")
     record = {
         "package_version": PACKAGE_VERSION,
         "images": _groups_by_image(arrays.values()),

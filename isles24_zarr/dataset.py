@@ -136,7 +136,8 @@ def open_scan(
     backend = _zarr_store(opened, f"{subject}/{group}")
     if isinstance(opened, LocalStore):
         for name, array in backend.members.items():
-            if isinstance(array, zarr.Array):
+            # coordinates are small, and read at once
+            if isinstance(array, zarr.Array) and name in IMAGES:
                 backend.members[name] = _read_by_zarrs(array)
     scan = xr.open_dataset(backend, chunks=None)
     scan = scan[[name for name in IMAGES if name in scan]]

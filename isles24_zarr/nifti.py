@@ -27,7 +27,6 @@ from isal import igzip
 
 from isles24_zarr.errors import (
     HeaderError,
-    TrailingDataError,
     TruncatedFileError,
     UnsupportedImageError,
 )
@@ -46,6 +45,8 @@ _GEOMETRY_TOLERANCE_MM: Final = 1e-3
 
 _TYPES: Final[Any] = nib.nifti1.data_type_codes
 _HEADER_CLASSES: Final[dict[int, Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_SMALLEST_HEADER: Final = 352
+_NIFTI2_SIZES: Final = {(540).to_bytes(4, "little"), (540).to_bytes(4, "big")}
 _SPATIAL_UNITS: Final = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
 _SECONDS_PER_UNIT: Final = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
@@ -145,7 +146,7 @@ def header_length(start: bytes, *, path: str) -> int:
     Parameters
     ----------
     start
-        At least the first 540 bytes of the decompressed file, or all of it where it is shorter.
+        At least 352 bytes of a NIfTI-1 file, 544 of a NIfTI-2 file.
     path
         The file's name, for errors.
 
@@ -324,19 +325,16 @@ class VoxelStream:
         self._check_capacity(size)
 
     def _read_header(self) -> Header:
-        start = self._read_up_to(540 + 4)
+        start = self._read_up_to(_SMALLEST_HEADER)
+        if start[:4] in _NIFTI2_SIZES:
+            start += self._read_up_to(544 - _SMALLEST_HEADER)
         missing = header_length(start, path=self._path) - len(start)
-        # NIfTI-1 voxels may begin at byte 352, before the 544 that tell the two versions apart
-        self._ahead = start[missing:] if missing < 0 else b""
-        if missing > 0:
-            more = self._read_up_to(missing)
-            if len(more) < missing:
-                raise TruncatedFileError(
-                    self._path,
-                    f"ends after {len(start) + len(more):,} of {len(start) + missing:,} header bytes",
-                )
-            start += more
-        return header_from_bytes(start, path=self._path)
+        more = self._read_up_to(missing)
+        if len(more) < missing:
+            raise TruncatedFileError(
+                self._path, f"ends after {len(start) + len(more):,} of {len(start) + missing:,} header bytes"
+            )
+        return header_from_bytes(start + more, path=self._path)
 
     def _read_up_to(self, count: int) -> bytes:
         buffer = bytearray(count)
@@ -365,10 +363,7 @@ class VoxelStream:
             The file does not hold them.
         """
         view = _bytes_of(block)
-        ahead = min(len(self._ahead), len(view))
-        view[:ahead] = self._ahead[:ahead]
-        self._ahead = self._ahead[ahead:]
-        got = ahead + self._bytes.readinto(view[ahead:])
+        got = self._bytes.readinto(view)
         self._voxels_read += got
         if got < len(view):
             raise TruncatedFileError(
@@ -385,10 +380,6 @@ class VoxelStream:
         TrailingDataError, TruncatedFileError, CorruptFileError
             It does not.
         """
-        if self._ahead:
-            raise TrailingDataError(
-                self._path, f"has more than the {self._voxels_read:,} voxel bytes that its header promises"
-            )
         self._bytes.finish()
         return Digest(
             file_bytes=self._file.consumed,

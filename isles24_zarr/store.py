@@ -270,7 +270,8 @@ def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -
             "spacing": plan.grid.spacing[axis],
         }
         _add_coordinate(draft, name, values, attributes)
-    if plan.frame_seconds:
+    images = list(images)
+    if any(len(array.shape) == 4 for array in plan.arrays if array.image in images):
         _add_coordinate(draft, "time", np.array(plan.frame_seconds), plan.time_attributes)
     copy_nodes(draft.store, store, path)
     documents = {name: read_document(store, f"{path}/{name}") for name in (*draft.array_keys(), *images)}

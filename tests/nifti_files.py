@@ -55,7 +55,7 @@ def write(
 
 def _set_scaling(path: Path, header: Any, slope: float, intercept: float) -> None:
     """nibabel chooses the scaling itself on saving: put what was asked for into the file."""
-    import gzip  # noqa: PLC0415
+    import gzip
 
     packed = path.name.endswith(".gz")
     data = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())

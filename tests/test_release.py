@@ -125,7 +125,10 @@ def test_unsafe_names_are_refused(path: str) -> None:
         classified(path)
 
 
-@given(st.text(max_size=80) | st.lists(st.sampled_from(["..", "/", S, "ses-01", "raw_data", "_", ".nii.gz", "\0", "é"])).map("".join))
+@given(
+    st.text(max_size=80)
+    | st.lists(st.sampled_from(["..", "/", S, "ses-01", "raw_data", "_", ".nii.gz", "\0", "é"])).map("".join)
+)
 def test_any_text_is_classified_or_refused(path: str) -> None:
     try:
         name = classified(path)
@@ -150,15 +153,16 @@ def real_members() -> list[str]:
     numbers += [*range(52, 56), 57, 62, 66, 68, 70, 71, *range(73, 120), *range(133, 160), *range(161, 190)]
     paths = ["train/clinical_data-description.xlsx"]
     for name in (f"sub-stroke{number:04d}" for number in numbers):
-        for kind in ("ncct", "cta", "ctp"):
-            paths.append(f"train/raw_data/{name}/ses-01/{name}_ses-01_{kind}.nii.gz")
+        raw, registered = f"train/raw_data/{name}", f"train/derivatives/{name}"
+        paths += [f"{raw}/ses-01/{name}_ses-01_{kind}.nii.gz" for kind in ("ncct", "cta", "ctp")]
         for kind in ("tmax", "mtt", "cbf", "cbv"):
-            paths.append(f"train/raw_data/{name}/ses-01/{MAPS}/{name}_ses-01_{kind}.nii.gz")
-            paths.append(f"train/derivatives/{name}/ses-01/{MAPS}/{name}_ses-01_space-ncct_{kind}.nii.gz")
-        for kind in ("cta", "ctp", "lvo-msk", "cow-msk"):
-            paths.append(f"train/derivatives/{name}/ses-01/{name}_ses-01_space-ncct_{kind}.nii.gz")
-        for kind in ("dwi", "adc", "lesion-msk"):
-            paths.append(f"train/derivatives/{name}/ses-02/{name}_ses-02_space-ncct_{kind}.nii.gz")
+            paths.append(f"{raw}/ses-01/{MAPS}/{name}_ses-01_{kind}.nii.gz")
+            paths.append(f"{registered}/ses-01/{MAPS}/{name}_ses-01_space-ncct_{kind}.nii.gz")
+        for session, kinds in (
+            ("ses-01", ("cta", "ctp", "lvo-msk", "cow-msk")),
+            ("ses-02", ("dwi", "adc", "lesion-msk")),
+        ):
+            paths += [f"{registered}/{session}/{name}_{session}_space-ncct_{kind}.nii.gz" for kind in kinds]
         paths.append(f"train/phenotype/{name}/ses-01/{name}_ses-01_demographic_baseline.xlsx")
         paths.append(f"train/phenotype/{name}/ses-02/{name}_ses-02_outcome.xlsx")
     return [*paths, "train/derivatives/sub-stroke0142/ses-02/sub-stroke0142_ses-02_lesion-msk.nii"]
@@ -171,7 +175,9 @@ def test_the_real_archive() -> None:
     (problem,) = release.problems
     assert problem.path.endswith("sub-stroke0142_ses-02_lesion-msk.nii")
     assert problem.severity == "notice"
-    assert release.subjects["sub-stroke0142"].images["ncct", "lesion_mask"].path.endswith("space-ncct_lesion-msk.nii.gz")
+    assert (
+        release.subjects["sub-stroke0142"].images["ncct", "lesion_mask"].path.endswith("space-ncct_lesion-msk.nii.gz")
+    )
 
 
 def test_the_real_archive_as_listed(real_data: Path) -> None:

@@ -1,0 +1,71 @@
+"""What a store must hold, by nibabel and plain Zarr readers; nothing of the package is used here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import zarr
+from nibabel.orientations import apply_orientation, io_orientation
+
+
+def arrays_by_source(store: Path) -> dict[str, zarr.Array[Any]]:
+    """Every image array of a store by the path of the file it came from."""
+    found = {}
+    for _, node in zarr.open_group(store, mode="r", use_consolidated=False).members(max_depth=None):
+        if isinstance(node, zarr.Array) and "isles24_zarr" in node.attrs:
+            found[node.attrs["isles24_zarr"]["source"]["path"]] = node
+    return found
+
+
+def grid_of(array: zarr.Array[Any]) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+    """Direction, and the coordinates x, y and z, of the group that an array is in."""
+    group = zarr.open_group(Path(str(array.store_path).removeprefix("file://")).parent, mode="r")
+    return np.array(group.attrs["direction"]), [np.asarray(group[name][:]) for name in "xyz"]
+
+
+def has_orientation(image: Any) -> bool:
+    return bool(image.header["sform_code"] or image.header["qform_code"])
+
+
+def canonical_voxels(image: Any) -> np.ndarray[Any, Any]:
+    """Raw voxels (t, z, y, x) of an image in closest canonical orientation, little endian."""
+    raw = image.dataobj.get_unscaled()
+    shape = raw.shape[:3] if np.prod(raw.shape[3:]) == 1 else raw.shape[:4]
+    turned = raw.reshape(shape)
+    if has_orientation(image):  # without one, nibabel makes up an affine
+        turned = apply_orientation(turned, io_orientation(image.affine))
+    return np.ascontiguousarray(turned.T.astype(turned.dtype.newbyteorder("<")))
+
+
+def assert_same_image(file: Path, array: zarr.Array[Any], *, voxels: Any = None, shift: float = 0.0) -> None:
+    """Every voxel is that of the file, bit for bit, and lies where the file says, up to a shift in mm.
+
+    `voxels` are what another reader than zarr-python has read.
+    """
+    image = nib.load(file)
+    stored = np.asarray(array[...] if voxels is None else voxels)
+    assert stored.dtype == array.dtype
+    assert stored.dtype == image.get_data_dtype().newbyteorder("=")
+    wanted = canonical_voxels(image)
+    assert stored.shape == wanted.shape
+    assert np.ascontiguousarray(stored).tobytes() == wanted.tobytes()
+    if has_orientation(image):
+        assert_same_places(image, array, stored, shift=shift)
+
+
+def assert_same_places(image: Any, array: zarr.Array[Any], stored: np.ndarray[Any, Any], *, shift: float) -> None:
+    direction, coordinates = grid_of(array)
+    raw = image.dataobj.get_unscaled().reshape(*image.shape[:3], -1)
+    rng = np.random.default_rng(0)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape[:3]) - 1)
+    for voxel in [*corners, *(rng.integers(0, image.shape[:3]) for _ in range(20))]:
+        position = nib.affines.apply_affine(image.affine, voxel)
+        label = np.linalg.solve(direction, position)
+        x, y, z = (int(np.argmin(abs(values - at))) for values, at in zip(coordinates, label, strict=True))
+        found = direction @ [coordinates[0][x], coordinates[1][y], coordinates[2][z]]
+        np.testing.assert_allclose(found, position, atol=shift + 1e-6)
+        series = stored.reshape(-1, *stored.shape[-3:])[:, z, y, x]
+        assert series.tobytes() == raw[tuple(voxel)].astype(raw.dtype.newbyteorder("<")).tobytes()

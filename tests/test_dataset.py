@@ -1,0 +1,322 @@
+"""Opening: xarray objects against nibabel, pandas and the promises about cost."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.storage import LocalStore
+from zarrs import ZarrsCodecPipeline
+
+import isles24_zarr
+from isles24_zarr import dataset, errors, layout
+from isles24_zarr.dataset import dask_chunks
+from isles24_zarr.layout import chunks_and_shards
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+S = "sub-stroke0001"
+TABLE = {
+    "age": "Age",
+    "nihss_admission": "NIHSS at admission",
+    "glucose": "Glucose",
+    "hypertension": "Hypertension",
+    "mrs_premorbid": "mRS premorbid",
+}
+
+
+@pytest.fixture(scope="module")
+def cohort(store: Path) -> xr.DataTree:
+    return isles24_zarr.open_cohort(store)
+
+
+@pytest.fixture(scope="module")
+def scan(store: Path) -> xr.Dataset:
+    return isles24_zarr.open_scan(store, S)
+
+
+def lesion(release: Path) -> Any:
+    return nib.load(release / f"derivatives/{S}/ses-02/{S}_ses-02_space-ncct_lesion-msk.nii.gz")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that zarr-python reads."""
+    keys: list[str] = []
+    get = LocalStore.get
+
+    async def counted(self: LocalStore, key: str, *args: Any, **options: Any) -> Any:
+        keys.append(key)
+        return await get(self, key, *args, **options)
+
+    monkeypatch.setattr(LocalStore, "get", counted)
+    return keys
+
+
+def test_the_cohort_is_one_node(cohort: xr.DataTree) -> None:
+    assert [node.path for node in cohort.subtree] == ["/", "/phenotype"]
+    assert cohort.attrs["format_version"] == 1
+    assert "CC BY-NC-SA" in cohort.attrs["licence"]
+    assert cohort.isles.subjects == ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"]
+
+
+def test_opening_the_cohort_touches_no_subject(store: Path, reads: list[str]) -> None:
+    isles24_zarr.open_cohort(store)
+    assert reads
+    assert not [key for key in reads if key.startswith("sub-")]
+
+
+def test_opening_a_scan_reads_metadata_and_coordinates_only(store: Path, reads: list[str]) -> None:
+    isles24_zarr.open_scan(store, S)
+    # zarrs reads the voxels past this store class: what is counted are documents and what zarr-python reads
+    assert len(reads) <= 8
+    assert [key for key in reads if key.startswith(S)]
+    assert {key.split("/")[2] for key in reads if "/c/" in key} <= {"x", "y", "z", "time"}
+
+
+def test_the_table_is_what_pandas_reads(release: Path, cohort: xr.DataTree) -> None:
+    for subject in cohort.isles.subjects:
+        name = f"phenotype/{subject}/ses-01/{subject}_ses-01_demographic_baseline.xlsx"
+        row = pd.read_excel(release / name).iloc[0]
+        for ours, theirs in TABLE.items():
+            assert cohort.isles.table.loc[subject, ours] == pytest.approx(row[theirs], nan_ok=True)
+
+
+def test_the_clinical_values_are_attributes_of_the_subject(store: Path, cohort: xr.DataTree) -> None:
+    for subject, row in cohort.isles.table.iterrows():
+        attributes = zarr.open_group(store / str(subject), mode="r").attrs
+        for name, value in row.items():
+            assert attributes[name] == (None if pd.isna(value) else value)
+
+
+def test_missing_is_missing(cohort: xr.DataTree) -> None:
+    table = cohort.isles.table
+    assert table.isna().to_numpy().any()
+    assert not (table["nihss_24h"].dropna() == 0).all()
+    assert set(table["sex"].dropna()) <= {"M", "F"}
+
+
+def test_select_by_query_and_by_mask(cohort: xr.DataTree) -> None:
+    table = cohort.isles.table
+    query = "nihss_admission > 8 and sex == 'F'"
+    wanted = table[(table.nihss_admission > 8) & (table.sex == "F")].index.tolist()
+    assert cohort.isles.select(query).isles.subjects == wanted
+    assert cohort.isles.select(table.age > 200).isles.subjects == []
+    chosen = cohort.isles.select((table.sex == "M").to_numpy())
+    assert chosen.isles.subjects == table[table.sex == "M"].index.tolist()
+    subject = chosen.isles.subjects[0]
+    assert chosen.isles.scan(subject).attrs["subject"] == subject
+    assert chosen["phenotype"]["available"].sel(subject=subject, image="ctp")
+
+
+@pytest.mark.parametrize("which", ["no_such_column > 1", "age >", [True], np.array([1, 0, 1])])
+def test_select_refuses_what_it_does_not_understand(cohort: xr.DataTree, which: Any) -> None:
+    with pytest.raises(errors.UnknownNameError):
+        cohort.isles.select(which)
+
+
+def test_images_are_in_the_order_of_the_card(scan: xr.Dataset) -> None:
+    names = "ncct cta ctp tmax mtt cbf cbv dwi adc lesion_mask lvo_mask cow_mask"
+    assert list(scan.data_vars) == names.split()
+    assert scan["ctp"].dims == ("time", "z", "y", "x")
+    assert scan["cow_mask"].attrs["flag_meanings"].split()[1] == "BA"
+    assert scan["tmax"].attrs["units"] == "s"
+
+
+def test_position_of_a_voxel(release: Path, scan: xr.Dataset) -> None:
+    direction = np.array(scan.attrs["direction"])
+    image = lesion(release)
+    mask = scan["lesion_mask"].compute()
+    z, y, x = np.argwhere(mask.values)[0]
+    here = mask[z, y, x]
+    position = direction @ [here.x.item(), here.y.item(), here.z.item()]
+    i, j, k = np.rint(np.linalg.inv(image.affine) @ [*position, 1])[:3].astype(int)
+    assert np.asarray(image.dataobj)[i, j, k] == here.item() == 1
+    np.testing.assert_allclose(scan.isles.to_world([x, y, z]), position, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {},
+        {"x": slice(5, 30, 3), "y": slice(None, None, -1), "z": slice(2, None)},
+        {"z": 4},
+        {"x": [3], "y": slice(7, 9)},
+    ],
+)
+def test_the_affine_of_any_part(scan: xr.Dataset, cut: dict[str, Any]) -> None:
+    part = scan.isel(cut)
+    whole = np.array(scan.attrs["affine"])
+    for data in (part, part["ncct"], part["ncct"] * 2.0):
+        first = [np.atleast_1d(np.arange(scan.sizes[name])[cut.get(name, slice(None))])[0] for name in "xyz"]
+        np.testing.assert_allclose(
+            nib.affines.apply_affine(data.isles.affine, (0, 0, 0)), nib.affines.apply_affine(whole, first), atol=1e-9
+        )
+        steps = np.linalg.norm(data.isles.affine[:3, :3], axis=0)
+        np.testing.assert_allclose(data.isles.spacing, steps, rtol=1e-9)
+    assert part.isles.voxel_volume == pytest.approx(abs(np.linalg.det(part.isles.affine[:3, :3])))
+
+
+def test_geometry_that_is_gone_is_an_error(scan: xr.Dataset) -> None:
+    with pytest.raises(errors.GeometryError, match="no coordinate z"):
+        _ = scan["ncct"].isel(z=0, drop=True).isles.affine
+    with pytest.raises(errors.GeometryError, match="not evenly spaced"):
+        _ = scan.isel(x=[0, 1, 5]).isles.affine
+
+
+def test_select_by_position(scan: xr.Dataset) -> None:
+    positions = scan.isles.to_world([[3, 4, 5], [10, 11, 6]])
+    one = scan.isles.sel_world(positions[0] + 0.1)
+    assert one["ncct"].values == scan["ncct"].values[5, 4, 3]
+    many = scan["ctp"].isles.sel_world(positions)
+    assert many.dims == ("time", "point")
+    np.testing.assert_array_equal(many[:, 1], scan["ctp"][:, 6, 11, 10])
+    with pytest.raises(errors.GeometryError, match="does not reach"):
+        scan.isles.sel_world([1e4, 0, 0])
+
+
+def test_volume_in_ml(release: Path, scan: xr.Dataset) -> None:
+    image = lesion(release)
+    wanted = np.count_nonzero(np.asarray(image.dataobj)) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    assert wanted > 0
+    assert scan.isles.volume() == pytest.approx(wanted)
+    assert scan["lesion_mask"].isles.volume() == pytest.approx(wanted)
+    assert scan.isles.volume("cow_mask", label=1) < scan.isles.volume("cow_mask")
+    with pytest.raises(errors.UnknownNameError, match="which has ncct"):
+        scan.isles.volume("tumour")
+
+
+def test_a_ct_window(scan: xr.Dataset) -> None:
+    shown = scan.isles.window("brain")
+    assert set(shown.data_vars) == {"ncct", "cta", "ctp"}
+    wanted = np.clip(scan["ncct"].values / 80.0, 0, 1)
+    np.testing.assert_allclose(shown["ncct"], wanted, atol=1e-6)
+    np.testing.assert_allclose(scan["ncct"].isles.window("brain"), wanted, atol=1e-6)
+    with pytest.raises(errors.UnknownNameError, match="brain"):
+        scan.isles.window("belly")
+
+
+def test_reads_go_through_zarrs_and_nothing_global_changes(store: Path) -> None:
+    before = zarr.config.get("codec_pipeline.path")
+    scan = isles24_zarr.open_scan(store, S, chunks=None)
+    pipelines = [type(array.async_array.codec_pipeline) for array in zarr_arrays(scan)]
+    assert pipelines
+    assert set(pipelines) == {ZarrsCodecPipeline}
+    assert zarr.config.get("codec_pipeline.path") == before
+    assert not isinstance(zarr.open_array(store / S / "space-ncct/ncct").async_array.codec_pipeline, ZarrsCodecPipeline)
+
+
+def zarr_arrays(scan: xr.Dataset) -> list[zarr.Array[Any]]:
+    found = []
+    for image in scan.data_vars.values():
+        data = image.variable._data
+        while hasattr(data, "array") and not isinstance(data, zarr.Array):
+            data = data.array
+        found.append(data.get_array() if hasattr(data, "get_array") else data)
+    return found
+
+
+def test_the_same_values_with_and_without_dask(store: Path, client: Client) -> None:
+    with isles24_zarr.open_scan(store, S, chunks=None) as plain:
+        wanted = plain["ctp"].mean("time").load()
+    with isles24_zarr.open_scan(store, S) as lazy:
+        assert isinstance(lazy["ctp"].data, da.Array)
+        with dask.config.set(scheduler="synchronous"):
+            xr.testing.assert_equal(lazy["ctp"].mean("time").compute(), wanted)
+        computed = client.compute(lazy["ctp"].mean("time")).result()
+        xr.testing.assert_equal(computed, wanted)
+        assert len(pickle.dumps(lazy)) < 200_000
+    again = isles24_zarr.open_scan(store, S)
+    assert again["ctp"].data.name == lazy["ctp"].data.name
+
+
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 200), st.integers(1, 700), st.integers(1, 700)),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(0, 2),
+)
+def test_dask_chunks_never_cross_a_shard(shape: tuple[int, ...], itemsize: int, slow_axis: int) -> None:
+    dims = ("time", "z", "y", "x")
+    images = {}
+    for name, part in (("series", shape), ("volume", shape[1:])):
+        chunks, shards = chunks_and_shards(part, itemsize, slow_axis=slow_axis)
+        data = da.zeros(part, dtype=f"u{itemsize}", chunks=part)
+        images[name] = xr.Variable(dims[-len(part) :], data, encoding={"chunks": chunks, "shards": shards})
+    sizes = dask_chunks(xr.Dataset(images))
+    for image in images.values():
+        stored = zip(image.dims, image.encoding["chunks"], image.encoding["shards"], image.shape, strict=True)
+        for dim, chunk, shard, count in stored:
+            size = sizes[dim]
+            assert size % chunk == 0
+            assert size >= count or shard >= count or shard % size == 0
+        smallest = np.prod(image.encoding["chunks"]) * itemsize
+        block = np.prod([min(sizes[dim], n) for dim, n in zip(image.dims, image.shape, strict=True)]) * itemsize
+        assert block <= max(dataset.DASK_CHUNK_BYTES, smallest)
+
+
+def test_dask_chunks_of_the_reference_subject() -> None:
+    images = {}
+    for name, shape, dtype in (("ctp", (45, 74, 586, 512), "i2"), ("tmax", (74, 586, 512), "f4")):
+        chunks, shards = chunks_and_shards(shape, np.dtype(dtype).itemsize, slow_axis=0)
+        dims = ("time", "z", "y", "x")[-len(shape) :]
+        data = da.zeros(shape, dtype=dtype, chunks=shape)
+        images[name] = xr.Variable(dims, data, encoding={"chunks": chunks, "shards": shards})
+    sizes = dask_chunks(xr.Dataset(images))
+    assert sizes["time"] == 4
+    assert (sizes["y"], sizes["x"]) >= (586, 512)
+    assert 20e6 <= 4 * min(sizes["z"], 74) * 586 * 512 * 2 <= 64e6
+
+
+@pytest.mark.parametrize(
+    ("subject", "space", "words"),
+    [
+        ("sub-stroke9999", "ncct", "is no subject of"),
+        (S, "mni", "which has the spaces: cta, ctp, ncct"),
+        ("", "ncct", "is no subject of"),
+        ("phenotype", "ncct", "is no subject of"),
+    ],
+)
+def test_unknown_names(store: Path, subject: str, space: str, words: str) -> None:
+    with pytest.raises(errors.UnknownNameError, match=words):
+        isles24_zarr.open_scan(store, subject, space)
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "other.zarr")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "other.zarr"):
+        with pytest.raises(errors.NotAStoreError):
+            isles24_zarr.open_cohort(path)
+        with pytest.raises(errors.NotAStoreError):
+            isles24_zarr.open_scan(path, S)
+
+
+def test_a_newer_format_and_an_interrupted_conversion(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(store, copy)
+    root = json.loads((copy / "zarr.json").read_text())
+    root["attributes"]["state"] = "converting"
+    (copy / "zarr.json").write_text(json.dumps(root))
+    (copy / S / "zarr.json").unlink()
+    with pytest.raises(errors.IncompleteStoreError, match="run the same"):
+        isles24_zarr.open_scan(copy, S)
+    shutil.rmtree(copy / "phenotype")
+    with pytest.raises(errors.IncompleteStoreError):
+        isles24_zarr.open_cohort(copy)
+    root["attributes"]["format_version"] = layout.FORMAT_VERSION + 1
+    (copy / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(errors.StoreVersionError, match="upgrade"):
+        isles24_zarr.open_cohort(copy)
