@@ -10,6 +10,8 @@ from distributed import Client, LocalCluster, as_completed, get_worker
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from isles24_zarr.errors import ClusterError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -17,6 +19,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _RETRIES: Final = 2
+_CONNECT_SECONDS: Final = "10s"
 
 
 @contextlib.contextmanager
@@ -39,6 +42,26 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
         Client(cluster) as own,
     ):
         yield own
+
+
+@contextlib.contextmanager
+def connected_client(scheduler: str | None) -> Iterator[Client | None]:
+    """Give a client of a running scheduler, or none where there is no address.
+
+    Raises
+    ------
+    ClusterError
+        Nobody answers at that address.
+    """
+    if scheduler is None:
+        yield None
+        return
+    try:
+        client = Client(scheduler, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(scheduler, f"no Dask scheduler answers ({error})") from error
+    with client:
+        yield client
 
 
 def completed_tasks(

@@ -6,6 +6,7 @@ opened here and to no others, zarr's global configuration stays as it is. Other 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -124,10 +125,7 @@ def open_scan(
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
-    document = read_document(opened, subject) if subject else None
-    if document is None or KEY not in document.get("attributes", {}):
-        raise _missing_subject(target, opened, subject)
-    record = document["attributes"][KEY]
+    record = _subject_record(target, opened, subject)
     groups = sorted({group for groups in record["images"].values() for group in groups})
     group = f"space-{space.removeprefix('space-')}"
     if group not in groups:
@@ -149,11 +147,16 @@ def open_scan(
     return scan.chunk(sizes, name_prefix="isles24-", token=token)
 
 
-def _missing_subject(target: Target, store: Store, subject: str) -> Exception:
+def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any]:
+    """Return what the commit of a subject recorded."""
+    document = read_document(store, subject) if subject else None
+    if document and KEY in document.get("attributes", {}):
+        record: dict[str, Any] = document["attributes"][KEY]
+        return record
     attributes = read_root(store)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
-        return IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
-    return UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
+        raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
+    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 
 
 def _zarr_store(store: Store, group: str) -> ZarrStore:
@@ -167,6 +170,52 @@ def _read_by_zarrs(array: zarr.Array[Any]) -> zarr.Array[Any]:
     # a frozen dataclass that takes its pipeline from the global configuration alone
     object.__setattr__(array.async_array, "codec_pipeline", pipeline)
     return array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayInfo:
+    """One array of a subject, with its size in memory and in the store."""
+
+    group: str
+    image: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...]
+    nbytes: int
+    stored_bytes: int
+
+
+def described_arrays(
+    store: str | os.PathLike[str], subject: str, *, storage_options: Mapping[str, Any] | None = None
+) -> list[ArrayInfo]:
+    """Return what a subject's group holds.
+
+    Parameters
+    ----------
+    store, subject, storage_options
+        As for `open_scan`, whose errors it raises.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    record = _subject_record(target, opened, subject)
+    found = []
+    for path in record["arrays"]:
+        group, image = path.split("/")
+        array = zarr.open_array(StorePath(opened, f"{subject}/{path}"), mode="r")
+        found.append(
+            ArrayInfo(
+                group=group,
+                image=image,
+                shape=array.shape,
+                dtype=str(array.dtype),
+                chunks=array.chunks,
+                shards=array.shards or array.chunks,
+                nbytes=array.nbytes,
+                stored_bytes=array.nbytes_stored(),
+            )
+        )
+    return found
 
 
 def dask_chunks(scan: xr.Dataset) -> dict[str, int]:

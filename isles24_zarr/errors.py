@@ -80,6 +80,12 @@ class MissingExtraError(RequestError):
     """An optional library is not installed."""
 
 
+class ClusterError(RequestError):
+    """There is no Dask cluster to run on."""
+
+    advice = "give the address that 'dask scheduler' printed, or leave it out to use this machine"
+
+
 class DestinationError(RequestError):
     """The place to write to cannot be used."""
 

@@ -1,0 +1,41 @@
+# Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
+#   make demo               a synthetic release, converted, opened and plotted
+#   make test               the tests
+#   make check              what CI runs: lint, types, tests, benchmarks at toy size, demo
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= isles24-demo
+# the first Python that is new enough; PYTHON=... chooses another
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: demo test lint types bench check clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "isles24-zarr needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/isles24-zarr demo $(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks --scale tiny
+
+check: lint types bench demo test
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis

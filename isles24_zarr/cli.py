@@ -1,0 +1,338 @@
+"""The command line: options, exit codes and rendering; what is done is done elsewhere.
+
+Results go to stdout, logs and progress to stderr. Exit codes: 0 all good; 1 finished, with the problems listed;
+2 the request itself is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from isles24_zarr.errors import Isles24Error, Problem, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import xarray as xr
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    name="isles24-zarr",
+    help="ISLES'24 stroke imaging as one Zarr store: list a release, convert it, look at what it holds.",
+    epilog="Start with 'isles24-zarr demo': it makes a small synthetic release and does everything with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Source = Annotated[
+    str, typer.Argument(help="The release: a folder with raw_data/, derivatives/ and phenotype/, a zip file or a URL.")
+]
+Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
+Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
+Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
+
+
+def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
+    """Turn a function that tells whether all is good into a command with the exit codes of this module."""
+
+    @functools.wraps(function)
+    def command(*args: Arguments.args, **options: Arguments.kwargs) -> None:
+        try:
+            good = function(*args, **options)
+        except Isles24Error as error:
+            if options.get("verbose"):
+                raise
+            _err().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
+        except KeyboardInterrupt:
+            _err().print("interrupted; what was committed stays, the same command resumes")
+            raise typer.Exit(130) from None
+        if not good:
+            raise typer.Exit(1)
+
+    app.command()(command)
+    return command
+
+
+@_command
+def scan(source: Source, *, as_json: AsJson = False, verbose: Verbose = False) -> bool:  # noqa: ARG001
+    """List the subjects, images and tables of a release, and everything odd. Reads headers only."""
+    from isles24_zarr.convert import scan as scan_release
+
+    release = scan_release(source)
+    if as_json:
+        _print_json(
+            source=release.source,
+            subjects={
+                name: {
+                    "images": [
+                        {"space": space, "image": image, **dataclasses.asdict(file)}
+                        for (space, image), file in subject.images.items()
+                    ],
+                    "tables": [dataclasses.asdict(file) for file in subject.tables.values()],
+                }
+                for name, subject in release.subjects.items()
+            },
+            dictionary=release.dictionary and release.dictionary.path,
+            problems=_plain(release.problems),
+        )
+        return _all_good(release.problems)
+    rows = (
+        (
+            name,
+            " ".join(image for space, image in subject.images if space == "ncct"),
+            " ".join(f"{space}:{image}" for space, image in subject.images if space != "ncct"),
+            str(len(subject.tables)),
+            _megabytes(sum(file.size for file in subject.images.values())),
+        )
+        for name, subject in release.subjects.items()
+    )
+    _print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
+    _out().print(
+        f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
+        f"{'a' if release.dictionary else 'no'} data dictionary, {_megabytes(release.bytes)} MB"
+    )
+    return _tell_problems(release.problems)
+
+
+@_command
+def convert(
+    source: Source,
+    store: Store,
+    *,
+    subject: Subjects = None,
+    image: Images = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
+    if dry_run:
+        return _print_plan(source, subject, image, as_json=as_json)
+    from isles24_zarr import convert as run
+    from isles24_zarr.cluster import connected_client
+
+    with connected_client(scheduler) as client:
+        report = run(source, store, subjects=subject, images=image, client=client, workers=workers, overwrite=overwrite)
+    if as_json:
+        _print_json(**dataclasses.asdict(report))
+        return report.ok
+    _out().print(
+        f"{report.store}: {len(report.converted)} subjects converted, {len(report.unchanged)} unchanged, "
+        f"{report.images} images written, {_megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    return _tell_problems(report.problems)
+
+
+def _print_plan(source: str, subjects: list[str] | None, images: list[str] | None, *, as_json: bool) -> bool:
+    from isles24_zarr.convert import planned
+
+    plans = planned(source, subjects=subjects, images=images)
+    problems = [problem for plan in plans for problem in plan.problems]
+    arrays = [array for plan in plans for array in plan.arrays]
+    if as_json:
+        keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
+        _print_json(
+            arrays=[
+                {
+                    **{key: getattr(array, key) for key in keys},
+                    "source": array.source.path,
+                    "estimated_bytes": array.source.size,
+                }
+                for array in arrays
+            ],
+            problems=_plain(problems),
+        )
+        return _all_good(problems)
+    rows = (
+        (
+            array.path,
+            _by(array.shape),
+            array.dtype,
+            _by(array.chunks),
+            _by(array.shards),
+            _megabytes(array.nbytes),
+            _megabytes(array.source.size),
+        )
+        for array in arrays
+    )
+    _print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
+    total, stored = (sum(sizes) for sizes in zip(*((a.nbytes, a.source.size) for a in arrays), strict=True))
+    _out().print(f"{len(arrays)} arrays, {_megabytes(total)} MB of voxels, about {_megabytes(stored)} MB stored")
+    return _tell_problems(problems)
+
+
+@_command
+def info(
+    store: Store,
+    subject: Annotated[str | None, typer.Argument(help="Tell of the arrays of this subject.")] = None,
+    *,
+    as_json: AsJson = False,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Show the cohort of a store, or the grids and arrays of one subject with their sizes."""
+    from isles24_zarr.dataset import described_arrays, open_cohort
+
+    if subject is None:
+        cohort = open_cohort(store)
+        if as_json:
+            table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
+            _print_json(attributes=cohort.attrs, subjects=table)
+        else:
+            _print_cohort(cohort)
+        return True
+    arrays = described_arrays(store, subject)
+    if as_json:
+        _print_json(subject=subject, arrays=[dataclasses.asdict(array) for array in arrays])
+        return True
+    rows = (
+        (
+            array.group,
+            array.image,
+            _by(array.shape),
+            array.dtype,
+            _by(array.chunks),
+            _by(array.shards),
+            _megabytes(array.nbytes),
+            _megabytes(array.stored_bytes),
+            f"{array.nbytes / array.stored_bytes:.1f}",
+        )
+        for array in arrays
+    )
+    _print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
+    return True
+
+
+@_command
+def synthesize(
+    destination: Annotated[Path, typer.Argument(help="A new folder.")],
+    *,
+    subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    scale: Annotated[Literal["tiny", "small", "full"], typer.Option(help="Size of the volumes.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other patients.")] = 0,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Write a synthetic release in the real layout, to try things on."""
+    from isles24_zarr.synthetic import synthesize as write_release
+
+    _out().print(str(write_release(destination, subjects=subjects, scale=scale, seed=seed)), soft_wrap=True)
+    return True
+
+
+@_command
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to work; made if need be.")] = Path("isles24-demo"),
+    *,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Make a small synthetic release, convert it, open it, compute and plot: all in one go."""
+    import isles24_zarr
+    from isles24_zarr.plot import montage
+
+    release, store, picture = folder / "train", folder / "isles24.zarr", folder / "montage.png"
+    if not release.exists():
+        _out().print(f"1. A synthetic release of four patients in {release}", soft_wrap=True)
+        isles24_zarr.synthesize(release, subjects=4, scale="small")
+    _out().print(f"2. isles24_zarr.convert({str(release)!r}, {str(store)!r})", soft_wrap=True)
+    report = isles24_zarr.convert(release, store)
+    _out().print(f"3. cohort = isles24_zarr.open_cohort({str(store)!r})", soft_wrap=True)
+    cohort = isles24_zarr.open_cohort(store)
+    _print_cohort(cohort)
+    subject = cohort.isles.subjects[0]
+    _out().print(f"4. cohort.isles.scan({subject!r}).isles.volume('lesion_mask')")
+    scan_ = cohort.isles.scan(subject)
+    _out().print(f"   infarct of {subject}: {scan_.isles.volume('lesion_mask'):.1f} mL")
+    montage(scan_).savefig(picture)
+    _out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
+    return _tell_problems(report.problems)
+
+
+def _print_cohort(cohort: xr.DataTree) -> None:
+    columns = ("center", "age", "sex", "nihss_admission", "mtici", "mrs_3month")
+    table, available = cohort.isles.table, cohort["phenotype"].to_dataset()["available"]
+    rows = (
+        (
+            subject,
+            *(
+                ""
+                if row[name] is None or row[name] != row[name]
+                else f"{row[name]:g}"
+                if isinstance(row[name], float)
+                else str(row[name])
+                for name in columns
+            ),
+            f"{int(available.sel(subject=subject).sum())} of {available.sizes['image']}",
+        )
+        for subject, row in table.iterrows()
+    )
+    _print_table(("subject", *columns, "images"), rows)
+    _out().print(f"{len(table)} subjects, format version {cohort.attrs['format_version']}, {cohort.attrs['licence']}")
+
+
+def _tell_problems(problems: Iterable[Problem]) -> bool:
+    """Print problems to stdout, errors last; tell whether there was none of severity error."""
+    for problem in sorted(problems, key=lambda each: each.severity == "error"):
+        style = "red" if problem.severity == "error" else "yellow"
+        _out().print(f"{problem.severity}: {problem}", style=style, markup=False, highlight=False, soft_wrap=True)
+    return _all_good(problems)
+
+
+def _all_good(problems: Iterable[Problem]) -> bool:
+    return all(problem.severity != "error" for problem in problems)
+
+
+def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(problem) for problem in problems]
+
+
+def _print_json(**document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _out().print(table)
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+def _out() -> Console:
+    # a file or pipe has no width: give tables room
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
