@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -37,8 +38,12 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     if client is not None:
         yield client
         return
+    # workers that lose their scheduler at the end say so at length; what concerns a task reaches us by its future
+    quiet = logging.CRITICAL
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=quiet
+        ) as cluster,
         Client(cluster) as own,
     ):
         yield own
