@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.comm.core import CommClosedError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from isles24_zarr.errors import ClusterError
+from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, WorkerStartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -38,15 +40,26 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     if client is not None:
         yield client
         return
-    # workers that lose their scheduler at the end say so at length; what concerns a task reaches us by its future
-    quiet = logging.CRITICAL
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=quiet
-        ) as cluster,
-        Client(cluster) as own,
-    ):
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # a spawned worker imports the caller's script, and this is that script calling us again
+        raise WorkerStartError("worker processes", "a script starts them again while they start")
+    with _own_cluster(workers) as cluster, Client(cluster) as own:
         yield own
+
+
+def _own_cluster(workers: int | None) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            scheduler_kwargs={"dashboard": False},
+            # workers that lose their scheduler say so at length; what concerns a task reaches us by its future
+            silence_logs=logging.CRITICAL,
+        )
+    except RuntimeError as error:
+        raise WorkerStartError("worker processes", f"cannot be started ({error})") from None
 
 
 @contextlib.contextmanager
@@ -55,7 +68,7 @@ def connected_client(scheduler: str | None) -> Iterator[Client | None]:
 
     Raises
     ------
-    ClusterError
+    SchedulerNotFoundError
         Nobody answers at that address.
     """
     if scheduler is None:
@@ -64,7 +77,7 @@ def connected_client(scheduler: str | None) -> Iterator[Client | None]:
     try:
         client = Client(scheduler, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
-        raise ClusterError(scheduler, f"no Dask scheduler answers ({error})") from error
+        raise SchedulerNotFoundError(scheduler, f"no Dask scheduler answers ({error})") from error
     with client:
         yield client
 
@@ -77,10 +90,10 @@ def completed_tasks(
     sizes: Sequence[int],
     title: str,
     progress: bool,
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result | KilledWorker]]:
     """Run tasks, the largest first, and yield each with its result as it ends.
 
-    A task that raises ends them all with its exception.
+    A task that raises ends them all with its exception; one whose workers keep dying is told of, and the others go on.
 
     Parameters
     ----------
@@ -98,7 +111,12 @@ def completed_tasks(
     Yields
     ------
     tuple
-        The task and its result.
+        The task and its result, or the exception that tells how its workers died.
+
+    Raises
+    ------
+    ClusterLostError
+        The scheduler has gone.
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     order = sorted(range(len(tasks)), key=lambda index: -sizes[index])
@@ -111,11 +129,16 @@ def completed_tasks(
                 ): index
                 for index in order
             }
-            for future in as_completed(futures):
+            for future in as_completed(list(futures)):
                 index = futures.pop(future)
                 bar.finish(sizes[index])
-                yield tasks[index], future.result()
+                try:
+                    yield tasks[index], future.result()
+                except KilledWorker as error:
+                    yield tasks[index], error
                 future.release()
+        except (CancelledError, CommClosedError) as error:
+            raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
         finally:
             client.cancel(list(futures))
             client.unsubscribe_topic(topic)

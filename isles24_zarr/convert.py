@@ -9,39 +9,40 @@ stamp; within a subject that is redone, so is every array whose file is the same
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime as dt
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr import phenotype, vocabulary
+from isles24_zarr import vocabulary
 from isles24_zarr.cluster import completed_tasks, dask_client
+from isles24_zarr.commit import (
+    PACKAGE_VERSION,
+    clinical_record,
+    publish_subject,
+    store_errors,
+    write_cohort,
+    write_root,
+)
 from isles24_zarr.errors import (
     DestinationError,
     NotAStoreError,
     Problem,
     SourceError,
-    StoreWriteError,
     UnknownNameError,
 )
-from isles24_zarr.ingest import FileTask, convert_file
-from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE, ArrayPlan, SubjectPlan, subject_plan
+from isles24_zarr.ingest import FileResult, FileTask, convert_file
+from isles24_zarr.layout import KEY, SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
 from isles24_zarr.release import Source, selected_subjects
 from isles24_zarr.store import (
     Target,
     child_names,
-    committed_subjects,
     read_document,
     read_root,
     remove,
     withdraw,
-    write_dataset,
-    write_grid,
-    write_group,
-    write_subject,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
     from isles24_zarr.release import Release, SourceFile, Subject
 
-PACKAGE_VERSION: Final = version("isles24-zarr")
 _HEADER_THREADS: Final = 8
 
 
@@ -216,13 +216,12 @@ def convert(
             jobs.append(job)
             tasks += _prepared_tasks(job, record, origin, target, zarr_store)
     if jobs or not complete:
-        try:
-            _write_root(zarr_store, origin, state="converting")
-            _run(jobs, tasks, origin, zarr_store, client=client, workers=workers, progress=progress)
-            problems += _write_cohort(zarr_store, origin, release)
-            _write_root(zarr_store, origin, state="complete")
-        except OSError as error:
-            raise StoreWriteError(target.url, f"cannot be written ({error})") from error
+        with store_errors(target):
+            write_root(zarr_store, origin, state="converting")
+        _run(jobs, tasks, origin, target, client=client, workers=workers, progress=progress)
+        with store_errors(target):
+            problems += write_cohort(zarr_store, origin, release)
+            write_root(zarr_store, origin, state="complete")
     written = [count for job in jobs for count in job.written if count]
     return Report(
         store=target.url,
@@ -345,7 +344,7 @@ def _run(
     jobs: list[_Job],
     tasks: list[FileTask],
     source: Source,
-    store: Store,
+    target: Target,
     *,
     client: Client | None,
     workers: int | None,
@@ -355,113 +354,50 @@ def _run(
     by_subject = {job.subject.name: job for job in jobs}
     for job in jobs:
         if not job.pending:
-            _commit(job, source, store)
+            _commit(job, source, target)
     if not tasks:
         return
     sizes = [task.plan.nbytes for task in tasks]
-    with dask_client(client, workers) as running:
-        done = completed_tasks(running, convert_file, tasks, sizes=sizes, title="converting", progress=progress)
+    with (
+        dask_client(client, workers) as running,
+        contextlib.closing(
+            completed_tasks(running, convert_file, tasks, sizes=sizes, title="converting", progress=progress)
+        ) as done,
+    ):
         for task, result in done:
             job = by_subject[task.plan.subject]
-            job.pending.remove(task.plan.path)
-            if result.present:
-                job.present.add(task.plan.path)
-                job.written.append(result.written)
-            if result.problem:
-                # where an image was to be kept does not matter once it could not be read
-                kept = [problem for problem in job.problems if result.present or problem.path != task.plan.source.path]
-                job.problems = [*kept, result.problem]
+            _take(job, task, result if isinstance(result, FileResult) else _killed(task, result))
             if not job.pending:
-                _commit(job, source, store)
+                _commit(job, source, target)
 
 
-def _commit(job: _Job, source: Source, store: Store) -> None:
-    """Publish a subject: its grids, then its own document."""
-    name = job.subject.name
-    clinical = _clinical_record(job.subject, source)
-    # tasks end in any order
-    job.problems = sorted([*job.problems, *clinical.problems], key=lambda each: (each.path, each.message))
-    grids: dict[str, dict[str, Any]] = {}
-    arrays = {array.path: array for array in job.plan.arrays if array.path in job.present}
-    for grid in job.plan.grids:
-        images = [array.image for array in grid.arrays if array.path in job.present]
-        if images:
-            grids[grid.name] = write_grid(store, f"{name}/{grid.name}", grid, images)
-        else:
-            remove(store, f"{name}/{grid.name}")
-    record = {
-        "package_version": PACKAGE_VERSION,
-        "images": _groups_by_image(arrays.values()),
-        "arrays": {path.removeprefix(f"{name}/"): array.source.path for path, array in arrays.items()},
-        "files": {file.path: file.size for file in job.files},
-        "clinical_unread": dict(clinical.unread),
-        "problems": [
-            {"path": each.path, "message": each.message, "severity": each.severity, "image": each.image}
-            for each in job.problems
-        ],
-        "times": {
-            "converted": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "stamps": {file.path: file.stamp for file in job.files},
-        },
-    }
-    write_subject(store, name, {**clinical.values, KEY: record}, grids)
+def _take(job: _Job, task: FileTask, result: FileResult) -> None:
+    """Note down what became of a file."""
+    job.pending.remove(task.plan.path)
+    if result.present:
+        job.present.add(task.plan.path)
+        job.written.append(result.written)
+    if result.problem:
+        # where an image was to be kept does not matter once it could not be read
+        kept = [problem for problem in job.problems if result.present or problem.path != task.plan.source.path]
+        job.problems = [*kept, result.problem]
 
 
-def _groups_by_image(arrays: Iterable[ArrayPlan]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for array in arrays:
-        groups.setdefault(array.image, []).append(array.group)
-    return groups
+def _killed(task: FileTask, error: BaseException) -> FileResult:
+    message = f"its workers died, perhaps for lack of memory ({error}); convert again with fewer workers"
+    problem = Problem(path=task.plan.source.path, message=message, subject=task.plan.subject, image=task.plan.image)
+    return FileResult(present=False, problem=problem)
 
 
-def _clinical_record(subject: Subject, source: Source) -> phenotype.ClinicalRecord:
-    records, problems = [], []
-    for table, file in subject.tables.items():
-        try:
-            with source.opened(file) as opened:
-                rows = phenotype.rows_from_table(opened.read(), path=file.path)
-            records.append(phenotype.record_from_row(rows[0], table=table.table, path=file.path, subject=subject.name))
-        except SourceError as error:
-            problems.append(Problem.from_error(error, subject=subject.name))
-    merged = phenotype.merged_record(records)
-    return dataclasses.replace(merged, problems=(*problems, *merged.problems))
-
-
-def _write_cohort(store: Store, source: Source, release: Release) -> list[Problem]:
-    """Write the cohort table of all subjects that are committed, by whatever run."""
-    problems: list[Problem] = []
-    dictionary: dict[str, phenotype.DictionaryEntry] = {}
-    if release.dictionary:
-        try:
-            with source.opened(release.dictionary) as opened:
-                dictionary = phenotype.dictionary_from_table(opened.read(), path=release.dictionary.path)
-        except SourceError as error:
-            problems.append(Problem.from_error(error))
-    subjects = committed_subjects(store)
-    values = {name: {k: v for k, v in attributes.items() if k != KEY} for name, attributes in subjects.items()}
-    table = phenotype.cohort_table(
-        list(subjects),
-        {name: phenotype.ClinicalRecord(values=values[name], unread={}, problems=()) for name in subjects},
-        {name: attributes[KEY]["images"] for name, attributes in subjects.items()},
-        dictionary,
-    )
-    write_dataset(store, PHENOTYPE, table)
-    return problems
-
-
-def _write_root(store: Store, source: Source, *, state: str) -> None:
-    write_group(
-        store,
-        "",
-        {
-            "title": vocabulary.TITLE,
-            "licence": vocabulary.LICENCE,
-            "citation": vocabulary.CITATION,
-            "references": list(vocabulary.REFERENCES),
-            "format_version": FORMAT_VERSION,
-            "package_version": PACKAGE_VERSION,
-            "source": source.url,
-            "state": state,
-            KEY: {"kind": "store"},
-        },
-    )
+def _commit(job: _Job, source: Source, target: Target) -> None:
+    clinical = clinical_record(job.subject, source)
+    with store_errors(target):
+        problems = publish_subject(
+            target.opened(read_only=False),
+            job.plan,
+            present=job.present,
+            files=job.files,
+            clinical=clinical,
+            problems=job.problems,
+        )
+    job.problems = list(problems)

@@ -80,10 +80,16 @@ class MissingExtraError(RequestError):
     """An optional library is not installed."""
 
 
-class ClusterError(RequestError):
-    """There is no Dask cluster to run on."""
+class SchedulerNotFoundError(RequestError):
+    """There is no Dask scheduler at the given address."""
 
     advice = "give the address that 'dask scheduler' printed, or leave it out to use this machine"
+
+
+class WorkerStartError(RequestError):
+    """No worker process could be started on this machine."""
+
+    advice = "in a script, make the call under 'if __name__ == \"__main__\":'"
 
 
 class DestinationError(RequestError):
@@ -134,6 +140,12 @@ class TableError(SourceError):
     """A phenotype table cannot be read."""
 
     advice = "correct the table; until then its subject is converted without these values"
+
+
+class ClusterLostError(Isles24Error):
+    """The Dask cluster went away."""
+
+    advice = "run the same conversion again: it resumes where it stopped"
 
 
 class StoreWriteError(Isles24Error):

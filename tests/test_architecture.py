@@ -25,6 +25,7 @@ ORDER = [
     "nifti",
     "layout",
     "store",
+    "commit",
     "cluster",
     "ingest",
     "convert",

@@ -1,0 +1,160 @@
+"""What makes a conversion visible: a subject's group, the cohort table, the root.
+
+A subject's document is the last thing written of it, and holds the record by which a later run knows what was done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from isles24_zarr import phenotype, vocabulary
+from isles24_zarr.errors import Problem, SourceError, StoreWriteError
+from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE
+from isles24_zarr.store import committed_subjects, remove, write_dataset, write_grid, write_group, write_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from zarr.abc.store import Store
+
+    from isles24_zarr.layout import ArrayPlan, SubjectPlan
+    from isles24_zarr.release import Release, Source, SourceFile, Subject
+    from isles24_zarr.store import Target
+
+PACKAGE_VERSION: Final = version("isles24-zarr")
+
+
+@contextlib.contextmanager
+def store_errors(target: Target) -> Iterator[None]:
+    """Turn what the file system says of a store into a `StoreWriteError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreWriteError(target.url, f"cannot be written ({error})") from error
+
+
+def publish_subject(
+    store: Store,
+    plan: SubjectPlan,
+    *,
+    present: Collection[str],
+    files: Iterable[SourceFile],
+    clinical: phenotype.ClinicalRecord,
+    problems: Iterable[Problem],
+) -> tuple[Problem, ...]:
+    """Publish a subject: its grids, then its own document.
+
+    Parameters
+    ----------
+    store
+        Where its arrays are.
+    plan
+        Of the subject.
+    present
+        Paths of the arrays that were written.
+    files
+        All files that were considered: unless one of them changes, the subject need not be converted again.
+    clinical
+        Its values.
+    problems
+        Whatever was found about its files.
+
+    Returns
+    -------
+    tuple
+        All problems of the subject, in an order that does not depend on that of the tasks.
+    """
+    found = sorted([*problems, *clinical.problems], key=lambda each: (each.path, each.message))
+    arrays = {array.path: array for array in plan.arrays if array.path in present}
+    grids: dict[str, dict[str, Any]] = {}
+    for grid in plan.grids:
+        path = f"{plan.subject}/{grid.name}"
+        images = [array.image for array in grid.arrays if array.path in arrays]
+        if images:
+            grids[grid.name] = write_grid(store, path, grid, images)
+        else:
+            remove(store, path)
+    listed = list(files)
+    record = {
+        "package_version": PACKAGE_VERSION,
+        "images": _groups_by_image(arrays.values()),
+        "arrays": {f"{array.group}/{array.image}": array.source.path for array in arrays.values()},
+        "files": {file.path: file.size for file in listed},
+        "clinical_unread": dict(clinical.unread),
+        "problems": [
+            {"path": each.path, "message": each.message, "severity": each.severity, "image": each.image}
+            for each in found
+        ],
+        "times": {
+            "converted": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "stamps": {file.path: file.stamp for file in listed},
+        },
+    }
+    write_subject(store, plan.subject, {**clinical.values, KEY: record}, grids)
+    return tuple(found)
+
+
+def _groups_by_image(arrays: Iterable[ArrayPlan]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for array in arrays:
+        groups.setdefault(array.image, []).append(array.group)
+    return groups
+
+
+def clinical_record(subject: Subject, source: Source) -> phenotype.ClinicalRecord:
+    """Read the phenotype tables of a subject; one that cannot be read is among the problems."""
+    records, problems = [], []
+    for table, file in subject.tables.items():
+        try:
+            with source.opened(file) as opened:
+                rows = phenotype.rows_from_table(opened.read(), path=file.path)
+            records.append(phenotype.record_from_row(rows[0], table=table.table, path=file.path, subject=subject.name))
+        except SourceError as error:
+            problems.append(Problem.from_error(error, subject=subject.name))
+    merged = phenotype.merged_record(records)
+    return dataclasses.replace(merged, problems=(*problems, *merged.problems))
+
+
+def write_cohort(store: Store, source: Source, release: Release) -> list[Problem]:
+    """Write the cohort table of all subjects that are committed, by whatever run."""
+    problems: list[Problem] = []
+    dictionary: dict[str, phenotype.DictionaryEntry] = {}
+    if release.dictionary:
+        try:
+            with source.opened(release.dictionary) as opened:
+                dictionary = phenotype.dictionary_from_table(opened.read(), path=release.dictionary.path)
+        except SourceError as error:
+            problems.append(Problem.from_error(error))
+    subjects = committed_subjects(store)
+    values = {name: {k: v for k, v in attributes.items() if k != KEY} for name, attributes in subjects.items()}
+    table = phenotype.cohort_table(
+        list(subjects),
+        {name: phenotype.ClinicalRecord(values=values[name], unread={}, problems=()) for name in subjects},
+        {name: attributes[KEY]["images"] for name, attributes in subjects.items()},
+        dictionary,
+    )
+    write_dataset(store, PHENOTYPE, table)
+    return problems
+
+
+def write_root(store: Store, source: Source, *, state: str) -> None:
+    """Write the root: what the data are, and whether a conversion is under way."""
+    write_group(
+        store,
+        "",
+        {
+            "title": vocabulary.TITLE,
+            "licence": vocabulary.LICENCE,
+            "citation": vocabulary.CITATION,
+            "references": list(vocabulary.REFERENCES),
+            "format_version": FORMAT_VERSION,
+            "package_version": PACKAGE_VERSION,
+            "source": source.url,
+            "state": state,
+            KEY: {"kind": "store"},
+        },
+    )
