@@ -124,24 +124,31 @@ def completed_tasks(
         client.subscribe_topic(topic, bar.on_event)
         try:
             futures = {
-                client.submit(
-                    function, tasks[index], topic, pure=False, retries=_RETRIES, key=f"{topic}-{index}"
-                ): index
-                for index in order
+                client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES): index for index in order
             }
+            killed = []
             for future in as_completed(list(futures)):
                 index = futures.pop(future)
-                bar.finish(sizes[index])
                 try:
-                    yield tasks[index], future.result()
+                    result = future.result()
+                except KilledWorker:
+                    killed.append(index)
+                    continue
+                bar.finish(sizes[index])
+                yield tasks[index], result
+                future.release()
+            for index in killed:
+                # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
+                try:
+                    yield tasks[index], client.submit(function, tasks[index], topic, pure=False).result()
                 except KilledWorker as error:
                     yield tasks[index], error
-                future.release()
         except (CancelledError, CommClosedError) as error:
             raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
         finally:
-            client.cancel(list(futures))
-            client.unsubscribe_topic(topic)
+            if client.status == "running":
+                client.cancel(list(futures))
+                client.unsubscribe_topic(topic)
 
 
 def advance(topic: str, count: int) -> None:
@@ -161,7 +168,6 @@ class _ByteProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not shown,
-            transient=True,
         )
         self._bar = self._progress.add_task(title, total=total)
         self._finished = 0

@@ -31,7 +31,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three subjects; tests must not change them."""
-    return isles24_zarr.synthesize(tmp_path_factory.mktemp("release") / "train", subjects=3, scale="tiny", seed=7)
+    return isles24_zarr.synthesize(tmp_path_factory.mktemp("release") / "train", subjects=3, scale="tiny")
 
 
 @pytest.fixture(scope="session")

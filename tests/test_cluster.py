@@ -1,0 +1,98 @@
+"""Dask as it fails in the field: workers that die, schedulers that leave, scripts without a guard."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+from distributed import Client, KilledWorker, LocalCluster
+
+from isles24_zarr.cluster import advance, completed_tasks, connected_client, dask_client
+from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, StoreWriteError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def order_and_progress(task: int, topic: str) -> tuple[int, int]:
+    advance(topic, task)
+    return task, os.getpid()
+
+
+def die_on_zero(task: int, topic: str) -> int:  # noqa: ARG001
+    if task == 0:
+        os._exit(1)
+    return task
+
+
+def fail(task: int, topic: str) -> None:  # noqa: ARG001
+    raise StoreWriteError("store", f"is full ({task})")
+
+
+def test_all_tasks_run_elsewhere_and_the_bar_counts_bytes(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [1, 30, 2, 20]
+    done = dict(completed_tasks(client, order_and_progress, tasks, sizes=tasks, title="testing", progress=True))
+    assert {task: result[0] for task, result in done.items()} == {task: task for task in tasks}
+    assert os.getpid() not in {result[1] for result in done.values()}
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "testing" in shown.err
+
+
+def test_the_largest_come_first() -> None:
+    with dask_client(None, 1) as client:
+        tasks = list(range(1, 9))
+        done = completed_tasks(client, order_and_progress, tasks, sizes=tasks, title="", progress=False)
+        assert [task for task, _ in done] == tasks[::-1]
+
+
+def test_the_callers_client_stays_open(client: Client) -> None:
+    with dask_client(client, None) as given:
+        assert given is client
+    assert client.status == "running"
+
+
+def test_an_error_of_ours_ends_all_with_its_own_words(client: Client) -> None:
+    with pytest.raises(StoreWriteError, match="is full"):
+        list(completed_tasks(client, fail, [1, 2, 3], sizes=[1, 1, 1], title="", progress=False))
+
+
+def test_a_task_that_kills_its_workers_is_told_of_and_the_others_go_on() -> None:
+    with dask_client(None, 2) as client:
+        results = dict(completed_tasks(client, die_on_zero, [0, 1, 2], sizes=[9, 2, 1], title="", progress=False))
+    assert isinstance(results.pop(0), KilledWorker)
+    assert results == {1: 1, 2: 2}
+
+
+def test_a_scheduler_that_leaves() -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        done = completed_tasks(client, order_and_progress, [1, 2], sizes=[1, 1], title="", progress=False)
+        next(done)
+        cluster.close()
+        with pytest.raises(ClusterLostError, match="run the same conversion again"):
+            list(done)
+
+
+def test_nobody_at_the_address() -> None:
+    with (
+        pytest.raises(SchedulerNotFoundError, match="no Dask scheduler answers"),
+        connected_client("tcp://127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(release: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import isles24_zarr
+            isles24_zarr.convert({str(release)!r}, {str(tmp_path / "x.zarr")!r}, progress=False)
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "make the call under 'if __name__ == \"__main__\":'" in done.stderr.splitlines()[-1]
