@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
-from isles24_zarr.cluster import completed_tasks, dask_client
 from isles24_zarr.commit import (
     PACKAGE_VERSION,
     clinical_record,
@@ -351,6 +350,8 @@ def _run(
     progress: bool,
 ) -> None:
     """Run the tasks of all jobs and commit each subject after its last one."""
+    from isles24_zarr.cluster import completed_tasks, dask_client
+
     by_subject = {job.subject.name: job for job in jobs}
     for job in jobs:
         if not job.pending:

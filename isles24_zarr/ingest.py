@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from isles24_zarr.cluster import advance
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.store import remove, write_array, written_source
@@ -79,6 +78,8 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
     StoreWriteError
         The store cannot be written; that concerns all files.
     """
+    from isles24_zarr.cluster import advance
+
     plan = task.plan
     store = task.target.opened(read_only=False)
     written_from = written_source(store, plan)
