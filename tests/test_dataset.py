@@ -103,11 +103,16 @@ def test_the_clinical_values_are_attributes_of_the_subject(store: Path, cohort: 
             assert attributes[name] == (None if pd.isna(value) else value)
 
 
-def test_missing_is_missing(cohort: xr.DataTree) -> None:
-    table = cohort.isles.table
-    assert table.isna().to_numpy().any()
-    assert not (table["nihss_24h"].dropna() == 0).all()
-    assert set(table["sex"].dropna()) <= {"M", "F"}
+def test_missing_is_missing(release: Path, cohort: xr.DataTree) -> None:
+    names = {"nihss_24h": "NIHSS 24h", "mrs_24h": "mRS 24h", "nihss_discharge": "NIHSS discharge"}
+    empty = []
+    for subject in cohort.isles.subjects:
+        row = pd.read_excel(release / f"phenotype/{subject}/ses-02/{subject}_ses-02_outcome.xlsx").iloc[0]
+        for ours, theirs in names.items():
+            assert pd.isna(cohort.isles.table.loc[subject, ours]) == pd.isna(row[theirs])
+            empty.append(pd.isna(row[theirs]))
+    assert 0 < sum(empty) < len(empty)
+    assert set(cohort.isles.table["sex"].dropna()) <= {"M", "F"}
 
 
 def test_select_by_query_and_by_mask(cohort: xr.DataTree) -> None:
