@@ -14,13 +14,13 @@ import numpy as np
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore, StorePath, WrapperStore
 from zarrs import ZarrsCodecPipeline
 
-from isles24_zarr.errors import GeometryError, IncompleteStoreError, UnknownNameError
+from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, grid_from_coordinates, voxel_from_world
 from isles24_zarr.layout import KEY, PHENOTYPE
-from isles24_zarr.store import Target, child_names, read_document, read_root
+from isles24_zarr.store import DOCUMENT, Target, child_names, read_document, read_root
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
     from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 DASK_CHUNK_BYTES: Final = 64 * 10**6
 """How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
@@ -64,6 +65,7 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     if read_document(opened, PHENOTYPE) is None:
         raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
     table = xr.open_dataset(_zarr_store(opened, PHENOTYPE), chunks=None)
+    del table.attrs[KEY]
     return cohort_tree(table, attributes, target)
 
 
@@ -122,6 +124,8 @@ def open_scan(
     ------
     NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
         There is no store, or it does not hold this subject or space.
+    StoreDamageError
+        Part of an array is lost.
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
@@ -136,9 +140,11 @@ def open_scan(
         for name, array in backend.members.items():
             # coordinates are small, and read at once
             if isinstance(array, zarr.Array) and name in IMAGES:
-                backend.members[name] = _read_by_zarrs(array)
+                _check_shards(opened, array)
+                _read_by_zarrs(opened, array)
     scan = xr.open_dataset(backend, chunks=None)
-    scan = scan[[name for name in IMAGES if name in scan]]
+    scan = scan[[name for name in IMAGES if name in scan]].assign_attrs(subject=subject)
+    del scan.attrs[KEY]
     scan.encoding["source"] = f"{target.url}/{subject}/{group}"
     if chunks is None:
         return scan
@@ -150,8 +156,8 @@ def open_scan(
 def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any]:
     """Return what the commit of a subject recorded."""
     document = read_document(store, subject) if subject else None
-    if document and KEY in document.get("attributes", {}):
-        record: dict[str, Any] = document["attributes"][KEY]
+    record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
+    if "arrays" in record:
         return record
     attributes = read_root(store)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
@@ -161,15 +167,37 @@ def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any
 
 def _zarr_store(store: Store, group: str) -> ZarrStore:
     # from the group itself: by its name, xarray would look for consolidated metadata at the root
-    opened: ZarrStore = ZarrStore.open_group(StorePath(store, group), mode="r", consolidated=True, zarr_format=3)
+    whole = StorePath(_WholeStore(store), group)
+    opened: ZarrStore = ZarrStore.open_group(whole, mode="r", consolidated=True, zarr_format=3)
     return opened
 
 
-def _read_by_zarrs(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+class _WholeStore(WrapperStore[Any]):
+    """A store in which a chunk that is not there is an error: Zarr would read it as zeros, and none is left out."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        found: Buffer | None = await super().get(key, prototype, byte_range)
+        if found is None and not key.endswith(DOCUMENT):
+            raise StoreDamageError(f"{self._store}/{key}", "is lost")
+        return found
+
+
+def _check_shards(store: LocalStore, array: zarr.Array[Any]) -> None:
+    """Make sure that all shards are there, whole; zarrs reads past `_WholeStore`, and lost ones as zeros."""
+    folder = store.root / array.path
+    for key, size in array.attrs[KEY]["shards"].items():  # type: ignore[index, union-attr, call-overload]
+        try:
+            found = (folder / key).stat().st_size
+        except FileNotFoundError:
+            raise StoreDamageError(folder / key, "is lost") from None
+        if found != size:
+            raise StoreDamageError(folder / key, f"has {found:,} of {size:,} bytes")
+
+
+def _read_by_zarrs(store: LocalStore, array: zarr.Array[Any]) -> None:
+    pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, store)
     # a frozen dataclass that takes its pipeline from the global configuration alone
     object.__setattr__(array.async_array, "codec_pipeline", pipeline)
-    return array
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

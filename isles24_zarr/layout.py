@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import math
 from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import xxhash
 
 from isles24_zarr import vocabulary
 from isles24_zarr.errors import Problem
@@ -353,7 +355,7 @@ def _array_attributes(volume: _Volume) -> dict[str, Any]:
     return attributes
 
 
-def sealed_attributes(plan: ArrayPlan, digest: Digest) -> dict[str, Any]:
+def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, int]) -> dict[str, Any]:
     """Return all attributes of an array whose voxels have been written.
 
     Parameters
@@ -362,11 +364,34 @@ def sealed_attributes(plan: ArrayPlan, digest: Digest) -> dict[str, Any]:
         Of the array.
     digest
         Of the file, read to its end.
+    shard_sizes
+        Bytes of each shard by its key below the array: what is not there any more, or shorter, is damaged.
     """
     ours = dict(plan.attributes[KEY])
     ours["source"] = {**ours["source"], "size": digest.file_bytes, "sha256": digest.file_sha256}
     ours["checksum"] = {"algorithm": "xxh3-128", "of": "voxel bytes in file order", "value": digest.voxel_xxh3}
+    ours["shards"] = dict(shard_sizes)
     return {**plan.attributes, KEY: ours}
+
+
+def shard_key(block: Block, shards: tuple[int, ...]) -> str:
+    """Return the key of the shard that a block becomes, below its array."""
+    return "/".join(["c", *(str(cut.start // size) for cut, size in zip(block.region, shards, strict=True))])
+
+
+def seal(document: Mapping[str, Any]) -> str:
+    """Return the XXH3-128 of a group's document without seal and times, by which an edited one is recognized.
+
+    Parameters
+    ----------
+    document
+        As read from JSON. Of the text of its JSON, with sorted keys and no spaces, the digest is taken.
+    """
+    attributes = dict(document["attributes"])
+    ours = attributes.get(KEY, {})
+    attributes[KEY] = {name: value for name, value in ours.items() if name not in ("seal", "times")}
+    text = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def chunks_and_shards(

@@ -25,7 +25,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreVersionError
 from isles24_zarr.grid import canonical_from_file
-from isles24_zarr.layout import COMPRESSOR, FORMAT_VERSION, KEY, sealed_attributes
+from isles24_zarr.layout import COMPRESSOR, FORMAT_VERSION, KEY, final_attributes, seal, shard_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -140,6 +140,7 @@ def write_group(
             "must_understand": False,
             "metadata": {name: dict(document) for name, document in members.items()},
         }
+    document["attributes"][KEY] = {**document["attributes"].get(KEY, {}), "seal": seal(document)}
     _write_document(store, path, document)
     return document
 
@@ -189,7 +190,9 @@ def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_block: Ca
         array[block.region] = canonical_from_file(voxels, plan.orientation)
         on_block(voxels.nbytes)
     digest = stream.finish()
-    _write_document(store, plan.path, _array_document(array, sealed_attributes(plan, digest)))
+    keys = sorted(shard_key(block, plan.shards) for block in plan.blocks())
+    sizes = {key: sync(store.getsize(f"{plan.path}/{key}")) for key in keys}
+    _write_document(store, plan.path, _array_document(array, final_attributes(plan, digest, sizes)))
     return digest
 
 
@@ -213,7 +216,7 @@ def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
         return None
     ours = dict(document["attributes"][KEY])
     source = ours.get("source", {})
-    if not ours.pop("checksum", None) or not source.get("sha256"):
+    if not (ours.pop("checksum", None) and ours.pop("shards", None) and source.get("sha256")):
         return None
     found = {**document["attributes"], KEY: {**ours, "source": plan.attributes[KEY]["source"]}}
     planned = _array_document(_array_without_document(store, plan), plan.attributes)
