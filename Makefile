@@ -1,7 +1,7 @@
 # Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
 #   make demo               a synthetic release, converted, opened and plotted
 #   make test               the tests
-#   make check              what CI runs: lint, types, tests, benchmarks at toy size, demo
+#   make check              what CI runs: lint, types, benchmarks at toy size, demo, notebooks, tests
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,13 +10,13 @@ DEMO ?= isles24-demo
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test lint types bench check clean
+.PHONY: demo test lint types bench notebooks check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "isles24-zarr needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -35,7 +35,10 @@ types: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --scale tiny
 
-check: lint types bench demo test
+notebooks: $(VENV)/.installed
+	$(BIN)/jupyter execute notebooks/*.ipynb
+
+check: lint types bench demo notebooks test
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,8 +10,10 @@ from importlib.metadata import version
 from isles24_zarr import accessor as _accessor  # noqa: F401 - registers .isles
 from isles24_zarr.convert import convert, scan
 from isles24_zarr.dataset import open_cohort, open_scan
+from isles24_zarr.export import export
 from isles24_zarr.synthetic import synthesize
+from isles24_zarr.verify import verify
 
-__all__ = ["convert", "open_cohort", "open_scan", "scan", "synthesize"]
+__all__ = ["convert", "export", "open_cohort", "open_scan", "scan", "synthesize", "verify"]
 
 __version__ = version("isles24-zarr")

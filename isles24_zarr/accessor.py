@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, dataset, grid
+from isles24_zarr import analysis, dataset, grid, plot
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
+    import nibabel as nib
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -94,6 +96,26 @@ class ScanAccessor(_Geometry):
         windowed: xr.Dataset = self._scan[in_hu].map(analysis.windowed, args=_window(name))
         return windowed
 
+    def to_nifti(self, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
+        """Return an image of this scan for nibabel (see `dataset.nifti_image`).
+
+        Raises
+        ------
+        UnknownNameError
+            The scan has no such image.
+        """
+        return dataset.nifti_image(self._image(name))
+
+    def montage(self, **options: Any) -> Figure:
+        """Draw axial slices of the scan (see `plot.montage`)."""
+        return plot.montage(self._scan, **options)
+
+    def _image(self, name: str) -> xr.DataArray:
+        if name not in self._scan:
+            raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
+        image: xr.DataArray = self._scan[name]
+        return image
+
     def volume(self, name: str = "lesion_mask", *, label: int | None = None) -> float:
         """Return the volume of a mask in mL (see `analysis.mask_volume`).
 
@@ -109,14 +131,16 @@ class ScanAccessor(_Geometry):
         UnknownNameError
             The scan has no such image.
         """
-        if name not in self._scan:
-            raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
-        return analysis.mask_volume(self._scan[name], self.voxel_volume, label=label)
+        return analysis.mask_volume(self._image(name), self.voxel_volume, label=label)
 
 
 @xr.register_dataarray_accessor("isles")
 class ImageAccessor(_Geometry):
     """``scan["ctp"].isles``: geometry of one image."""
+
+    def to_nifti(self) -> nib.Nifti1Image | nib.Nifti2Image:
+        """Return this image, or what is left of it, for nibabel (see `dataset.nifti_image`)."""
+        return dataset.nifti_image(self._scan)
 
     def volume(self, *, label: int | None = None) -> float:
         """Return the volume of this mask in mL (see `analysis.mask_volume`)."""

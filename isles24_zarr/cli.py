@@ -245,7 +245,6 @@ def demo(
 ) -> bool:
     """Make a small synthetic release, convert it, open it, compute and plot: all in one go."""
     import isles24_zarr
-    from isles24_zarr.plot import montage
 
     release, store, picture = folder / "train", folder / "isles24.zarr", folder / "montage.png"
     if not release.exists():
@@ -260,7 +259,7 @@ def demo(
     _out().print(f"4. cohort.isles.scan({subject!r}).isles.volume('lesion_mask')")
     scan_ = cohort.isles.scan(subject)
     _out().print(f"   infarct of {subject}: {scan_.isles.volume('lesion_mask'):.1f} mL")
-    montage(scan_).savefig(picture)
+    scan_.isles.montage().savefig(picture)
     _out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
     return _tell_problems(report.problems)
 

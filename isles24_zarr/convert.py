@@ -29,12 +29,11 @@ from isles24_zarr.errors import (
     NotAStoreError,
     Problem,
     SourceError,
-    UnknownNameError,
 )
 from isles24_zarr.ingest import FileResult, FileTask, convert_file
 from isles24_zarr.layout import KEY, SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
-from isles24_zarr.release import Source, selected_subjects
+from isles24_zarr.release import Source, selected_names
 from isles24_zarr.store import (
     Target,
     child_names,
@@ -140,7 +139,7 @@ def planned(
 ) -> list[SubjectPlan]:
     """Return what `convert` would write into a new store, given the same arguments."""
     place = Source.of(source, storage_options)
-    chosen = selected_subjects(place.listed(), subjects)
+    chosen = _chosen_subjects(place.listed(), subjects)
     headers, _ = _headers(place, chosen.values())
     wanted = _wanted_images(images)
     return [_only(subject_plan(subject, headers), wanted) for subject in chosen.values()]
@@ -194,7 +193,7 @@ def convert(
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), Target.of(store, storage_options)
     release = origin.listed()
-    chosen = selected_subjects(release, subjects)
+    chosen = _chosen_subjects(release, subjects)
     wanted = _wanted_images(images)
     zarr_store = target.opened(read_only=False)
     complete = _check_target(target, zarr_store)
@@ -252,10 +251,11 @@ def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Hea
 
 
 def _wanted_images(images: Sequence[str] | None) -> frozenset[str]:
-    unknown = sorted(set(images or ()) - vocabulary.IMAGES.keys())
-    if unknown:
-        raise UnknownNameError(", ".join(unknown), f"no image of the release, which has {', '.join(vocabulary.IMAGES)}")
-    return frozenset(vocabulary.IMAGES if images is None else images)
+    return frozenset(selected_names(vocabulary.IMAGES, images, of="the images of a release"))
+
+
+def _chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
+    return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}
 
 
 def _only(plan: SubjectPlan, images: frozenset[str]) -> SubjectPlan:

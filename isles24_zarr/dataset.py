@@ -6,6 +6,7 @@ opened here and to no others, zarr's global configuration stays as it is. Other 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
@@ -14,23 +15,23 @@ import numpy as np
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
-from zarr.storage import LocalStore, StorePath, WrapperStore
+from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
-from isles24_zarr.grid import Grid, grid_from_coordinates, voxel_from_world
-from isles24_zarr.layout import KEY, PHENOTYPE
-from isles24_zarr.store import DOCUMENT, Target, child_names, read_document, read_root
+from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
+from isles24_zarr.layout import KEY, PHENOTYPE, recorded_orientation
+from isles24_zarr.store import Target, WholeStore, child_names, read_document, read_root
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    import nibabel as nib
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer, BufferPrototype
 
 DASK_CHUNK_BYTES: Final = 64 * 10**6
 """How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
@@ -167,23 +168,13 @@ def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any
 
 def _zarr_store(store: Store, group: str) -> ZarrStore:
     # from the group itself: by its name, xarray would look for consolidated metadata at the root
-    whole = StorePath(_WholeStore(store), group)
+    whole = StorePath(WholeStore(store), group)
     opened: ZarrStore = ZarrStore.open_group(whole, mode="r", consolidated=True, zarr_format=3)
     return opened
 
 
-class _WholeStore(WrapperStore[Any]):
-    """A store in which a chunk that is not there is an error: Zarr would read it as zeros, and none is left out."""
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
-        found: Buffer | None = await super().get(key, prototype, byte_range)
-        if found is None and not key.endswith(DOCUMENT):
-            raise StoreDamageError(f"{self._store}/{key}", "is lost")
-        return found
-
-
 def _check_shards(store: LocalStore, array: zarr.Array[Any]) -> None:
-    """Make sure that all shards are there, whole; zarrs reads past `_WholeStore`, and lost ones as zeros."""
+    """Make sure that all shards are there, whole; zarrs reads past `WholeStore`, and lost ones as zeros."""
     folder = store.root / array.path
     for key, size in array.attrs[KEY]["shards"].items():  # type: ignore[index, union-attr, call-overload]
         try:
@@ -387,6 +378,49 @@ def selected_cohort(cohort: xr.DataTree, which: str | ArrayLike) -> xr.DataTree:
         if chosen.dtype != bool or chosen.shape != (table.sizes["subject"],):
             raise UnknownNameError("select", "takes one boolean for each subject, or a query")
     return cohort_tree(table.isel(subject=np.flatnonzero(chosen)), cohort.attrs, cohort_target(cohort))
+
+
+def nifti_image(image: xr.DataArray) -> nib.Nifti1Image | nib.Nifti2Image:
+    """Return an image of a scan, or any part of it, for nibabel.
+
+    Parameters
+    ----------
+    image
+        (z, y, x) or (time, z, y, x), with the coordinates x, y and z of a store. It is loaded.
+
+    Returns
+    -------
+    nibabel image
+        Of a whole image that is not scaled: the header, axes and voxels of its file. Of anything else: the values as
+        they are, in canonical orientation, with the affine of what is left.
+
+    Raises
+    ------
+    GeometryError
+        A spatial axis or its coordinate is gone.
+    """
+    import nibabel as nib
+
+    grid = scan_grid(image)
+    missing = [name for name in "zyx" if name not in image.dims]
+    if missing:
+        raise GeometryError(_name_of(image), f"has no axis {', '.join(missing)}; select a slice of one, as z=[5]")
+    values = np.asarray(image.transpose(..., "z", "y", "x").values)
+    ours = image.attrs.get(KEY)
+    if ours is None or "scale_factor" in image.encoding or not _is_whole(grid, values, ours):
+        return nib.Nifti1Image(values.T, grid.affine)
+    orientation = recorded_orientation(ours)
+    voxels = np.ascontiguousarray(file_from_canonical(values, orientation), ours["file_dtype"])
+    header = base64.b64decode(ours["header"])
+    kind = nib.Nifti1Image if len(header) < 544 or header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else nib.Nifti2Image
+    return kind.from_bytes(header + voxels.tobytes())
+
+
+def _is_whole(grid: Grid, values: NDArray[Any], ours: Mapping[str, Any]) -> bool:
+    x, y, z, *frames = ours["file_shape"]
+    file_volume = np.array([x, y, z])[ours["orientation"]["axes"]]
+    whole = math.prod(frames) * math.prod(file_volume) == values.size and grid.shape == tuple(file_volume.tolist())
+    return whole and bool((np.diag(grid.affine[:3, :3]) > 0).all())
 
 
 def _name_of(scan: xr.Dataset | xr.DataArray) -> str:

@@ -6,22 +6,21 @@ by a file that was read to its end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.store import remove, write_array, written_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from isles24_zarr.layout import ArrayPlan
     from isles24_zarr.release import Source
     from isles24_zarr.store import Target
-
-_CHECK_BYTES: Final = 4 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +86,11 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
         if written_from and (task.unchanged or _sha256(task) == written_from["sha256"]):
             return FileResult(present=True)
         if written_from:
-            _check_to_the_end(task)
+            # a good array is replaced only by a good file
+            with _opened_stream(task) as stream:
+                stream.read_to_end()
         remove(store, plan.path)
-        with task.source.opened(plan.source) as file:
-            stream = VoxelStream(file, path=plan.source.path, size=plan.source.size)
+        with _opened_stream(task) as stream:
             write_array(store, plan, stream, lambda count: advance(topic, count))
     except SourceError as error:
         if not written_from:
@@ -107,12 +107,8 @@ def _sha256(task: FileTask) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _check_to_the_end(task: FileTask) -> None:
-    """Read a file that is to replace a good array; raise what is wrong with it."""
-    with task.source.opened(task.plan.source) as file:
-        stream = VoxelStream(file, path=task.plan.source.path, size=task.plan.source.size)
-        left, piece = stream.header.voxel_bytes, np.empty(_CHECK_BYTES, np.uint8)
-        while left:
-            stream.readinto(piece[: min(left, len(piece))])
-            left -= min(left, len(piece))
-        stream.finish()
+@contextlib.contextmanager
+def _opened_stream(task: FileTask) -> Iterator[VoxelStream]:
+    file = task.plan.source
+    with task.source.opened(file) as opened:
+        yield VoxelStream(opened, path=file.path, size=file.size)

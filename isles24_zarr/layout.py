@@ -129,23 +129,41 @@ class ArrayPlan:
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the file, in its order."""
-        frames = [slice(None)]
-        if len(self.shape) == 4:
-            frames = [slice(start, stop) for start, stop in _spans(self.shape[0], self.shards[0])]
-        slow = _slow_axis(self.orientation) - 3
-        slabs = list(_spans(self.shape[slow], self.shards[slow]))
-        if self.orientation.flips[-1 - slow]:
-            slabs.reverse()
-        file_volume = tuple(self.shape[-1 - axis] for axis in np.argsort(self.orientation.axes)[::-1])
-        for frame in frames:
-            for start, stop in slabs:
-                region = [slice(0, count) for count in self.shape[-3:]]
-                region[slow] = slice(start, stop)
-                file_shape: tuple[int, ...] = (stop - start, *file_volume[1:])
-                if len(self.shape) == 4:
-                    file_shape = (frame.stop - frame.start, *file_shape)
-                    region.insert(0, frame)
-                yield Block(file_shape=file_shape, region=tuple(region))
+        return blocks_of_array(self.shape, self.shards, self.orientation)
+
+
+def recorded_orientation(ours: Mapping[str, Any]) -> Orientation:
+    """Return the orientation of an array from what its attribute `KEY` holds."""
+    x, y, z = ours["orientation"]["axes"]
+    flip_x, flip_y, flip_z = map(bool, ours["orientation"]["flips"])
+    return Orientation(axes=(x, y, z), flips=(flip_x, flip_y, flip_z))
+
+
+def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation: Orientation) -> Iterator[Block]:
+    """Yield the blocks of the file that an array comes from, in its order; each is a whole shard.
+
+    Parameters
+    ----------
+    shape, shards
+        Of the array and of its shards, (z, y, x) or (time, z, y, x).
+    orientation
+        How the file's axes became the array's.
+    """
+    slow = _slow_axis(orientation) - 3
+    slabs = list(_spans(shape[slow], shards[slow]))
+    if orientation.flips[-1 - slow]:
+        slabs.reverse()
+    file_volume = tuple(shape[-1 - axis] for axis in np.argsort(orientation.axes)[::-1])
+    frames = [slice(*span) for span in _spans(shape[0], shards[0])] if len(shape) == 4 else [None]
+    for frame in frames:
+        for start, stop in slabs:
+            region = [slice(0, count) for count in shape[-3:]]
+            region[slow] = slice(start, stop)
+            file_shape: tuple[int, ...] = (stop - start, *file_volume[1:])
+            if frame:
+                file_shape = (frame.stop - frame.start, *file_shape)
+                region.insert(0, frame)
+            yield Block(file_shape=file_shape, region=tuple(region))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ _GEOMETRY_TOLERANCE_MM: Final = 1e-3
 _TYPES: Final[Any] = nib.nifti1.data_type_codes
 _HEADER_CLASSES: Final[dict[int, Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _SMALLEST_HEADER: Final = 352
+_PIECE_BYTES: Final = 4 * 2**20
 _NIFTI2_SIZES: Final = {(540).to_bytes(4, "little"), (540).to_bytes(4, "big")}
 _SPATIAL_UNITS: Final = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
 _SECONDS_PER_UNIT: Final = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
@@ -386,6 +387,20 @@ class VoxelStream:
             file_sha256=self._file.sha256(),
             voxel_xxh3=self._xxh3.hexdigest(),
         )
+
+    def read_to_end(self) -> Digest:
+        """Read all voxels and keep none; check the file as `finish` does.
+
+        Raises
+        ------
+        SourceError
+            The file is damaged.
+        """
+        left, piece = self.header.voxel_bytes, np.empty(_PIECE_BYTES, np.uint8)
+        while left:
+            self.readinto(piece[:left])
+            left -= min(left, len(piece))
+        return self.finish()
 
 
 def read_header(file: BinaryIO, *, path: str, size: int | None = None) -> Header:

@@ -433,22 +433,27 @@ def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceF
                 yield SourceFile(path=relative, size=status.st_size, stamp=str(status.st_mtime_ns))
 
 
-def selected_subjects(release: Release, names: Iterable[str] | None) -> dict[str, Subject]:
-    """Return some subjects of a release by name, or all.
+def selected_names(present: Iterable[str], wanted: Iterable[str] | str | None, *, of: str) -> list[str]:
+    """Return some names, sorted, or all that are present.
+
+    Parameters
+    ----------
+    present, wanted
+        What there is, and what of it is asked for; ``None`` for all.
+    of
+        Where the names are from, for the error.
 
     Raises
     ------
     UnknownNameError
-        A name is not in the release.
+        A name is not present.
     """
-    if names is None:
-        return dict(release.subjects)
-    unknown = sorted(set(names) - release.subjects.keys())
+    known = sorted(present)
+    if wanted is None:
+        return known
+    wanted = {wanted} if isinstance(wanted, str) else set(wanted)
+    unknown = sorted(wanted - set(known))
     if unknown:
-        raise UnknownNameError(", ".join(unknown), f"not in the release, which has {_some(release.subjects)}")
-    return {name: release.subjects[name] for name in sorted(set(names))}
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+        some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+        raise UnknownNameError(", ".join(unknown), f"not in {of}, which has {some or 'nothing'}")
+    return sorted(wanted)

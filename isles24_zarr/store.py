@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
 
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreVersionError
 from isles24_zarr.grid import canonical_from_file
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer, BufferPrototype
 
     from isles24_zarr.layout import ArrayPlan, GridPlan
     from isles24_zarr.nifti import Digest, VoxelStream
@@ -67,6 +68,17 @@ class Target:
         if "://" in self.url:
             return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
         return LocalStore(self.url, read_only=read_only)
+
+
+class WholeStore(WrapperStore[Any]):
+    """A store in which a chunk that is not there is an error: Zarr would read it as zeros, and none is left out."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        """Return what is stored; raise `StoreDamageError` where a chunk is not."""
+        found: Buffer | None = await super().get(key, prototype, byte_range)
+        if found is None and not key.endswith(DOCUMENT):
+            raise StoreDamageError(f"{self._store}/{key}", "is lost")
+        return found
 
 
 def read_document(store: Store, path: str) -> dict[str, Any] | None:
@@ -158,6 +170,15 @@ def child_names(store: Store, path: str) -> list[str]:
         return [name async for name in store.list_dir(path)]
 
     return sorted(name.rstrip("/") for name in sync(listed()) if name != DOCUMENT)
+
+
+def listed_keys(store: Store, path: str) -> dict[str, int]:
+    """Return the size of every object below a path, by key."""
+
+    async def listed() -> dict[str, int]:
+        return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
+
+    return dict(sorted(sync(listed()).items()))
 
 
 def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_block: Callable[[int], None]) -> Digest:

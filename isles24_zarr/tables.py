@@ -141,17 +141,20 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
 
 
 def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
-    """Unpack the XML parts; pictures, macros and printer settings are left behind."""
+    """Unpack everything, so that all names and checksums are proven, and keep the XML parts."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-            members = {name: members[name] for name in members if name.lower().endswith((".xml", ".rels"))}
-            size = sum(member.file_size for member in members.values())
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
             if size > MAX_TABLE_BYTES:
                 raise TableError(path, f"unpacks to {size:,} bytes, more than {MAX_TABLE_BYTES:,}")
-            return {name: _part_from_member(archive, member, path=path) for name, member in members.items()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            parts = {member.filename: _part_from_member(archive, member, path=path) for member in members}
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise TableError(path, f"is not a readable XLSX file ({_reason(error)})") from error
+    parts = {name: part for name, part in parts.items() if name.lower().endswith((".xml", ".rels"))}
+    for part in parts.values():
+        _check_xml(part, path=path)
+    return parts
 
 
 def _part_from_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: str) -> bytes:
@@ -159,13 +162,19 @@ def _part_from_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path
         raise TableError(path, "is packed by a method that XLSX does not have")
     with archive.open(member) as file:
         # piece by piece: a single read() inflates up to 2 GiB before it minds the declared size
-        part = b"".join(iter(functools.partial(file.read, _PIECE_BYTES), b""))
-    part.decode()  # in other encodings the following would not be found
+        return b"".join(iter(functools.partial(file.read, _PIECE_BYTES), b""))
+
+
+def _check_xml(part: bytes, *, path: str) -> None:
+    try:
+        part.decode()
+    except UnicodeDecodeError as error:
+        # in another encoding the following would not be found
+        raise TableError(path, f"holds XML that is not UTF-8 ({_reason(error)})") from error
     if b"<!DOCTYPE" in part or b"\0" in part:
         raise TableError(path, "holds a document type declaration or NUL bytes, which XLSX forbids")
     if part.count(b"<") > _MAX_TAGS:
         raise TableError(path, f"holds more than {_MAX_TAGS:,} XML tags")
-    return part
 
 
 def _package_from_parts(parts: Mapping[str, bytes]) -> io.BytesIO:

@@ -29,6 +29,8 @@ ORDER = [
     "cluster",
     "ingest",
     "convert",
+    "verify",
+    "export",
     "dataset",
     "analysis",
     "plot",
@@ -69,7 +71,15 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 def test_the_public_surface() -> None:
-    assert isles24_zarr.__all__ == ["convert", "open_cohort", "open_scan", "scan", "synthesize"]
+    assert isles24_zarr.__all__ == [
+        "convert",
+        "export",
+        "open_cohort",
+        "open_scan",
+        "scan",
+        "synthesize",
+        "verify",
+    ]
     assert all(callable(getattr(isles24_zarr, name)) for name in isles24_zarr.__all__)
 
 

@@ -1,0 +1,306 @@
+"""The release tree back out of a store: every decompressed file is the one that was converted, byte for byte.
+
+A file is published when its voxels have given the checksum that the conversion recorded, and not before. The
+orientation is undone by `grid.file_from_canonical`; header and extensions come verbatim from the attributes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+import zarr
+from zarr.storage import StorePath
+
+from isles24_zarr import vocabulary
+from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
+from isles24_zarr.grid import file_from_canonical
+from isles24_zarr.layout import KEY, Block, blocks_of_array, recorded_orientation
+from isles24_zarr.nifti import VoxelStream, write_nifti
+from isles24_zarr.release import Stray, classified, selected_names
+from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from distributed import Client
+    from numpy.typing import NDArray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    Parameters
+    ----------
+    destination
+        Where it wrote.
+    written, unchanged
+        Number of image files written, and of those that were there already, byte for byte.
+    seconds
+        Time taken.
+    problems
+        What could not be written.
+    """
+
+    destination: str
+    written: int
+    unchanged: int
+    seconds: float
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image was written."""
+        return not self.problems
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTask:
+    """What a worker needs to write one file: the array, and where it goes."""
+
+    target: Target
+    path: str
+    document: Mapping[str, Any]
+    file: Path
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """What the conversion recorded of the array."""
+        recorded: dict[str, Any] = self.document["attributes"][KEY]
+        return recorded
+
+
+def export(
+    store: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    subjects: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
+    client: Client | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write the NIfTI tree of a store, resuming what an earlier run wrote.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    destination
+        A folder of this machine, or one that all workers share; made if need be.
+    subjects, images
+        Names to write; all by default.
+    client, workers, progress, storage_options
+        As for `convert`.
+
+    Returns
+    -------
+    ExportReport
+        An image that is damaged in the store is a problem; the others are written.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, UnknownNameError, DestinationError
+        There is nothing to export, or no place to write to.
+
+    Notes
+    -----
+    Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
+    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort.
+    """
+    from isles24_zarr.cluster import completed_tasks, dask_client
+
+    started = time.monotonic()
+    target, folder = Target.of(store, storage_options), Path(destination).expanduser().absolute()
+    opened = target.opened(read_only=True)
+    read_root(opened)
+    attributes = committed_subjects(opened)
+    chosen = selected_names(attributes, subjects, of=target.url)
+    wanted = selected_names(vocabulary.IMAGES, images, of="the images of a release")
+    with _write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    problems: list[Problem] = []
+    tasks = []
+    for name in chosen:
+        members = (read_document(opened, name) or {})["consolidated_metadata"]["metadata"]
+        for path in attributes[name][KEY]["arrays"]:
+            if path.split("/")[1] in wanted:
+                try:
+                    tasks.append(_task(target, f"{name}/{path}", members[path], folder))
+                except UnsafePathError as error:
+                    problems.append(Problem.from_error(error, subject=name))
+    done = {True: 0, False: 0}
+    if tasks:
+        sizes = [_voxel_bytes(task.document) for task in tasks]
+        with (
+            dask_client(client, workers) as running,
+            contextlib.closing(
+                completed_tasks(running, export_array, tasks, sizes=sizes, title="exporting", progress=progress)
+            ) as results,
+        ):
+            for task, result in results:
+                if isinstance(result, bool):
+                    done[result] += 1
+                else:
+                    message = result.message if isinstance(result, Problem) else f"its workers died ({result})"
+                    problems.append(Problem(path=task.path, message=message, subject=task.path.split("/")[0]))
+    if images is None:
+        with _write_errors(folder):
+            _write_tables(folder, {name: attributes[name] for name in chosen})
+    return ExportReport(
+        destination=str(folder),
+        written=done[True],
+        unchanged=done[False],
+        seconds=time.monotonic() - started,
+        problems=tuple(sorted(problems, key=lambda each: each.path)),
+    )
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DestinationError(folder, f"cannot be written ({error})") from error
+
+
+def _task(target: Target, path: str, document: Mapping[str, Any], folder: Path) -> ExportTask:
+    """Make a task of an array; a store is input like any other, its paths must stay below the destination."""
+    source = document["attributes"][KEY]["source"]["path"]
+    if isinstance(classified(source), Stray):
+        raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
+    return ExportTask(target=target, path=path, document=document, file=folder / source)
+
+
+def _voxel_bytes(document: Mapping[str, Any]) -> int:
+    return int(math.prod(document["shape"]) * np.dtype(document["attributes"][KEY]["file_dtype"]).itemsize)
+
+
+def export_array(task: ExportTask, topic: str) -> bool | Problem:
+    """Write one file, on a worker.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    topic
+        Where to tell of progress.
+
+    Returns
+    -------
+    bool or Problem
+        Whether it had to be written, or why it could not be.
+    """
+    from isles24_zarr.cluster import advance
+
+    if _is_exported(task):
+        return False
+
+    def told() -> Iterator[NDArray[Any]]:
+        for block in file_blocks(task.target, task.path, task.document):
+            advance(topic, block.nbytes)
+            yield block
+
+    try:
+        with _write_errors(task.file):
+            task.file.parent.mkdir(parents=True, exist_ok=True)
+            write_nifti(task.file, base64.b64decode(task.ours["header"]), told())
+    except Isles24Error as error:
+        return Problem.from_error(error)
+    return True
+
+
+def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
+    """Yield the voxels of an array as its file has them.
+
+    Parameters
+    ----------
+    target, path, document
+        The store, the array in it, and the array's metadata.
+
+    Yields
+    ------
+    numpy.ndarray
+        C-contiguous, (z, y, x) or (t, z, y, x) in the order and the byte order of the file; one shard each.
+
+    Raises
+    ------
+    StoreDamageError
+        A block cannot be read, or, after the last one, the checksum is not the one that was recorded.
+    """
+    ours = document["attributes"][KEY]
+    orientation = recorded_orientation(ours)
+    array = zarr.open_array(StorePath(WholeStore(target.opened(read_only=True)), path), mode="r", zarr_format=3)
+    checksum = xxhash.xxh3_128()
+    for block in blocks_of_array(array.shape, array.shards or array.chunks, orientation):
+        voxels = np.ascontiguousarray(file_from_canonical(_read(array, block, path), orientation), ours["file_dtype"])
+        checksum.update(voxels.data)
+        yield voxels
+    if checksum.hexdigest() != ours["checksum"]["value"]:
+        raise StoreDamageError(path, "its voxels are not those that were written: the checksum differs")
+
+
+def _read(array: zarr.Array[Any], block: Block, path: str) -> NDArray[Any]:
+    try:
+        return np.asarray(array[block.region])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise StoreDamageError(
+            path, f"cannot be read ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from error
+
+
+def _is_exported(task: ExportTask) -> bool:
+    """Tell whether the file is there already, whole and right."""
+    if not task.file.is_file():
+        return False
+    try:
+        with task.file.open("rb") as file:
+            stream = VoxelStream(file, path=task.file.name, size=task.file.stat().st_size)
+            if stream.header.raw != base64.b64decode(task.ours["header"]):
+                return False
+            return bool(stream.read_to_end().voxel_xxh3 == task.ours["checksum"]["value"])
+    except SourceError:
+        return False
+
+
+def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write clinical values as CSV per subject and session, and as the participants of BIDS."""
+    import pandas as pd
+
+    rows = [
+        {**each, **each[KEY]["clinical_unread"]} for each in subjects.values()
+    ]  # what was not understood, as it was
+    frame = pd.DataFrame([{name: value for name, value in row.items() if name != KEY} for row in rows])
+    frame = frame.reindex(columns=[*vocabulary.CLINICAL, *sorted(set(frame.columns) - vocabulary.CLINICAL.keys())])
+    frame.index = pd.Index(list(subjects), name="participant_id")
+    outcome = {name for name, variable in vocabulary.CLINICAL.items() if variable.table == vocabulary.OUTCOME}
+    for session, table in vocabulary.TABLE_OF_SESSION.items():
+        columns = [name for name in frame.columns if (name in outcome) == (table == vocabulary.OUTCOME)]
+        headers = {name: vocabulary.CLINICAL[name].column for name in columns if name in vocabulary.CLINICAL}
+        for name in subjects:
+            path = folder / "phenotype" / name / f"ses-{session:02d}" / f"{name}_ses-{session:02d}_{table}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, frame.loc[[name], columns].rename(columns=headers).to_csv(index=False))
+    _write_whole(folder / "participants.tsv", frame.to_csv(sep="\t", na_rep="n/a"))
+    described = {
+        name: {"LongName": variable.long_name, **({"Units": variable.units} if variable.units else {})}
+        for name, variable in vocabulary.CLINICAL.items()
+    }
+    _write_whole(folder / "participants.json", json.dumps(described, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)

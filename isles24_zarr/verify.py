@@ -1,0 +1,433 @@
+"""Proof that a store is what was written: every array is read again, and every document compared.
+
+Nothing here is shared with the writer: voxels are decoded by zarrs on a local store, their orientation is undone by
+index arithmetic of this module's own, and source files are unpacked by the standard library.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import math
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xxhash
+import zarr
+from zarr.storage import LocalStore, StorePath
+from zarrs import ZarrsCodecPipeline
+
+from isles24_zarr.errors import Problem, SourceError, StoreDamageError
+from isles24_zarr.layout import KEY, PHENOTYPE, seal
+from isles24_zarr.release import Source, SourceFile, selected_names
+from isles24_zarr.store import DOCUMENT, Target, WholeStore, child_names, listed_keys, read_document, read_root
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from distributed import Client
+    from numpy.typing import NDArray
+    from zarr.abc.store import Store
+
+_COORDINATES: Final = frozenset({"x", "y", "z", "time"})
+_READ_BYTES: Final = 2**20
+_DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, StoreDamageError)
+"""What zarr-python, zarrs and their codecs raise of damaged data."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a verification found.
+
+    Parameters
+    ----------
+    store
+        What was verified.
+    subjects
+        Names of the subjects that were looked at.
+    arrays
+        Number of images that were looked at.
+    voxel_bytes
+        Bytes of voxels that were read and compared; 0 where only presence and sizes were.
+    seconds
+        Time taken.
+    problems
+        Everything that is not as it was written.
+    """
+
+    store: str
+    subjects: tuple[str, ...]
+    arrays: int
+    voxel_bytes: int
+    seconds: float
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it was written."""
+        return not self.problems
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayTask:
+    """What a worker needs to verify one image.
+
+    Parameters
+    ----------
+    target
+        Where the store is.
+    path
+        Of the array.
+    document
+        Its metadata, as its subject's commit has them.
+    source
+        The release to compare with, if any.
+    """
+
+    target: Target
+    path: str
+    document: Mapping[str, Any]
+    source: Source | None
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """What the conversion recorded of the array."""
+        recorded: dict[str, Any] = self.document["attributes"][KEY]
+        return recorded
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of voxels."""
+        return int(math.prod(self.document["shape"]) * np.dtype(self.ours["file_dtype"]).itemsize)
+
+
+def verify(
+    store: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    subjects: Sequence[str] | None = None,
+    fast: bool = False,
+    client: Client | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> VerifyReport:
+    """Check that a store holds what was written into it.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    source
+        A release to compare with: its files, too, are read to their ends.
+    subjects
+        Names to look at, all by default.
+    fast
+        Check presence, sizes and metadata, and read no voxel.
+    client, workers, progress, storage_options
+        As for `convert`.
+
+    Returns
+    -------
+    VerifyReport
+        With every failure, not the first one.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, SourceNotFoundError, UnknownNameError
+        There is nothing to verify, or nothing to compare with.
+    """
+    from isles24_zarr.cluster import completed_tasks, dask_client
+
+    started = time.monotonic()
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    read_root(opened)
+    origin = Source.of(source, storage_options) if source is not None else None
+    files = {file.path: file for file in origin.listed().images} if origin else {}
+    present = [name for name in child_names(opened, "") if name.startswith("sub-")]
+    chosen = selected_names(present, subjects, of=target.url)
+    problems = [] if subjects else [*_root_problems(opened), *_table_problems(opened)]
+    tasks: list[ArrayTask] = []
+    for name in chosen:
+        found, documents = _subject_problems(opened, name)
+        problems += found
+        tasks += [ArrayTask(target=target, path=path, document=each, source=origin) for path, each in documents.items()]
+    if origin:
+        problems += _unmatched_files(tasks, files, chosen)
+    read = 0
+    if not fast and tasks:
+        sizes = [task.nbytes for task in tasks]
+        with (
+            dask_client(client, workers) as running,
+            contextlib.closing(
+                completed_tasks(running, verify_array, tasks, sizes=sizes, title="verifying", progress=progress)
+            ) as done,
+        ):
+            for task, result in done:
+                read += task.nbytes
+                problems += (
+                    result if isinstance(result, list) else [_problem(task.path, f"its workers died ({result})")]
+                )
+    return VerifyReport(
+        store=target.url,
+        subjects=tuple(chosen),
+        arrays=len(tasks),
+        voxel_bytes=read,
+        seconds=time.monotonic() - started,
+        problems=tuple(sorted(problems, key=lambda each: (each.path, each.message))),
+    )
+
+
+def _problem(path: str, what: str) -> Problem:
+    return Problem.from_error(
+        StoreDamageError(path, what), subject=path.split("/", maxsplit=1)[0] if "/" in path else None
+    )
+
+
+def _root_problems(store: Store) -> Iterator[Problem]:
+    document = read_document(store, "") or {}
+    if document.get("attributes", {}).get(KEY, {}).get("seal") != seal(document):
+        yield _problem(DOCUMENT, "was edited after it was written")
+    if document.get("attributes", {}).get("state") != "complete":
+        yield _problem(DOCUMENT, "says that a conversion has not finished")
+
+
+def _table_problems(store: Store) -> Iterator[Problem]:
+    """Compare the cohort table with the attributes of its subjects."""
+    document, found = _sealed_document(store, PHENOTYPE)
+    yield from found
+    if document is None:
+        return
+    members = document["consolidated_metadata"]["metadata"]
+    yield from _document_problems(store, PHENOTYPE, members)
+    yield from _stray_keys(store, PHENOTYPE, {f"{PHENOTYPE}/{name}" for name in members})
+    columns = {}
+    for name in members:
+        values, unreadable = _small_array(store, f"{PHENOTYPE}/{name}")
+        yield from unreadable
+        if values is not None:
+            columns[name] = values
+    for row, subject in enumerate(columns.get("subject", ())):
+        attributes = (read_document(store, str(subject)) or {}).get("attributes", {})
+        for name in columns.keys() & attributes.keys():
+            stored, value = columns[name][row], attributes[name]
+            missing = stored == "" if isinstance(stored, str) else bool(stored != stored)
+            same = missing if value is None else (stored == value or str(stored) == str(value))
+            if not same:
+                yield _problem(f"{PHENOTYPE}/{name}", f"has {stored} for {subject}, its group has {value}")
+
+
+def _subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str, dict[str, Any]]]:
+    """Compare all documents of a subject with its commit; return those of its images."""
+    document, problems = _sealed_document(store, name)
+    if document is None:
+        return problems, {}
+    members: dict[str, dict[str, Any]] = document["consolidated_metadata"]["metadata"]
+    problems += _document_problems(store, name, members)
+    arrays = {f"{name}/{path}" for path, each in members.items() if each["node_type"] == "array"}
+    problems += _stray_keys(store, name, arrays)
+    recorded = document["attributes"][KEY]["arrays"]
+    images = {path: each for path, each in members.items() if path.split("/")[-1] not in _COORDINATES}
+    images = {path: each for path, each in images.items() if each["node_type"] == "array"}
+    for path in sorted(recorded.keys() - images.keys()):
+        problems.append(_problem(f"{name}/{path}", "is listed by its subject, which lacks it"))
+    for path, each in images.items():
+        problems += _shard_problems(store, f"{name}/{path}", each["attributes"][KEY]["shards"])
+    for path in sorted(arrays - {f"{name}/{path}" for path in images}):
+        problems += _small_array(store, path)[1]
+    return problems, {f"{name}/{path}": each for path, each in images.items()}
+
+
+def _small_array(store: Store, path: str) -> tuple[Any, list[Problem]]:
+    """Read a coordinate or a column of the table; its chunk has a CRC."""
+    try:
+        return zarr.open_array(StorePath(WholeStore(store), path), mode="r", zarr_format=3)[...], []
+    except _DECODING_ERRORS as error:
+        return None, [_problem(path, f"cannot be read ({_first_line(error)})")]
+
+
+def _sealed_document(store: Store, path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Return the document of a group, if it is there, whole and unchanged."""
+    try:
+        document = read_document(store, path)
+    except StoreDamageError as error:
+        return None, [_problem(f"{path}/{DOCUMENT}", error.what)]
+    if document is None:
+        return None, [_problem(f"{path}/{DOCUMENT}", "is missing: the group was not committed, or was deleted")]
+    if document.get("attributes", {}).get(KEY, {}).get("seal") != seal({"attributes": {}, **document}):
+        return None, [_problem(f"{path}/{DOCUMENT}", "was edited after it was written")]
+    return document, []
+
+
+def _document_problems(store: Store, parent: str, members: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compare documents with the copies that the commit has of them."""
+    for name, wanted in members.items():
+        path = f"{parent}/{name}"
+        try:
+            found = read_document(store, path)
+        except StoreDamageError as error:
+            yield _problem(f"{path}/{DOCUMENT}", error.what)
+            continue
+        if found is None:
+            yield _problem(f"{path}/{DOCUMENT}", "is missing")
+            continue
+        if wanted["node_type"] == "group":
+            below = found.pop("consolidated_metadata", {}).get("metadata", {})
+            inside = {key.removeprefix(f"{name}/"): doc for key, doc in members.items() if key.startswith(f"{name}/")}
+            if below != inside:
+                yield _problem(f"{path}/{DOCUMENT}", "was edited after it was written")
+                continue
+        if found != wanted:
+            yield _problem(f"{path}/{DOCUMENT}", "was edited after it was written")
+
+
+def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem]:
+    """Name what lies below a group and is no part of it."""
+    for key in listed_keys(store, parent):
+        owner = key.rsplit("/c/", 1)[0] if "/c/" in key else key.rsplit("/", 1)[0]
+        is_document = key.rsplit("/", 1)[-1] == DOCUMENT
+        is_group = any(array.startswith(f"{owner}/") for array in arrays)
+        if key.endswith(".partial"):
+            yield _problem(key, "is what an interrupted write left over")
+        elif not (owner in arrays or (is_document and (is_group or owner == parent))):
+            yield _problem(key, "is not listed by the commit of its group")
+
+
+def _shard_problems(store: Store, path: str, shards: Mapping[str, int]) -> Iterator[Problem]:
+    found = {key.removeprefix(f"{path}/"): size for key, size in listed_keys(store, path).items()}
+    for key, size in shards.items():
+        if key not in found:
+            yield _problem(f"{path}/{key}", "is lost")
+        elif found[key] != size:
+            yield _problem(f"{path}/{key}", f"has {found[key]:,} of {size:,} bytes")
+    for key in sorted(found.keys() - shards.keys() - {DOCUMENT}):
+        if not key.endswith(".partial"):
+            yield _problem(f"{path}/{key}", "is no shard of the array")
+
+
+def _unmatched_files(tasks: list[ArrayTask], files: Mapping[str, SourceFile], subjects: Sequence[str]) -> list[Problem]:
+    converted = {task.ours["source"]["path"] for task in tasks}
+    of_subjects = {path for path in files if any(f"/{name}/" in f"/{path}" for name in subjects)}
+    return [
+        *(
+            Problem(path=path, message="is in the release and not in the store")
+            for path in sorted(of_subjects - converted)
+        ),
+        *(
+            Problem(path=path, message="is in the store and not in the release")
+            for path in sorted(converted - files.keys())
+        ),
+    ]
+
+
+def verify_array(task: ArrayTask, topic: str) -> list[Problem]:
+    """Read an image again and compare its checksum, on a worker.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    topic
+        Where to tell of progress.
+    """
+    from isles24_zarr.cluster import advance
+
+    problems = []
+    digest = xxhash.xxh3_128()
+    try:
+        for voxels in file_order_voxels(task):
+            digest.update(voxels.data)
+            advance(topic, voxels.nbytes)
+        if digest.hexdigest() != task.ours["checksum"]["value"]:
+            problems.append(_problem(task.path, "its voxels are not those that were written: the checksum differs"))
+    except _DECODING_ERRORS as error:
+        problems.append(_problem(task.path, f"cannot be read ({_first_line(error)})"))
+    if task.source:
+        problems += _source_problems(task, task.source)
+    return problems
+
+
+def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
+    """Yield the voxels of an image as its file has them, frame by frame or slab by slab.
+
+    Yields
+    ------
+    numpy.ndarray
+        C-contiguous, in the order and the byte order of the file.
+    """
+    array = _opened_array(task.target.opened(read_only=True), task.path)
+    axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
+    dtype = np.dtype(task.ours["file_dtype"])
+    shards = task.document["chunk_grid"]["configuration"]["chunk_shape"]
+    # x, y, z of the file come from these canonical axes
+    origin = [axes.index(axis) for axis in range(3)]
+    slow = array.ndim - 1 - origin[2]
+    starts = list(range(0, array.shape[slow], shards[slow]))
+    if flips[origin[2]]:
+        starts.reverse()
+    frames = range(0, array.shape[0], shards[0]) if array.ndim == 4 else [None]
+    for frame in frames:
+        for start in starts:
+            cut = [slice(None)] * array.ndim
+            cut[slow] = slice(start, start + shards[slow])
+            if frame is not None:
+                cut[0] = slice(frame, frame + shards[0])
+            block = np.asarray(array[tuple(cut)])
+            turned = np.flip(block, tuple(array.ndim - 1 - axis for axis in range(3) if flips[axis]))
+            ordered = np.moveaxis(turned, [array.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
+            for piece in ordered if array.ndim == 4 else [ordered]:
+                yield np.ascontiguousarray(piece, dtype=dtype)
+
+
+def _opened_array(store: Store, path: str) -> zarr.Array[Any]:
+    array = zarr.open_array(StorePath(store, path), mode="r", zarr_format=3)
+    if isinstance(store, LocalStore):
+        pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, store)
+        object.__setattr__(array.async_array, "codec_pipeline", pipeline)
+    return array
+
+
+def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
+    """Compare a file of the release with what was recorded of it."""
+    recorded = task.ours["source"]
+    path = recorded["path"]
+    file = SourceFile(path=path, size=recorded["size"], stamp="")
+    sha256, voxels = hashlib.sha256(), xxhash.xxh3_128()
+    try:
+        with source.opened(file) as opened:
+            while piece := opened.read(_READ_BYTES):
+                sha256.update(piece)
+        with source.opened(file) as opened, _unpacked(opened, path) as plain:
+            header = plain.read(len(base64.b64decode(task.ours["header"])))
+            while piece := plain.read(_READ_BYTES):
+                voxels.update(piece)
+    except (SourceError, OSError, EOFError, zlib.error) as error:
+        return [Problem(path=path, message=f"cannot be compared ({_first_line(error)})")]
+    problems = []
+    if header != base64.b64decode(task.ours["header"]):
+        problems.append(Problem(path=path, message="its header is not the one that was converted"))
+    if voxels.hexdigest() != task.ours["checksum"]["value"]:
+        problems.append(Problem(path=path, message="its voxels are not those that were converted"))
+    if sha256.hexdigest() != recorded["sha256"] and not problems:
+        problems.append(Problem(path=path, message="was packed anew; header and voxels are those that were converted"))
+    return problems
+
+
+@contextlib.contextmanager
+def _unpacked(file: Any, path: str) -> Iterator[Any]:
+    if path.lower().endswith(".gz"):
+        with gzip.GzipFile(fileobj=file) as plain:
+            yield plain
+    else:
+        yield file
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
