@@ -42,6 +42,8 @@ Source = Annotated[
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
 Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 
@@ -116,8 +118,8 @@ def convert(
     *,
     subject: Subjects = None,
     image: Images = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     as_json: AsJson = False,
@@ -219,6 +221,59 @@ def info(
     )
     _print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
     return True
+
+
+@_command
+def verify(
+    store: Store,
+    *,
+    source: Annotated[str | None, typer.Option(help="Compare with this release, too.")] = None,
+    subject: Subjects = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Presence, sizes and metadata only.")] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Read every array again and compare its checksum, to prove that the store is what was written."""
+    import isles24_zarr
+    from isles24_zarr.cluster import connected_client
+
+    with connected_client(scheduler) as client:
+        report = isles24_zarr.verify(store, source, subjects=subject, fast=fast, client=client, workers=workers)
+    if as_json:
+        _print_json(ok=report.ok, **dataclasses.asdict(report))
+        return report.ok
+    _out().print(
+        f"{report.store}: {len(report.subjects)} subjects, {report.arrays} images, {_megabytes(report.voxel_bytes)} MB "
+        f"of voxels read in {report.seconds:.1f} s, {len(report.problems) or 'no'} problems",
+        soft_wrap=True,
+    )
+    return _tell_problems(report.problems)
+
+
+@_command
+def export(
+    store: Store,
+    destination: Annotated[str, typer.Argument(help="A folder for the NIfTI tree.")],
+    *,
+    subject: Subjects = None,
+    image: Images = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Write the NIfTI tree back: once decompressed, every file is the one that was converted."""
+    import isles24_zarr
+    from isles24_zarr.cluster import connected_client
+
+    with connected_client(scheduler) as client:
+        report = isles24_zarr.export(store, destination, subjects=subject, images=image, client=client, workers=workers)
+    _out().print(
+        f"{report.destination}: {report.written} files written, {report.unchanged} were there, {report.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    return _tell_problems(report.problems)
 
 
 @_command

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
     from numpy.typing import NDArray
+
+_DURATIONS: Final = [name for name, variable in vocabulary.CLINICAL.items() if variable.kind == "duration"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,13 +293,26 @@ def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> No
         for name in subjects:
             path = folder / "phenotype" / name / f"ses-{session:02d}" / f"{name}_ses-{session:02d}_{table}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, frame.loc[[name], columns].rename(columns=headers).to_csv(index=False))
+            row = frame.loc[[name], columns].copy()
+            for column in row.columns.intersection(_DURATIONS):
+                row[column] = row[column].map(_clock)
+            _write_whole(path, row.rename(columns=headers).to_csv(index=False))
     _write_whole(folder / "participants.tsv", frame.to_csv(sep="\t", na_rep="n/a"))
     described = {
         name: {"LongName": variable.long_name, **({"Units": variable.units} if variable.units else {})}
         for name, variable in vocabulary.CLINICAL.items()
     }
     _write_whole(folder / "participants.json", json.dumps(described, indent=2) + "\n")
+
+
+def _clock(minutes: object) -> object:
+    """Write minutes as the release does, as hours and minutes, so that the table reads as what it was."""
+    if not isinstance(minutes, int | float) or math.isnan(minutes):
+        return minutes
+    hours, rest = divmod(round(abs(minutes) * 60_000), 3_600_000)
+    whole, milliseconds = divmod(rest, 60_000)
+    seconds = f":{milliseconds / 1000:06.3f}" if milliseconds else ""
+    return f"{'-' if minutes < 0 else ''}{hours}:{whole:02d}{seconds}"
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,0 +1,214 @@
+"""Stores that were broken for real: what is wrong is named, all of it, and what is right is not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+
+import isles24_zarr
+from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distributed import Client
+
+S, OTHER = "sub-stroke0001", "sub-stroke0002"
+MASK = f"{S}/space-ncct/lvo_mask"
+CTP = f"{S}/space-ncct/ctp"
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(store, tmp_path / "copy.zarr")
+
+
+def shard(store: Path, array: str) -> Path:
+    return next(path for path in sorted((store / array / "c").rglob("*")) if path.is_file())
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x20
+    path.write_bytes(bytes(data))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def edit_everywhere(store: Path, array: str) -> None:
+    """Rewrite an array as another reader would: valid Zarr, other voxels."""
+    opened = zarr.open_array(store / array, mode="r+")
+    voxels = opened[...]
+    voxels[0, 0, 0] += 1
+    opened[...] = voxels
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "a flipped byte": (lambda s: flip(shard(s, CTP), 1000), CTP, "cannot be read"),
+    "a flipped byte of the index": (lambda s: flip(shard(s, CTP), -10), CTP, "cannot be read"),
+    "a truncated shard": (lambda s: os.truncate(shard(s, CTP), 5000), CTP, "has 5,000 of"),
+    "an empty shard": (lambda s: os.truncate(shard(s, CTP), 0), CTP, "has 0 of"),
+    "a deleted shard": (lambda s: shard(s, CTP).unlink(), CTP, "is lost"),
+    "a deleted shard of zeros": (lambda s: shard(s, MASK.replace(S, "sub-stroke0004")).unlink(), "lvo_mask", "is lost"),
+    "other voxels": (lambda s: edit_everywhere(s, f"{S}/space-ncct/ncct"), "ncct", "checksum differs"),
+    "a deleted array": (lambda s: shutil.rmtree(s / CTP), CTP, "zarr.json: is missing"),
+    "a deleted document of an array": (lambda s: (s / CTP / "zarr.json").unlink(), CTP, "is missing"),
+    "an edited document of an array": (
+        lambda s: edit(s / CTP / "zarr.json", lambda d: d["attributes"].update(units="s")),
+        CTP,
+        "was edited",
+    ),
+    "a document that is no JSON": (lambda s: (s / CTP / "zarr.json").write_text("{"), CTP, "is not a Zarr document"),
+    "a deleted document of a grid": (lambda s: (s / S / "space-ncct/zarr.json").unlink(), "space-ncct", "is missing"),
+    "an edited grid": (
+        lambda s: edit(s / S / "space-ncct/zarr.json", lambda d: d["attributes"]["affine"][0].__setitem__(0, 9.0)),
+        "space-ncct",
+        "was edited",
+    ),
+    "a deleted subject": (lambda s: (s / S / "zarr.json").unlink(), S, "was not committed, or was deleted"),
+    "an edited clinical value": (
+        lambda s: edit(s / S / "zarr.json", lambda d: d["attributes"].update(age=30)),
+        S,
+        "was edited",
+    ),
+    "an edited root": (
+        lambda s: edit(s / "zarr.json", lambda d: d["attributes"].update(licence="MIT")),
+        "zarr.json",
+        "was edited",
+    ),
+    "a lost coordinate": (lambda s: (s / S / "space-ncct/x/c/0").unlink(), "space-ncct/x", "is lost"),
+    "a damaged coordinate": (lambda s: flip(s / S / "space-ncct/x/c/0", 20), "space-ncct/x", "cannot be read"),
+    "a left-over partial file": (
+        lambda s: (s / CTP / "c/0.0f3a.partial").write_bytes(b"x"),
+        "0f3a.partial",
+        "an interrupted write",
+    ),
+    "an array that is not listed": (
+        lambda s: shutil.copytree(s / CTP, s / S / "space-ncct/extra"),
+        "space-ncct/extra",
+        "not listed",
+    ),
+    "a subject that is not committed": (lambda s: (s / "sub-stroke9999").mkdir(), "sub-stroke9999", "not committed"),
+    "a lost column of the table": (lambda s: shutil.rmtree(s / "phenotype/age"), "phenotype/age", "is missing"),
+    "a lost chunk of the table": (lambda s: (s / "phenotype/age/c/0").unlink(), "phenotype/age", "is lost"),
+    "another value in the table": (
+        lambda s: zarr.open_array(s / "phenotype/age", mode="r+").__setitem__(0, 20.0),
+        "phenotype/age",
+        "its group has",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(copy: Path, client: Client, name: str) -> None:
+    damage, path, words = DAMAGE[name]
+    damage(copy)
+    report = isles24_zarr.verify(copy, client=client, progress=False)
+    assert not report.ok
+    matching = [str(problem) for problem in report.problems if path in problem.path and words in str(problem)]
+    assert matching, [str(problem) for problem in report.problems]
+    assert all("\n" not in str(problem) for problem in report.problems)
+    assert not [problem for problem in report.problems if problem.path.startswith(OTHER)]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (_, _, words) in DAMAGE.items() if words not in ("cannot be read", "checksum differs")]
+)
+def test_fast_finds_what_reads_no_voxel(copy: Path, name: str) -> None:
+    damage, path, words = DAMAGE[name]
+    damage(copy)
+    report = isles24_zarr.verify(copy, fast=True, progress=False)
+    assert [problem for problem in report.problems if path in problem.path and words in str(problem)]
+    assert report.voxel_bytes == 0
+
+
+def test_all_failures_are_reported(copy: Path, client: Client) -> None:
+    flip(shard(copy, CTP), 1000)
+    shard(copy, f"{OTHER}/space-cta/cta").unlink()
+    (copy / "sub-stroke0004/zarr.json").unlink()
+    report = isles24_zarr.verify(copy, client=client, progress=False)
+    assert {problem.subject for problem in report.problems} >= {S, OTHER, "sub-stroke0004"}
+
+
+def test_a_good_store_is_good(store: Path, release: Path, client: Client) -> None:
+    report = isles24_zarr.verify(store, release, client=client, progress=False)
+    assert report.problems == ()
+    assert (len(report.subjects), report.arrays) == (3, 54)
+    voxels = sum(array.nbytes for array in image_arrays(store))
+    assert report.voxel_bytes == voxels
+
+
+def image_arrays(store: Path) -> list[zarr.Array[Any]]:
+    nodes = zarr.open_group(store, mode="r", use_consolidated=False).members(max_depth=None)
+    return [node for _, node in nodes if isinstance(node, zarr.Array) and "isles24_zarr" in node.attrs]
+
+
+def test_one_subject_only(copy: Path, client: Client) -> None:
+    flip(shard(copy, CTP), 1000)
+    assert isles24_zarr.verify(copy, subjects=[OTHER], client=client, progress=False).ok
+    with pytest.raises(UnknownNameError):
+        isles24_zarr.verify(copy, subjects=["sub-nobody"], client=client, progress=False)
+
+
+def test_against_a_release_that_changed(store: Path, release: Path, client: Client, tmp_path: Path) -> None:
+    other = shutil.copytree(release, tmp_path / "train")
+    folder = other / f"raw_data/{S}/ses-01"
+    plain = bytearray(gzip.decompress((folder / f"{S}_ses-01_cta.nii.gz").read_bytes()))
+    plain[-1] ^= 1
+    (folder / f"{S}_ses-01_cta.nii.gz").write_bytes(gzip.compress(bytes(plain)))
+    plain = bytearray(gzip.decompress((folder / f"{S}_ses-01_ctp.nii.gz").read_bytes()))
+    plain[150] ^= 1  # the description of the header
+    (folder / f"{S}_ses-01_ctp.nii.gz").write_bytes(gzip.compress(bytes(plain)))
+    same = gzip.decompress((folder / f"{S}_ses-01_ncct.nii.gz").read_bytes())
+    (folder / f"{S}_ses-01_ncct.nii.gz").write_bytes(gzip.compress(same, 1))
+    (folder / f"perfusion-maps/{S}_ses-01_cbf.nii.gz").unlink()
+    (folder / f"perfusion-maps/{S}_ses-01_cbv.nii.gz").write_bytes(b"broken")
+    report = isles24_zarr.verify(store, other, client=client, progress=False)
+    said = {problem.path.removeprefix(f"raw_data/{S}/ses-01/"): problem.message for problem in report.problems}
+    assert "voxels are not those" in said[f"{S}_ses-01_cta.nii.gz"]
+    assert "header is not the one" in said[f"{S}_ses-01_ctp.nii.gz"]
+    assert "packed anew" in said[f"{S}_ses-01_ncct.nii.gz"]
+    assert "in the store and not in the release" in " ".join(
+        problem.message for problem in report.problems if problem.path.endswith("cbf.nii.gz")
+    )
+    assert "cannot be compared" in said[f"perfusion-maps/{S}_ses-01_cbv.nii.gz"]
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(NotAStoreError):
+        isles24_zarr.verify(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["a deleted shard", "a deleted shard of zeros", "a truncated shard", "a lost coordinate"]
+)
+@pytest.mark.parametrize("chunks", ["auto", None])
+def test_reads_do_not_lie(copy: Path, name: str, chunks: Any) -> None:
+    DAMAGE[name][0](copy)
+    subject = "sub-stroke0004" if "zeros" in name else S
+    with pytest.raises(StoreDamageError, match=r"is lost|bytes"):
+        isles24_zarr.open_scan(copy, subject, chunks=chunks)
+
+
+def test_a_flipped_byte_is_never_read_as_a_voxel(copy: Path) -> None:
+    size = shard(copy, CTP).stat().st_size
+    wanted = isles24_zarr.open_scan(copy, S)["ctp"].values
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, size, 25):
+        flip(shard(copy, CTP), int(position))
+        with pytest.raises((RuntimeError, ValueError, OSError)):
+            isles24_zarr.open_scan(copy, S)["ctp"].compute()
+        flip(shard(copy, CTP), int(position))
+    np.testing.assert_array_equal(isles24_zarr.open_scan(copy, S)["ctp"].values, wanted)
