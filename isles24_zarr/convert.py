@@ -17,35 +17,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
 from isles24_zarr.commit import (
-    PACKAGE_VERSION,
     clinical_record,
     publish_subject,
     store_errors,
     write_cohort,
     write_root,
 )
-from isles24_zarr.errors import (
-    DestinationError,
-    NotAStoreError,
-    Problem,
-    SourceError,
-)
-from isles24_zarr.ingest import FileResult, FileTask, convert_file
-from isles24_zarr.layout import KEY, SubjectPlan, subject_plan
+from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, SourceError
+from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
+from isles24_zarr.layout import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
 from isles24_zarr.release import Source, selected_names
-from isles24_zarr.store import (
-    Target,
-    child_names,
-    read_document,
-    read_root,
-    remove,
-    withdraw,
-)
+from isles24_zarr.resume import Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
+from isles24_zarr.store import Target, child_names, read_document, read_root, remove, remove_partial_objects
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from distributed import Client
     from zarr.abc.store import Store
@@ -65,6 +53,8 @@ class Report:
         Where it wrote.
     converted, unchanged
         Subjects that this run committed, and those left as an earlier run had committed them.
+    reasons
+        Why each converted subject was.
     images
         Number of images written.
     voxel_bytes
@@ -78,6 +68,7 @@ class Report:
     store: str
     converted: tuple[str, ...]
     unchanged: tuple[str, ...]
+    reasons: Mapping[str, str]
     images: int
     voxel_bytes: int
     seconds: float
@@ -87,19 +78,6 @@ class Report:
     def ok(self) -> bool:
         """Whether every file could be used."""
         return all(problem.severity != "error" for problem in self.problems)
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Job:
-    """A subject on its way to its commit."""
-
-    subject: Subject
-    plan: SubjectPlan
-    files: tuple[SourceFile, ...]
-    problems: list[Problem]
-    pending: set[str]
-    present: set[str] = dataclasses.field(default_factory=set)
-    written: list[int] = dataclasses.field(default_factory=list)
 
 
 def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Release:
@@ -140,9 +118,17 @@ def planned(
     """Return what `convert` would write into a new store, given the same arguments."""
     place = Source.of(source, storage_options)
     chosen = _chosen_subjects(place.listed(), subjects)
-    headers, _ = _headers(place, chosen.values())
+    headers, problems = _headers(place, chosen.values())
     wanted = _wanted_images(images)
-    return [_only(subject_plan(subject, headers), wanted) for subject in chosen.values()]
+    return [_planned_subject(subject, headers, problems, wanted) for subject in chosen.values()]
+
+
+def _planned_subject(
+    subject: Subject, headers: Mapping[str, Header], problems: Iterable[Problem], wanted: frozenset[str]
+) -> SubjectPlan:
+    plan = only_images(subject_plan(subject, headers), wanted)
+    own = (problem for problem in problems if problem.subject == subject.name)
+    return dataclasses.replace(plan, problems=tuple(each for each in (*own, *plan.problems) if each.image in wanted))
 
 
 def convert(
@@ -195,36 +181,35 @@ def convert(
     release = origin.listed()
     chosen = _chosen_subjects(release, subjects)
     wanted = _wanted_images(images)
-    zarr_store = target.opened(read_only=False)
-    complete = _check_target(target, zarr_store)
+    _check_target(target)
     headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
-    problems = list(release.problems)
-    jobs, tasks, unchanged = [], [], []
-    for subject in chosen.values():
-        record = _subject_record(zarr_store, subject.name)
-        if overwrite:
-            remove(zarr_store, subject.name)
-            record = {}
-        job, found = _job(subject, headers, unreadable, wanted=wanted, record=record)
-        problems += found
-        if job is None:
-            unchanged.append(subject.name)
-        else:
-            jobs.append(job)
-            tasks += _prepared_tasks(job, record, origin, target, zarr_store)
-    if jobs or not complete:
-        with store_errors(target):
+    jobs, problems = [], list(release.problems)
+    with target.locked(), store_errors(target):
+        zarr_store = target.opened(read_only=False)
+        for subject in chosen.values():
+            if overwrite:
+                remove(zarr_store, subject.name)
+            earlier = earlier_run(zarr_store, subject.name)
+            job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
+            problems += found
+            if job:
+                jobs.append(job)
+        if jobs or not _is_complete(zarr_store):
+            remove_partial_objects(zarr_store, "")
             write_root(zarr_store, origin, state="converting")
-        _run(jobs, tasks, origin, target, client=client, workers=workers, progress=progress)
-        with store_errors(target):
+            with contextlib.ExitStack() as stack:
+                kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
+            problems += kept.values()
+            jobs = [job for job in jobs if job.subject.name not in kept]
             problems += write_cohort(zarr_store, origin, release)
             write_root(zarr_store, origin, state="complete")
     written = [count for job in jobs for count in job.written if count]
     return Report(
         store=target.url,
         converted=tuple(job.subject.name for job in jobs),
-        unchanged=tuple(unchanged),
+        unchanged=tuple(name for name in chosen if name not in {job.subject.name for job in jobs}),
+        reasons={job.subject.name: job.reason for job in jobs},
         images=len(written),
         voxel_bytes=sum(written),
         seconds=time.monotonic() - started,
@@ -258,130 +243,72 @@ def _chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str,
     return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}
 
 
-def _only(plan: SubjectPlan, images: frozenset[str]) -> SubjectPlan:
-    grids = (
-        dataclasses.replace(grid, arrays=tuple(array for array in grid.arrays if array.image in images))
-        for grid in plan.grids
-    )
-    return dataclasses.replace(plan, grids=tuple(grid for grid in grids if grid.arrays))
-
-
-def _check_target(target: Target, store: Store) -> bool:
-    """Make sure that the target is ours or empty; tell whether a conversion into it was finished."""
+def _check_target(target: Target) -> None:
+    """Make sure that the target is ours, or nothing yet."""
+    store = target.opened(read_only=True)
     try:
-        return bool(read_root(store).get("state") == "complete")
+        read_root(store)
     except NotAStoreError:
         if child_names(store, "") or read_document(store, "") is not None:
             raise DestinationError(
                 target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
             ) from None
-        return False
 
 
-def _subject_record(store: Store, subject: str) -> dict[str, Any]:
-    """Return what the commit of a subject recorded, nothing where there is no commit."""
-    document = read_document(store, subject) or {}
-    record: dict[str, Any] = document.get("attributes", {}).get(KEY, {})
-    return record
-
-
-def _job(
-    subject: Subject,
-    headers: Mapping[str, Header],
-    unreadable: Mapping[str, Problem],
-    *,
-    wanted: frozenset[str],
-    record: Mapping[str, Any],
-) -> tuple[_Job | None, list[Problem]]:
-    """Decide whether a subject must be converted, and what is to be told if not."""
-    wanted |= record.get("images", {}).keys()
-    files = [file for (_, image), file in subject.images.items() if image in wanted]
-    files += subject.tables.values()
-    if record and record["package_version"] == PACKAGE_VERSION and all(_is_recorded(file, record) for file in files):
-        return None, [Problem(subject=subject.name, **problem) for problem in record["problems"]]
-    lost = sorted(set(record.get("arrays", {}).values()) - headers.keys())
-    if lost:
-        # never trade a good subject for a worse one
-        reason = unreadable[lost[0]].message if lost[0] in unreadable else "is not in the release any more"
-        message = f"{reason}; the subject stays as it was converted before, use --overwrite to convert what there is"
-        return None, [Problem(path=lost[0], message=message, subject=subject.name)]
-    plan = _only(subject_plan(subject, headers), wanted)
-    found = [unreadable[file.path] for file in files if file.path in unreadable]
-    job = _Job(
-        subject=subject,
-        plan=plan,
-        files=tuple(files),
-        problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
-        pending={array.path for array in plan.arrays},
-    )
-    return job, []
-
-
-def _is_recorded(file: SourceFile, record: Mapping[str, Any]) -> bool:
-    size, stamp = record["files"].get(file.path), record["times"]["stamps"].get(file.path)
-    return bool(size == file.size and stamp == file.stamp)
-
-
-def _prepared_tasks(
-    job: _Job, record: Mapping[str, Any], source: Source, target: Target, store: Store
-) -> list[FileTask]:
-    """Withdraw a subject, clear away what is no part of its plan, and return its tasks."""
-    withdraw(store, job.subject.name, [grid.name for grid in job.plan.grids])
-    keep = {array.path for array in job.plan.arrays}
-    for group in child_names(store, job.subject.name):
-        for name in child_names(store, f"{job.subject.name}/{group}"):
-            path = f"{job.subject.name}/{group}/{name}"
-            if path not in keep:
-                remove(store, path)
-    return [
-        FileTask(source=source, target=target, plan=plan, unchanged=bool(record) and _is_recorded(plan.source, record))
-        for plan in job.plan.arrays
-    ]
+def _is_complete(store: Store) -> bool:
+    document = read_document(store, "") or {}
+    return bool(document.get("attributes", {}).get("state") == "complete")
 
 
 def _run(
-    jobs: list[_Job],
-    tasks: list[FileTask],
+    jobs: Sequence[Job],
     source: Source,
     target: Target,
+    stack: contextlib.ExitStack,
     *,
     client: Client | None,
     workers: int | None,
     progress: bool,
-) -> None:
-    """Run the tasks of all jobs and commit each subject after its last one."""
+) -> dict[str, Problem]:
+    """Run the tasks of all jobs and commit each subject after its last one.
+
+    Returns
+    -------
+    dict
+        Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
+    """
     from isles24_zarr.cluster import completed_tasks, dask_client
 
-    by_subject = {job.subject.name: job for job in jobs}
-    for job in jobs:
+    clients: list[Client] = []
+
+    def completed(function: Any, tasks: list[FileTask], title: str) -> Iterator[tuple[FileTask, Any]]:
+        if not tasks:
+            return iter(())
+        running = clients[0] if clients else stack.enter_context(dask_client(client, workers))
+        clients[:] = [running]
+        sizes = [task.plan.nbytes for task in tasks]
+        done = completed_tasks(running, function, tasks, sizes=sizes, title=title, progress=progress)
+        return stack.enter_context(contextlib.closing(done))
+
+    kept: dict[str, Problem] = {}
+    to_check = [task for job in jobs if job.record for task in job.tasks(source, target) if not task.unchanged]
+    for task, problem in completed(check_file, to_check, "checking changed files"):
+        if problem is not None:
+            found = problem if isinstance(problem, Problem) else _killed(task, problem).problem
+            kept[task.plan.subject] = kept_as_it_was(task.plan.subject, task.plan.source.path, found)
+    by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
+    for job in by_subject.values():
+        prepare(target.opened(read_only=False), job)
+    tasks = [task for job in by_subject.values() for task in job.tasks(source, target)]
+    for job in by_subject.values():
         if not job.pending:
             _commit(job, source, target)
-    if not tasks:
-        return
-    sizes = [task.plan.nbytes for task in tasks]
-    with (
-        dask_client(client, workers) as running,
-        contextlib.closing(
-            completed_tasks(running, convert_file, tasks, sizes=sizes, title="converting", progress=progress)
-        ) as done,
-    ):
-        for task, result in done:
-            job = by_subject[task.plan.subject]
-            _take(job, task, result if isinstance(result, FileResult) else _killed(task, result))
-            if not job.pending:
-                _commit(job, source, target)
-
-
-def _take(job: _Job, task: FileTask, result: FileResult) -> None:
-    """Note down what became of a file."""
-    job.pending.remove(task.plan.path)
-    if result.present:
-        job.present.add(task.plan.path)
-        job.written.append(result.written)
-    if result.problem:
-        # where an image was to be kept does not matter once it could not be read
-        kept = [problem for problem in job.problems if result.present or problem.path != task.plan.source.path]
-        job.problems = [*kept, result.problem]
+    for task, result in completed(convert_file, tasks, "converting"):
+        job = by_subject[task.plan.subject]
+        job.take(task, result if isinstance(result, FileResult) else _killed(task, result))
+        if not job.pending:
+            _commit(job, source, target)
+    return kept
 
 
 def _killed(task: FileTask, error: BaseException) -> FileResult:
@@ -390,15 +317,14 @@ def _killed(task: FileTask, error: BaseException) -> FileResult:
     return FileResult(present=False, problem=problem)
 
 
-def _commit(job: _Job, source: Source, target: Target) -> None:
-    clinical = clinical_record(job.subject, source)
-    with store_errors(target):
-        problems = publish_subject(
-            target.opened(read_only=False),
-            job.plan,
-            present=job.present,
-            files=job.files,
-            clinical=clinical,
-            problems=job.problems,
-        )
+def _commit(job: Job, source: Source, target: Target) -> None:
+    problems = publish_subject(
+        target.opened(read_only=False),
+        job.plan,
+        present=job.present,
+        # a file that could not replace an older one is looked at again next time
+        files=[file for file in job.files if file.path not in job.kept],
+        clinical=clinical_record(job.subject, source),
+        problems=job.problems,
+    )
     job.problems = list(problems)

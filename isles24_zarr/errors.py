@@ -66,6 +66,12 @@ class IncompleteStoreError(RequestError):
     advice = "run the same 'isles24-zarr convert' again: it resumes where it stopped"
 
 
+class StoreLockedError(RequestError):
+    """Another process is writing into the store."""
+
+    advice = "wait until it has ended, then run the same command again"
+
+
 class UnknownNameError(RequestError):
     """A subject, image, space or option value that does not exist was asked for."""
 

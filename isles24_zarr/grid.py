@@ -251,7 +251,7 @@ def _reversals(flips: Sequence[bool]) -> tuple[Any, ...]:
 
 def corner_displacement(reference: Grid, other: Grid) -> float:
     """Return the largest distance in mm between corresponding corners of two volumes of equal shape."""
-    return float(np.linalg.norm(reference.corners() - other.corners(), axis=1).max())
+    return float(np.max(np.linalg.norm(reference.corners() - other.corners(), axis=1)))
 
 
 def same_grid(reference: Grid, other: Grid) -> bool:

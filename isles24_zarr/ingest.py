@@ -96,6 +96,8 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
         if not written_from:
             remove(store, plan.path)
         problem = Problem.from_error(error, subject=plan.subject, image=plan.image)
+        if written_from:
+            problem = dataclasses.replace(problem, message=f"{error.what}; the image converted before was kept")
         return FileResult(present=bool(written_from), problem=problem)
     except OSError as error:
         raise StoreWriteError(task.target.url, f"cannot be written ({error})") from error
@@ -105,6 +107,32 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
 def _sha256(task: FileTask) -> str:
     with task.source.opened(task.plan.source) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def check_file(task: FileTask, topic: str) -> Problem | None:
+    """Read a file to its end that is to replace one that was converted, on a worker.
+
+    Parameters
+    ----------
+    task
+        Of the file.
+    topic
+        Where to tell of progress.
+
+    Returns
+    -------
+    Problem or None
+        What is wrong with the file.
+    """
+    from isles24_zarr.cluster import advance
+
+    try:
+        with _opened_stream(task) as stream:
+            stream.read_to_end()
+        advance(topic, task.plan.nbytes)
+    except SourceError as error:
+        return Problem.from_error(error, subject=task.plan.subject, image=task.plan.image)
+    return None
 
 
 @contextlib.contextmanager

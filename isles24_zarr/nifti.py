@@ -255,8 +255,8 @@ def _same_positions(first: NDArray[np.float64], second: NDArray[np.float64] | No
     if second is None or not np.isfinite(second).all():
         return False
     steps = np.abs(first - second)[:3] @ np.array([*np.asarray(shape, dtype=np.float64), 1.0])
-    smallest = np.linalg.norm(first[:3, :3], axis=0).min()
-    return bool(steps.max() <= max(0.1 * smallest, _GEOMETRY_TOLERANCE_MM))
+    smallest = np.min(np.linalg.norm(first[:3, :3], axis=0))
+    return bool(np.max(steps) <= max(0.1 * smallest, _GEOMETRY_TOLERANCE_MM))
 
 
 def _scaling_from_fields(fields: Any, *, path: str) -> tuple[float | None, float | None]:

@@ -187,7 +187,7 @@ def _chosen_slices(areas: Mapping[str, NDArray[np.int64]], count: int, wanted: i
     infarct, occlusion = areas.get("lesion_mask", none), areas.get("lvo_mask", none)
     chosen = _spread_slices(infarct, min(wanted, count))
     if len(chosen) >= 3 and occlusion.any() and not occlusion[chosen].any():
-        place = int(occlusion.argmax())
+        place = int(np.argmax(occlusion))
         largest = max(chosen, key=lambda index: infarct[index])
         chosen.remove(min((index for index in chosen if index != largest), key=lambda index: abs(index - place)))
         chosen.append(place)
@@ -203,8 +203,8 @@ def _spread_slices(area: NDArray[np.int64], wanted: int) -> list[int]:
     slices = marked if marked.size else np.arange(area.size)
     steps = ((np.arange(wanted) + 0.5) / wanted * slices.size).astype(np.intp)
     if marked.size:
-        largest = area[marked].argmax()
-        steps[np.abs(steps - largest).argmin()] = largest
+        largest = np.argmax(area[marked])
+        steps[np.argmin(np.abs(steps - largest))] = largest
     return [int(index) for index in slices[steps]]
 
 
@@ -275,10 +275,10 @@ def _halfway(points: Floats, spacing: float) -> Floats:
 
 def _span(edges: Floats, profile: NDArray[np.int64]) -> Span:
     """Return from where to where something is seen, in mm; specks are left out."""
-    seen = np.flatnonzero(profile > 0.02 * profile.max())
+    seen = np.flatnonzero(profile > 0.02 * np.max(profile))
     first, last = (seen[0], seen[-1] + 1) if seen.size else (0, -1)
     low, high = sorted((float(edges[first]), float(edges[last])))
-    return max(low - _MARGIN_MM, float(edges.min())), min(high + _MARGIN_MM, float(edges.max()))
+    return max(low - _MARGIN_MM, float(np.min(edges))), min(high + _MARGIN_MM, float(np.max(edges)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

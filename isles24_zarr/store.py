@@ -10,25 +10,28 @@ zarr-python's own pipeline writes: its LocalStore renames every object into plac
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
 
-from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreVersionError
+from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.layout import COMPRESSOR, FORMAT_VERSION, KEY, final_attributes, seal, shard_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import xarray as xr
     from zarr.abc.store import Store
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
     from isles24_zarr.nifti import Digest, VoxelStream
 
 DOCUMENT: Final = "zarr.json"
+_CHECKED: Final = ZstdCodec(level=1, checksum=True)
+"""The outermost codec: it stores Blosc's bytes as they are, with a checksum that any decoder of Zstandard verifies.
+A CRC-32C would do the same, if all readers looked at it: zarrs does not when it decodes part of a shard."""
+
+PARTIAL: Final = ".partial"
+"""How the names of objects end that LocalStore is writing, or was when it was killed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +77,34 @@ class Target:
         if "://" in self.url:
             return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
         return LocalStore(self.url, read_only=read_only)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for writing; the lock is the kernel's, on the folder, and dies with this process.
+
+        URLs are not locked: an object store has no such thing.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process holds it.
+        """
+        if "://" in self.url:
+            yield
+            return
+        Path(self.url).mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.url, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise StoreLockedError(self.url, "another conversion is writing into it") from None
+        except OSError as error:
+            warnings.warn(f"{self.url} cannot be locked ({error}): run no second conversion into it", stacklevel=3)
+        try:
+            yield
+        finally:
+            os.close(folder)
 
 
 class WholeStore(WrapperStore[Any]):
@@ -163,6 +200,13 @@ def remove(store: Store, path: str) -> None:
     sync(store.delete_dir(path))
 
 
+def remove_partial_objects(store: Store, path: str) -> None:
+    """Delete what an interrupted write left right below a path."""
+    for name in child_names(store, path):
+        if name.endswith(PARTIAL):
+            sync(store.delete(f"{path}/{name}" if path else name))
+
+
 def child_names(store: Store, path: str) -> list[str]:
     """Return the names of everything right below a path, documents left out."""
 
@@ -237,7 +281,11 @@ def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
         return None
     ours = dict(document["attributes"][KEY])
     source = ours.get("source", {})
-    if not (ours.pop("checksum", None) and ours.pop("shards", None) and source.get("sha256")):
+    shards = ours.pop("shards", None)
+    if not (ours.pop("checksum", None) and shards and source.get("sha256")):
+        return None
+    sizes = listed_keys(store, plan.path)
+    if any(sizes.get(f"{plan.path}/{key}") != size for key, size in shards.items()):
         return None
     found = {**document["attributes"], KEY: {**ours, "source": plan.attributes[KEY]["source"]}}
     planned = _array_document(_array_without_document(store, plan), plan.attributes)
@@ -254,8 +302,7 @@ def _array_without_document(store: Store, plan: ArrayPlan) -> zarr.Array[Any]:
         shards=plan.shards,
         dtype=plan.dtype,
         fill_value=0,
-        # the CRC lets any reader notice a damaged chunk
-        compressors=[_blosc(plan.dtype), Crc32cCodec()],
+        compressors=[_blosc(plan.dtype), _CHECKED],
         dimension_names=plan.dimension_names,
     )
     # a chunk of zeros is written like any other: absent ones are lost ones
@@ -298,8 +345,18 @@ def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -
     if any(len(array.shape) == 4 for array in plan.arrays if array.image in images):
         _add_coordinate(draft, "time", np.array(plan.frame_seconds), plan.time_attributes)
     copy_nodes(draft.store, store, path)
-    documents = {name: read_document(store, f"{path}/{name}") for name in (*draft.array_keys(), *images)}
-    return write_group(store, path, plan.attributes, {name: doc for name, doc in documents.items() if doc})
+    coordinates = [name for name in ("time", "z", "y", "x") if name in draft]
+    documents = {name: _written_document(store, f"{path}/{name}") for name in (*coordinates, *images)}
+    return write_group(store, path, plan.attributes, documents)
+
+
+def _written_document(store: Store, path: str) -> dict[str, Any]:
+    document = read_document(store, path)
+    if document is None:
+        raise StoreWriteError(
+            f"{store}/{path}", "was written by a worker, but is not there: all must see the same store"
+        )
+    return document
 
 
 def _add_coordinate(group: zarr.Group, name: str, values: Any, attributes: Mapping[str, Any]) -> None:
@@ -308,7 +365,7 @@ def _add_coordinate(group: zarr.Group, name: str, values: Any, attributes: Mappi
         shape=values.shape,
         chunks=values.shape,
         dtype=values.dtype,
-        compressors=[_blosc("f8"), Crc32cCodec()],
+        compressors=[_blosc("f8"), _CHECKED],
         dimension_names=(name,),
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
@@ -347,12 +404,14 @@ def withdraw(store: Store, path: str, grids: Iterable[str]) -> None:
 def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
     """Return the attributes of all subjects that were committed, by name."""
     names = [name for name in child_names(store, "") if name.startswith("sub-")]
-    documents = {name: read_document(store, name) for name in names}
-    return {
-        name: document["attributes"]
-        for name, document in documents.items()
-        if document and KEY in document.get("attributes", {})
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        # one that cannot be read is not committed
+        with contextlib.suppress(StoreDamageError):
+            attributes = (read_document(store, name) or {}).get("attributes", {})
+            if "arrays" in attributes.get(KEY, {}):
+                found[name] = attributes
+    return found
 
 
 def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
@@ -367,15 +426,14 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     """
     draft = MemoryStore()
     encoding = {
-        str(name): {"chunks": variable.shape, "compressors": [BloscCodec(**COMPRESSOR), Crc32cCodec()]}  # type: ignore[arg-type]
+        str(name): {"chunks": variable.shape, "compressors": [BloscCodec(**COMPRESSOR), _CHECKED]}  # type: ignore[arg-type]
         for name, variable in dataset.variables.items()
     }
     dataset.to_zarr(draft, zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)
     remove(store, path)
     copy_nodes(draft, store, path)
     names = [str(name) for name in dataset.variables]
-    documents = {name: read_document(store, f"{path}/{name}") for name in names}
-    write_group(store, path, dataset.attrs, {name: doc for name, doc in documents.items() if doc})
+    write_group(store, path, dataset.attrs, {name: _written_document(store, f"{path}/{name}") for name in names})
 
 
 def copy_nodes(source: Store, target: Store, path: str) -> None:

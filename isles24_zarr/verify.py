@@ -25,7 +25,7 @@ from zarrs import ZarrsCodecPipeline
 from isles24_zarr.errors import Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE, seal
 from isles24_zarr.release import Source, SourceFile, selected_names
-from isles24_zarr.store import DOCUMENT, Target, WholeStore, child_names, listed_keys, read_document, read_root
+from isles24_zarr.store import DOCUMENT, PARTIAL, Target, WholeStore, child_names, listed_keys, read_document, read_root
 
 if TYPE_CHECKING:
     import os
@@ -294,7 +294,7 @@ def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem
         owner = key.rsplit("/c/", 1)[0] if "/c/" in key else key.rsplit("/", 1)[0]
         is_document = key.rsplit("/", 1)[-1] == DOCUMENT
         is_group = any(array.startswith(f"{owner}/") for array in arrays)
-        if key.endswith(".partial"):
+        if key.endswith(PARTIAL):
             yield _problem(key, "is what an interrupted write left over")
         elif not (owner in arrays or (is_document and (is_group or owner == parent))):
             yield _problem(key, "is not listed by the commit of its group")
@@ -308,7 +308,7 @@ def _shard_problems(store: Store, path: str, shards: Mapping[str, int]) -> Itera
         elif found[key] != size:
             yield _problem(f"{path}/{key}", f"has {found[key]:,} of {size:,} bytes")
     for key in sorted(found.keys() - shards.keys() - {DOCUMENT}):
-        if not key.endswith(".partial"):
+        if not key.endswith(PARTIAL):
             yield _problem(f"{path}/{key}", "is no shard of the array")
 
 

@@ -28,6 +28,7 @@ ORDER = [
     "commit",
     "cluster",
     "ingest",
+    "resume",
     "convert",
     "verify",
     "export",
