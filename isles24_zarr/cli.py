@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -53,6 +54,8 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
 
     @functools.wraps(function)
     def command(*args: Arguments.args, **options: Arguments.kwargs) -> None:
+        # to be ended by the system is to be interrupted: workers stop, nothing is left half done
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             good = function(*args, **options)
         except Isles24Error as error:
@@ -147,8 +150,7 @@ def convert(
 def _print_plan(source: str, subjects: list[str] | None, images: list[str] | None, *, as_json: bool) -> bool:
     from isles24_zarr.convert import planned
 
-    plans = planned(source, subjects=subjects, images=images)
-    problems = [problem for plan in plans for problem in plan.problems]
+    plans, problems = planned(source, subjects=subjects, images=images)
     arrays = [array for plan in plans for array in plan.arrays]
     if as_json:
         keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
@@ -177,7 +179,7 @@ def _print_plan(source: str, subjects: list[str] | None, images: list[str] | Non
         for array in arrays
     )
     _print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
-    total, stored = (sum(sizes) for sizes in zip(*((a.nbytes, a.source.size) for a in arrays), strict=True))
+    total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
     _out().print(f"{len(arrays)} arrays, {_megabytes(total)} MB of voxels, about {_megabytes(stored)} MB stored")
     return _tell_problems(problems)
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import signal
 import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from distributed import CancelledError, Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import (
+    CancelledError,
+    Client,
+    KilledWorker,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+)
 from distributed.comm.core import CommClosedError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, WorkerStartError
+from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, UnknownNameError, WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -43,8 +53,18 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # a spawned worker imports the caller's script, and this is that script calling us again
         raise WorkerStartError("worker processes", "a script starts them again while they start")
+    if workers is not None and workers < 1:
+        raise UnknownNameError("workers", f"must be 1 or more, not {workers}")
     with _own_cluster(workers) as cluster, Client(cluster) as own:
+        own.register_plugin(_LeaveInterrupts())
         yield own
+
+
+class _LeaveInterrupts(WorkerPlugin):
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that can end the others in order."""
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - as WorkerPlugin
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _own_cluster(workers: int | None) -> LocalCluster:

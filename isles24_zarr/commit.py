@@ -8,21 +8,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import hashlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import phenotype, vocabulary
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError
 from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE
-from isles24_zarr.store import committed_subjects, remove, write_dataset, write_grid, write_group, write_subject
+from isles24_zarr.store import (
+    committed_subjects,
+    read_document,
+    remove,
+    write_dataset,
+    write_grid,
+    write_group,
+    write_subject,
+)
+from isles24_zarr.tables import MAX_TABLE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from zarr.abc.store import Store
 
     from isles24_zarr.layout import ArrayPlan, SubjectPlan
-    from isles24_zarr.release import Release, Source, SourceFile, Subject
+    from isles24_zarr.release import Release, SourceFile, Subject
+    from isles24_zarr.source import Source
     from isles24_zarr.store import Target
 
 PACKAGE_VERSION: Final = version("isles24-zarr")
@@ -110,8 +121,7 @@ def clinical_record(subject: Subject, source: Source) -> phenotype.ClinicalRecor
     records, problems = [], []
     for table, file in subject.tables.items():
         try:
-            with source.opened(file) as opened:
-                rows = phenotype.rows_from_table(opened.read(), path=file.path)
+            rows = phenotype.rows_from_table(source.content(file, most=MAX_TABLE_BYTES), path=file.path)
             records.append(phenotype.record_from_row(rows[0], table=table.table, path=file.path, subject=subject.name))
         except SourceError as error:
             problems.append(Problem.from_error(error, subject=subject.name))
@@ -119,16 +129,30 @@ def clinical_record(subject: Subject, source: Source) -> phenotype.ClinicalRecor
     return dataclasses.replace(merged, problems=(*problems, *merged.problems))
 
 
-def write_cohort(store: Store, source: Source, release: Release) -> list[Problem]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dictionary:
+    """The data dictionary of a release: its entries by name, its SHA-256, and what is wrong with it."""
+
+    entries: Mapping[str, phenotype.DictionaryEntry]
+    sha256: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+def read_dictionary(source: Source, release: Release) -> Dictionary:
+    """Read the data dictionary; an unreadable one is a problem, and none is an empty one."""
+    if release.dictionary is None:
+        return Dictionary(entries={})
+    path = release.dictionary.path
+    try:
+        content = source.content(release.dictionary, most=MAX_TABLE_BYTES)
+        entries = phenotype.dictionary_from_table(content, path=path)
+    except SourceError as error:
+        return Dictionary(entries={}, problems=(Problem.from_error(error),))
+    return Dictionary(entries=entries, sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_cohort(store: Store, dictionary: Mapping[str, phenotype.DictionaryEntry]) -> None:
     """Write the cohort table of all subjects that are committed, by whatever run."""
-    problems: list[Problem] = []
-    dictionary: dict[str, phenotype.DictionaryEntry] = {}
-    if release.dictionary:
-        try:
-            with source.opened(release.dictionary) as opened:
-                dictionary = phenotype.dictionary_from_table(opened.read(), path=release.dictionary.path)
-        except SourceError as error:
-            problems.append(Problem.from_error(error))
     subjects = committed_subjects(store)
     values = {name: {k: v for k, v in attributes.items() if k != KEY} for name, attributes in subjects.items()}
     table = phenotype.cohort_table(
@@ -138,10 +162,9 @@ def write_cohort(store: Store, source: Source, release: Release) -> list[Problem
         dictionary,
     )
     write_dataset(store, PHENOTYPE, table)
-    return problems
 
 
-def write_root(store: Store, source: Source, *, state: str) -> None:
+def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: str) -> None:
     """Write the root: what the data are, and whether a conversion is under way."""
     write_group(
         store,
@@ -155,6 +178,13 @@ def write_root(store: Store, source: Source, *, state: str) -> None:
             "package_version": PACKAGE_VERSION,
             "source": source.url,
             "state": state,
-            KEY: {"kind": "store"},
+            KEY: {"kind": "store", "dictionary": dictionary.sha256},
         },
     )
+
+
+def is_complete(store: Store, dictionary: Dictionary) -> bool:
+    """Tell whether the last conversion ended, and with the same data dictionary."""
+    attributes = (read_document(store, "") or {}).get("attributes", {})
+    recorded = attributes.get(KEY, {}).get("dictionary")
+    return bool(attributes.get("state") == "complete" and recorded == dictionary.sha256)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr import vocabulary
 from isles24_zarr.commit import (
     clinical_record,
+    is_complete,
     publish_subject,
+    read_dictionary,
     store_errors,
     write_cohort,
     write_root,
@@ -27,8 +29,9 @@ from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, Sourc
 from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
 from isles24_zarr.layout import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
-from isles24_zarr.release import Source, selected_names
+from isles24_zarr.release import selected_names
 from isles24_zarr.resume import Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
+from isles24_zarr.source import Source
 from isles24_zarr.store import Target, child_names, read_document, read_root, remove, remove_partial_objects
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from distributed import Client
-    from zarr.abc.store import Store
 
     from isles24_zarr.release import Release, SourceFile, Subject
 
@@ -114,21 +116,15 @@ def planned(
     subjects: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> list[SubjectPlan]:
-    """Return what `convert` would write into a new store, given the same arguments."""
+) -> tuple[list[SubjectPlan], list[Problem]]:
+    """Return what `convert` would write into a new store, given the same arguments, and what is odd."""
     place = Source.of(source, storage_options)
-    chosen = _chosen_subjects(place.listed(), subjects)
+    release = place.listed()
+    chosen, wanted = _chosen_subjects(release, subjects), _wanted_images(images)
     headers, problems = _headers(place, chosen.values())
-    wanted = _wanted_images(images)
-    return [_planned_subject(subject, headers, problems, wanted) for subject in chosen.values()]
-
-
-def _planned_subject(
-    subject: Subject, headers: Mapping[str, Header], problems: Iterable[Problem], wanted: frozenset[str]
-) -> SubjectPlan:
-    plan = only_images(subject_plan(subject, headers), wanted)
-    own = (problem for problem in problems if problem.subject == subject.name)
-    return dataclasses.replace(plan, problems=tuple(each for each in (*own, *plan.problems) if each.image in wanted))
+    plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
+    problems += [problem for plan in plans for problem in plan.problems]
+    return plans, [*release.problems, *(problem for problem in problems if problem.image in wanted)]
 
 
 def convert(
@@ -184,8 +180,9 @@ def convert(
     _check_target(target)
     headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
-    jobs, problems = [], list(release.problems)
-    with target.locked(), store_errors(target):
+    dictionary = read_dictionary(origin, release)
+    jobs, problems = [], [*release.problems, *dictionary.problems]
+    with store_errors(target), target.locked():
         zarr_store = target.opened(read_only=False)
         for subject in chosen.values():
             if overwrite:
@@ -195,15 +192,15 @@ def convert(
             problems += found
             if job:
                 jobs.append(job)
-        if jobs or not _is_complete(zarr_store):
+        if jobs or not is_complete(zarr_store, dictionary):
             remove_partial_objects(zarr_store, "")
-            write_root(zarr_store, origin, state="converting")
+            write_root(zarr_store, origin, dictionary, state="converting")
             with contextlib.ExitStack() as stack:
                 kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
-            problems += write_cohort(zarr_store, origin, release)
-            write_root(zarr_store, origin, state="complete")
+            write_cohort(zarr_store, dictionary.entries)
+            write_root(zarr_store, origin, dictionary, state="complete")
     written = [count for job in jobs for count in job.written if count]
     return Report(
         store=target.url,
@@ -253,11 +250,6 @@ def _check_target(target: Target) -> None:
             raise DestinationError(
                 target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
             ) from None
-
-
-def _is_complete(store: Store) -> bool:
-    document = read_document(store, "") or {}
-    return bool(document.get("attributes", {}).get("state") == "complete")
 
 
 def _run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import xarray as xr
@@ -21,6 +21,7 @@ from zarrs import ZarrsCodecPipeline
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
 from isles24_zarr.layout import KEY, PHENOTYPE, recorded_orientation
+from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.store import Target, WholeStore, child_names, read_document, read_root
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
@@ -156,7 +157,7 @@ def open_scan(
 
 def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any]:
     """Return what the commit of a subject recorded."""
-    document = read_document(store, subject) if subject else None
+    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
     record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
     if "arrays" in record:
         return record
@@ -169,7 +170,10 @@ def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any
 def _zarr_store(store: Store, group: str) -> ZarrStore:
     # from the group itself: by its name, xarray would look for consolidated metadata at the root
     whole = StorePath(WholeStore(store), group)
-    opened: ZarrStore = ZarrStore.open_group(whole, mode="r", consolidated=True, zarr_format=3)
+    try:
+        opened: ZarrStore = ZarrStore.open_group(whole, mode="r", consolidated=True, zarr_format=3)
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise StoreDamageError(f"{store}/{group}", f"cannot be opened ({error})") from error
     return opened
 
 
@@ -221,7 +225,7 @@ def described_arrays(
     found = []
     for path in record["arrays"]:
         group, image = path.split("/")
-        array = zarr.open_array(StorePath(opened, f"{subject}/{path}"), mode="r")
+        array = cast("zarr.Array[Any]", _zarr_store(opened, f"{subject}/{group}").members[image])
         found.append(
             ArrayInfo(
                 group=group,

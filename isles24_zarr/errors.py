@@ -15,6 +15,11 @@ import dataclasses
 from typing import ClassVar, Literal
 
 
+def one_line(text: str) -> str:
+    """Escape what is not printable: names and messages from outside must not steer a terminal or fake a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 class Isles24Error(Exception):
     """Base of all errors of this package.
 
@@ -35,7 +40,7 @@ class Isles24Error(Exception):
 
     def __str__(self) -> str:
         sentence = f"{self.subject}: {self.what}"
-        return f"{sentence}; {self.advice}" if self.advice else sentence
+        return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
 
 
 class RequestError(Isles24Error):
@@ -201,4 +206,4 @@ class Problem:
         return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return one_line(f"{self.path}: {self.message}")

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from typing import TYPE_CHECKING
 
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.store import remove, write_array, written_source
+from isles24_zarr.streams import HashedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from isles24_zarr.layout import ArrayPlan
-    from isles24_zarr.release import Source
+    from isles24_zarr.source import Source
     from isles24_zarr.store import Target
 
 
@@ -105,8 +105,11 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
 
 
 def _sha256(task: FileTask) -> str:
-    with task.source.opened(task.plan.source) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    with task.source.opened(task.plan.source) as opened:
+        file = HashedFile(opened, path=task.plan.source.path)
+        while file.read():
+            pass
+        return file.sha256()
 
 
 def check_file(task: FileTask, topic: str) -> Problem | None:

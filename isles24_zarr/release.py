@@ -1,8 +1,8 @@
 """A release as a tree of paths: which subjects and files there are.
 
-The core is `classified`, a pure function from a relative path to what the file is; listing is all the I/O there is,
-through fsspec. The layout follows BIDS (https://bids-specification.readthedocs.io) with two liberties: raw data and
-derivatives lie side by side, and masks end in ``-msk``. Releases differ in details; all known ones are read:
+The core is `classified`, a pure function from a relative path to what the file is. The layout follows BIDS
+(https://bids-specification.readthedocs.io) with two liberties: raw data and derivatives lie side by side, and masks
+end in ``-msk``. Releases differ in details; all known ones are read:
 
     [train/]{raw_data,rawdata,derivatives,phenotype}/sub-<label>/ses-<index>/[perfusion-maps/]
         sub-<label>_ses-<index>[_space-ncct]_<suffix>.{nii,nii.gz,xlsx,csv}
@@ -10,26 +10,14 @@ derivatives lie side by side, and masks end in ``-msk``. Releases differ in deta
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
-import zipfile
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from isles24_zarr.errors import (
-    Problem,
-    SourceNotFoundError,
-    UnknownNameError,
-    UnreadableFileError,
-    UnsafePathError,
-)
+from isles24_zarr.errors import Problem, UnknownNameError, UnsafePathError
 from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, TABLE_OF_SESSION
 
 if TYPE_CHECKING:
@@ -38,7 +26,7 @@ if TYPE_CHECKING:
 DICTIONARY_NAME: Final = "clinical_data-description.xlsx"
 _RAW: Final = frozenset({"raw_data", "rawdata"})
 _SECTIONS: Final = _RAW | {"derivatives", "phenotype"}
-_SUBJECT: Final = re.compile(r"sub-[0-9A-Za-z]+", re.ASCII)
+SUBJECT_NAME: Final = re.compile(r"sub-[0-9A-Za-z]+", re.ASCII)
 _SESSION: Final = re.compile(r"ses-0*([0-9]{1,4})", re.ASCII)
 _IMAGE: Final = re.compile(
     r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)(_space-(?P<space>[^_]+))?_(?P<suffix>[^_.]+)\.nii(\.gz)?", re.ASCII
@@ -191,7 +179,7 @@ def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
         return Stray(reason=f"is not below {parts[start]}/<subject>/<session>/")
     section, *folders, name = parts[start:]
     subject, session = folders[0], _SESSION.fullmatch(folders[1])
-    if not _SUBJECT.fullmatch(subject):
+    if not SUBJECT_NAME.fullmatch(subject):
         raise UnsafePathError(path, f"the subject name {subject!r} is not 'sub-' and a label of letters and digits")
     if session is None:
         return Stray(reason=f"{folders[1]!r} is not the name of a session")
@@ -316,123 +304,6 @@ def _notice(path: str, message: str, *, subject: str | None = None, image: str |
     return Problem(path=path, message=message, severity="notice", subject=subject, image=image)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A place that holds a release, which any process can open for itself.
-
-    Parameters
-    ----------
-    url
-        An absolute path or an fsspec URL.
-    storage_options
-        For fsspec.
-    """
-
-    url: str
-    storage_options: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
-        """Make a source of what a caller gives: a folder, a zip file, or a URL of a folder.
-
-        Options are for URLs; a path of this machine takes none.
-        """
-        text = os.fspath(source)
-        if "://" in text or "::" in text:
-            return cls(url=text, storage_options=dict(storage_options or {}))
-        path = Path(text).expanduser().absolute()
-        is_zip = path.suffix.lower() == ".zip" and path.is_file()
-        return cls(url=f"zip://::{path}" if is_zip else str(path), storage_options={})
-
-    def filesystem(self) -> tuple[Any, str]:
-        """Return the fsspec file system and the root of the release on it.
-
-        Raises
-        ------
-        SourceNotFoundError
-            There is nothing at that place, or no fsspec file system for it.
-        """
-        try:
-            filesystem, root = fsspec.core.url_to_fs(self.url, **self.storage_options)
-            found = root == "" or filesystem.isdir(root)
-        except (OSError, ValueError, ImportError, zipfile.BadZipFile) as error:
-            raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
-        if not found:
-            raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
-        return filesystem, root
-
-    def listed(self) -> Release:
-        """List the files and sort them by subject; none is opened.
-
-        Raises
-        ------
-        SourceNotFoundError
-            There is nothing of a release.
-        """
-        filesystem, root = self.filesystem()
-        problems: list[Problem] = []
-        files = list(_listed_files(filesystem, root, problems))
-        release = release_from_files(self.url, files, problems)
-        if not release.subjects:
-            raise SourceNotFoundError(self.url, f"holds no image or table of a release among {len(files)} files")
-        return release
-
-    @contextlib.contextmanager
-    def opened(self, file: SourceFile) -> Iterator[BinaryIO]:
-        """Open a file of the release for reading bytes.
-
-        Raises
-        ------
-        UnreadableFileError
-            The file system refuses.
-        """
-        filesystem, root = self.filesystem()
-        try:
-            opened = filesystem.open(f"{root.rstrip('/')}/{file.path}" if root else file.path, "rb")
-        except OSError as error:
-            raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
-        with opened:
-            yield opened
-
-
-def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:
-    if isinstance(filesystem, LocalFileSystem):
-        yield from _listed_local_files(Path(root).resolve(), problems)
-        return
-    prefix = f"{root.rstrip('/')}/" if root else ""
-    for path, info in filesystem.find(root, detail=True).items():
-        relative = path.removeprefix(prefix)
-        # the Unix mode of a zip member: its content would be the name of another file
-        if info.get("external_attr", 0) >> 28 == 0xA or info.get("islink"):
-            problems.append(Problem.from_error(UnsafePathError(relative, "is a symbolic link")))
-            continue
-        stamp = next((info[key] for key in ("ETag", "CRC", "LastModified", "mtime") if info.get(key)), "")
-        yield SourceFile(path=relative, size=int(info["size"] or 0), stamp=str(stamp))
-
-
-def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceFile]:
-    def refuse(path: Path, what: str) -> None:
-        problems.append(Problem.from_error(UnsafePathError(path.relative_to(root).as_posix(), what)))
-
-    def unlistable(error: OSError) -> None:
-        path = Path(error.filename).relative_to(root).as_posix()
-        problems.append(Problem.from_error(UnreadableFileError(path, f"cannot be listed ({error.strerror})")))
-
-    for name, subfolders, files in os.walk(root, onerror=unlistable):
-        folder = Path(name)
-        for subfolder in filter(Path.is_symlink, (folder / name for name in sorted(subfolders))):
-            refuse(subfolder, "is a symbolic link to a folder")
-        for file in (folder / name for name in sorted(files)):
-            if file.is_symlink() and not file.resolve().is_relative_to(root):
-                refuse(file, "is a symbolic link out of the release")
-            elif not file.is_file():
-                refuse(file, "is no regular file")
-            else:
-                status = file.stat()
-                relative = file.relative_to(root).as_posix()
-                yield SourceFile(path=relative, size=status.st_size, stamp=str(status.st_mtime_ns))
-
-
 def selected_names(present: Iterable[str], wanted: Iterable[str] | str | None, *, of: str) -> list[str]:
     """Return some names, sorted, or all that are present.
 
@@ -446,12 +317,14 @@ def selected_names(present: Iterable[str], wanted: Iterable[str] | str | None, *
     Raises
     ------
     UnknownNameError
-        A name is not present.
+        A name is not present, or none is asked for.
     """
     known = sorted(present)
     if wanted is None:
         return known
     wanted = {wanted} if isinstance(wanted, str) else set(wanted)
+    if not wanted:
+        raise UnknownNameError("an empty list of names", "asks for nothing; give None for all")
     unknown = sorted(wanted - set(known))
     if unknown:
         some = ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")

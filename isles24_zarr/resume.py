@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from isles24_zarr.ingest import FileResult
     from isles24_zarr.nifti import Header
-    from isles24_zarr.release import Source, SourceFile, Subject
+    from isles24_zarr.release import SourceFile, Subject
+    from isles24_zarr.source import Source
     from isles24_zarr.store import Target
 
 

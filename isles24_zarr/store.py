@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import fsspec
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
@@ -68,15 +69,30 @@ class Target:
     def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
         """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
         text = os.fspath(store)
+        if not text:
+            raise NotAStoreError(repr(text), "names no place")
+        if text.startswith(("file://", "local://")):
+            text = fsspec.core.url_to_fs(text)[1]
         if "://" in text:
             return cls(url=text, storage_options=dict(storage_options or {}))
-        return cls(url=str(Path(text).expanduser().absolute()), storage_options={})
+        return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
 
     def opened(self, *, read_only: bool) -> Store:
-        """Return it as a place for Zarr."""
-        if "://" in self.url:
+        """Return it as a place for Zarr.
+
+        Raises
+        ------
+        NotAStoreError
+            It is a file, or there is no file system for its URL.
+        """
+        if "://" not in self.url:
+            if Path(self.url).exists() and not Path(self.url).is_dir():
+                raise NotAStoreError(self.url, "is a file")
+            return LocalStore(self.url, read_only=read_only)
+        try:
             return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
-        return LocalStore(self.url, read_only=read_only)
+        except (ValueError, ImportError) as error:
+            raise NotAStoreError(self.url, f"cannot be opened ({error})") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -24,7 +24,8 @@ from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE, seal
-from isles24_zarr.release import Source, SourceFile, selected_names
+from isles24_zarr.release import SourceFile, selected_names
+from isles24_zarr.source import Source
 from isles24_zarr.store import DOCUMENT, PARTIAL, Target, WholeStore, child_names, listed_keys, read_document, read_root
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ ORDER = [
     "tables",
     "phenotype",
     "streams",
+    "source",
     "nifti",
     "layout",
     "store",

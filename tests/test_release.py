@@ -15,13 +15,13 @@ from isles24_zarr.errors import SourceNotFoundError, UnsafePathError
 from isles24_zarr.release import (
     DictionaryName,
     ImageName,
-    Source,
     SourceFile,
     Stray,
     TableName,
     classified,
     release_from_files,
 )
+from isles24_zarr.source import Source
 from isles24_zarr.vocabulary import IMAGE_KINDS
 
 if TYPE_CHECKING:

@@ -1,0 +1,171 @@
+"""Where a release lies: listing its files and opening them, through fsspec. All that reads a release does it here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from isles24_zarr.errors import CorruptFileError, Problem, SourceNotFoundError, UnreadableFileError, UnsafePathError
+from isles24_zarr.release import SourceFile, release_from_files
+from isles24_zarr.streams import HashedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from isles24_zarr.release import Release
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A place that holds a release, which any process can open for itself.
+
+    Parameters
+    ----------
+    url
+        An absolute path or an fsspec URL.
+    storage_options
+        For fsspec.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
+        """Make a source of what a caller gives: a folder, a zip file, or a URL of a folder.
+
+        Options are for URLs; a path of this machine takes none.
+        """
+        text = os.fspath(source)
+        if not text:
+            raise SourceNotFoundError(repr(text), "names no place")
+        if "://" in text or "::" in text:
+            return cls(url=text, storage_options=dict(storage_options or {}))
+        path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
+        is_zip = path.suffix.lower() == ".zip" and path.is_file()
+        return cls(url=f"zip://::{path}" if is_zip else str(path), storage_options={})
+
+    def filesystem(self) -> tuple[Any, str]:
+        """Return the fsspec file system and the root of the release on it.
+
+        Raises
+        ------
+        SourceNotFoundError
+            There is nothing at that place, or no fsspec file system for it.
+        """
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url, **self.storage_options)
+            found = root == "" or filesystem.isdir(root)
+        except (OSError, ValueError, ImportError, zipfile.BadZipFile) as error:
+            raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
+        if not found:
+            raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
+        return filesystem, root
+
+    def listed(self) -> Release:
+        """List the files and sort them by subject; none is opened.
+
+        Raises
+        ------
+        SourceNotFoundError
+            There is nothing of a release.
+        """
+        filesystem, root = self.filesystem()
+        problems: list[Problem] = []
+        files = list(_listed_files(filesystem, root, problems))
+        release = release_from_files(self.url, files, problems)
+        if not release.subjects:
+            raise SourceNotFoundError(self.url, f"holds no image or table of a release among {len(files)} files")
+        return release
+
+    @contextlib.contextmanager
+    def opened(self, file: SourceFile) -> Iterator[BinaryIO]:
+        """Open a file of the release for reading bytes.
+
+        Raises
+        ------
+        UnreadableFileError, CorruptFileError
+            The file system refuses, or the archive around the file is damaged.
+        """
+        filesystem, root = self.filesystem()
+        try:
+            opened = filesystem.open(f"{root.rstrip('/')}/{file.path}" if root else file.path, "rb")
+        # of members of a zip file: encrypted ones, and unknown methods of compression
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
+        except zipfile.BadZipFile as error:
+            raise CorruptFileError(file.path, f"cannot be opened ({error})") from error
+        with opened:
+            yield opened
+
+    def content(self, file: SourceFile, *, most: int) -> bytes:
+        """Read a small file whole.
+
+        Parameters
+        ----------
+        file
+            Of the release.
+        most
+            Bytes to return at most; of a larger file, one more.
+
+        Raises
+        ------
+        UnreadableFileError, CorruptFileError
+            The file system refuses, or the archive around the file is damaged.
+        """
+        pieces = []
+        with self.opened(file) as opened:
+            hashed = HashedFile(opened, path=file.path)
+            while hashed.consumed <= most and (piece := hashed.read()):
+                pieces.append(piece)
+        return b"".join(pieces)[: most + 1]
+
+
+def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:
+    if isinstance(filesystem, LocalFileSystem):
+        yield from _listed_local_files(Path(root).resolve(), problems)
+        return
+    prefix = f"{root.rstrip('/')}/" if root else ""
+    for path, info in filesystem.find(root, detail=True).items():
+        relative = path.removeprefix(prefix)
+        # the Unix mode of a zip member: its content would be the name of another file
+        if info.get("external_attr", 0) >> 28 == 0xA or info.get("islink"):
+            problems.append(Problem.from_error(UnsafePathError(relative, "is a symbolic link")))
+            continue
+        stamp = next((info[key] for key in ("ETag", "CRC", "LastModified", "mtime") if info.get(key)), "")
+        yield SourceFile(path=relative, size=int(info["size"] or 0), stamp=str(stamp))
+
+
+def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceFile]:
+    def refuse(path: Path, what: str) -> None:
+        problems.append(Problem.from_error(UnsafePathError(path.relative_to(root).as_posix(), what)))
+
+    def unlistable(error: OSError) -> None:
+        path = Path(error.filename).relative_to(root).as_posix()
+        problems.append(Problem.from_error(UnreadableFileError(path, f"cannot be listed ({error.strerror})")))
+
+    for name, subfolders, files in os.walk(root, onerror=unlistable):
+        folder = Path(name)
+        if "zarr.json" in files:
+            where = folder.relative_to(root).as_posix()
+            problems.append(Problem(path=where, message="is a Zarr store; left out", severity="notice"))
+            subfolders.clear()
+            continue
+        for subfolder in filter(Path.is_symlink, (folder / name for name in sorted(subfolders))):
+            refuse(subfolder, "is a symbolic link to a folder")
+        for file in (folder / name for name in sorted(files)):
+            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
+                refuse(file, "is a symbolic link out of the release")
+            elif not file.is_file():
+                refuse(file, "is no regular file")
+            else:
+                status = file.stat()
+                relative = file.relative_to(root).as_posix()
+                yield SourceFile(path=relative, size=status.st_size, stamp=str(status.st_mtime_ns))
