@@ -6,7 +6,9 @@ import contextlib
 import logging
 import multiprocessing
 import signal
+import threading
 import uuid
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from distributed import (
@@ -14,8 +16,6 @@ from distributed import (
     Client,
     KilledWorker,
     LocalCluster,
-    Worker,
-    WorkerPlugin,
     as_completed,
     get_worker,
 )
@@ -55,16 +55,37 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
         raise WorkerStartError("worker processes", "a script starts them again while they start")
     if workers is not None and workers < 1:
         raise UnknownNameError("workers", f"must be 1 or more, not {workers}")
-    with _own_cluster(workers) as cluster, Client(cluster) as own:
-        own.register_plugin(_LeaveInterrupts())
+    with contextlib.ExitStack() as stack:
+        with _interrupts_deferred():
+            cluster = stack.enter_context(_own_cluster(workers))
+            own = stack.enter_context(Client(cluster))
         yield own
 
 
-class _LeaveInterrupts(WorkerPlugin):
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that can end the others in order."""
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let interrupts wait while a cluster starts, which would otherwise leave processes behind.
 
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - as WorkerPlugin
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    A terminal sends Ctrl-C to all processes. Threads that start now inherit the mask, and so do the workers, for good:
+    it is left to the process that can end them in order. SIGTERM is what ends workers, and must not be masked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # which would lift the mask of the thread that starts it
+    caught: list[int] = []
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if callable(handler):
+        signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if caught:
+            raise KeyboardInterrupt
 
 
 def _own_cluster(workers: int | None) -> LocalCluster:

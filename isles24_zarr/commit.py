@@ -184,7 +184,9 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
 
 
 def is_complete(store: Store, dictionary: Dictionary) -> bool:
-    """Tell whether the last conversion ended, and with the same data dictionary."""
+    """Tell whether the last conversion ended, with the same data dictionary, and has its table."""
+    if read_document(store, PHENOTYPE) is None:
+        return False
     attributes = (read_document(store, "") or {}).get("attributes", {})
     recorded = attributes.get(KEY, {}).get("dictionary")
     return bool(attributes.get("state") == "complete" and recorded == dictionary.sha256)

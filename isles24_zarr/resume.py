@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.ingest import FileTask
-from isles24_zarr.layout import KEY, SubjectPlan, subject_plan
+from isles24_zarr.layout import KEY, SubjectPlan, seal, subject_plan
 from isles24_zarr.store import (
+    DOCUMENT,
     child_names,
+    encoded_document,
     listed_keys,
     read_document,
     remove,
@@ -107,13 +109,13 @@ class Job:
 
 
 def earlier_run(store: Store, name: str) -> Earlier:
-    """Look at what the store holds of a subject. A commit that cannot be read is none."""
+    """Look at what the store holds of a subject. A commit that cannot be read, or was edited, is none."""
     try:
         document = read_document(store, name) or {}
     except StoreDamageError:
         document = {}
     record: dict[str, Any] = document.get("attributes", {}).get(KEY, {})
-    if "arrays" not in record:
+    if "arrays" not in record or record.get("seal") != seal(document):
         return Earlier(record={}, images=_written_images(store, name))
     members = document.get("consolidated_metadata", {}).get("metadata", {})
     return Earlier(record=record, images=frozenset(record["images"]), damage=_damage(store, name, members))
@@ -131,9 +133,11 @@ def _written_images(store: Store, name: str) -> frozenset[str]:
 def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
     found = listed_keys(store, name)
     for path, document in members.items():
-        if f"{name}/{path}/zarr.json" not in found:
-            return f"{name}/{path}/zarr.json"
-        for key, size in document["attributes"].get(KEY, {}).get("shards", {}).items():
+        ours = document["attributes"].get(KEY, {})
+        size = found.get(f"{name}/{path}/{DOCUMENT}")
+        if size is None or ("shards" in ours and size != len(encoded_document(document))):
+            return f"{name}/{path}/{DOCUMENT}"
+        for key, size in ours.get("shards", {}).items():
             if found.get(f"{name}/{path}/{key}") != size:
                 return f"{name}/{path}/{key}"
     return None
@@ -215,16 +219,16 @@ def is_recorded(file: SourceFile, record: Mapping[str, Any]) -> bool:
     """Tell whether a file is the one that a commit lists."""
     if not record:
         return False
-    size, stamp = record["files"].get(file.path), record["times"]["stamps"].get(file.path)
-    return bool(size == file.size and stamp == file.stamp)
+    stamps = record.get("times", {}).get("stamps", {})  # not under the seal
+    return bool(record["files"].get(file.path) == file.size and stamps.get(file.path) == file.stamp)
 
 
 def prepare(store: Store, job: Job) -> None:
     """Take back the commit of a subject and clear away what is no part of its plan."""
     name = job.subject.name
+    remove_partial_objects(store, name)
     groups = child_names(store, name)
     withdraw(store, name, groups)
-    remove_partial_objects(store, name)
     planned = {grid.name: {array.image for array in grid.arrays} for grid in job.plan.grids}
     for group in groups:
         if group not in planned:

@@ -292,12 +292,12 @@ def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
         ``None`` where the array is missing, unfinished, or not as this plan would write it from a file of the same
         name.
     """
-    document = read_document(store, plan.path)
-    if document is None or KEY not in document.get("attributes", {}):
+    try:
+        document = read_document(store, plan.path) or {}
+    except StoreDamageError:
         return None
-    ours = dict(document["attributes"][KEY])
-    source = ours.get("source", {})
-    shards = ours.pop("shards", None)
+    ours = dict(document.get("attributes", {}).get(KEY, {}))
+    source, shards = ours.get("source", {}), ours.pop("shards", None)
     if not (ours.pop("checksum", None) and shards and source.get("sha256")):
         return None
     sizes = listed_keys(store, plan.path)
@@ -465,7 +465,11 @@ def copy_nodes(source: Store, target: Store, path: str) -> None:
     sync(copy())
 
 
+def encoded_document(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a ``zarr.json``."""
+    return json.dumps(document, indent=2, allow_nan=False).encode()
+
+
 def _write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
     key = f"{path}/{DOCUMENT}" if path else DOCUMENT
-    text = json.dumps(document, indent=2, allow_nan=False)
-    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(text.encode())))
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(encoded_document(document))))

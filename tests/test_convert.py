@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import gzip
 import json
 import shutil
@@ -20,43 +19,20 @@ import isles24_zarr
 from isles24_zarr import layout
 from isles24_zarr.errors import DestinationError, UnknownNameError
 from tests.nifti_files import OBLIQUE, random_voxels, write
-from tests.oracle import arrays_by_source, assert_same_image
+from tests.oracle import (
+    arrays_by_source,
+    assert_identical_stores,
+    assert_same_image,
+    chunk_files,
+    documents,
+    images_below,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
 
 S = "sub-stroke0001"
 RAW, REGISTERED, FOLLOW_UP = (f"raw_data/{S}/ses-01", f"derivatives/{S}/ses-01", f"derivatives/{S}/ses-02")
-
-
-def images_below(release: Path) -> dict[str, Path]:
-    return {path.relative_to(release).as_posix(): path for path in release.rglob("*.nii*")}
-
-
-def documents(store: Path) -> dict[str, Any]:
-    return {path.relative_to(store).as_posix(): json.loads(path.read_text()) for path in store.rglob("zarr.json")}
-
-
-def chunk_files(store: Path) -> dict[str, Path]:
-    files = (path for path in store.rglob("*") if path.is_file() and path.name != "zarr.json")
-    return {path.relative_to(store).as_posix(): path for path in files}
-
-
-def assert_identical_stores(first: Path, second: Path, *, but: tuple[str, ...] = ()) -> None:
-    """The same bytes, times and the place of the source aside."""
-    assert chunk_files(first).keys() == chunk_files(second).keys()
-    for name, path in chunk_files(first).items():
-        assert filecmp.cmp(path, second / name, shallow=False), name
-    ours, theirs = documents(first), documents(second)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        for document in (ours[name], theirs[name]):
-            if document["attributes"].pop("source", None):
-                document["attributes"]["isles24_zarr"].pop("seal")
-            document["attributes"].get("isles24_zarr", {}).pop("times", None)
-            for key in but:
-                document["attributes"].get("isles24_zarr", {}).pop(key, None)
-        assert ours[name] == theirs[name], name
 
 
 def test_every_image_by_zarr_alone(release: Path, store: Path) -> None:

@@ -1,0 +1,172 @@
+"""Conversions that are killed or interrupted, or lose their cluster; after each, a plain re-run mends all.
+
+Processes are real, and so are the signals: they hit the whole group, as those of a terminal or of a batch system do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+
+import isles24_zarr
+from tests.oracle import assert_identical_stores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROUNDS, KILLS = 10, 3
+SECONDS = 120
+
+
+def command(release: Path, target: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "isles24_zarr", "convert", str(release), str(target), *options]
+
+
+@contextmanager
+def conversion(release: Path, target: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A conversion in a process group of its own, of which nothing is left at the end."""
+    with subprocess.Popen(
+        command(release, target, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(release: Path, target: Path) -> str:
+    """Run the plain command to its end."""
+    done = subprocess.run(command(release, target), capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_for(process: subprocess.Popen[str], target: Path, pattern: str) -> None:
+    """Wait until the store holds what matches a pattern."""
+    while not any(target.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def usual_seconds(release: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long an undisturbed conversion takes, start-up included."""
+    target = tmp_path_factory.mktemp("usual") / "x.zarr"
+    started = time.monotonic()
+    finish(release, target)
+    assert_identical_stores(store, target)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_kill_9_of_all_processes_at_random_moments(
+    release: Path, store: Path, tmp_path: Path, usual_seconds: float, seed: int
+) -> None:
+    moments, target = np.random.default_rng(seed), tmp_path / "x.zarr"
+    for _ in range(KILLS):
+        with conversion(release, target) as process:
+            # what comes before the first write takes about a third of the time
+            time.sleep(moments.uniform(0.3, 1.0) * usual_seconds)
+            os.killpg(process.pid, signal.SIGKILL)
+    finish(release, target)
+    assert_identical_stores(store, target)
+    assert isles24_zarr.verify(target, fast=True, progress=False).ok
+
+
+@pytest.mark.parametrize(
+    ("number", "group", "share"),
+    [
+        (signal.SIGINT, True, 0.1),
+        (signal.SIGINT, True, 0.3),
+        (signal.SIGINT, True, 0.5),
+        (signal.SIGTERM, True, 0.2),
+        (signal.SIGTERM, False, 0.4),
+    ],
+)
+def test_an_interrupt_is_a_clean_stop(
+    release: Path,
+    store: Path,
+    tmp_path: Path,
+    usual_seconds: float,
+    number: signal.Signals,
+    *,
+    group: bool,
+    share: float,
+) -> None:
+    target = tmp_path / "x.zarr"
+    with conversion(release, target) as process:
+        wait_for(process, target.parent, target.name)  # interpreter and libraries are loaded, work has begun
+        time.sleep(share * usual_seconds)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if group else os.kill)(process.pid, number)
+        _, told = process.communicate(timeout=SECONDS)
+    if process.returncode != 0:  # on a quick machine it may have ended first
+        assert process.returncode == 130, told
+        assert "interrupted; what was committed stays, the same command resumes" in told
+        assert "Traceback" not in told
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    for subject in target.glob("sub-*/zarr.json"):
+        assert isles24_zarr.verify(target, subjects=[subject.parent.name], fast=True, progress=False).ok
+    finish(release, target)
+    assert_identical_stores(store, target)
+
+
+def test_a_killed_worker_is_replaced(release: Path, store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.zarr"
+    with conversion(release, target) as process:
+        wait_for(process, target, "sub-*/space-*/*/c")
+        workers = [
+            each
+            for each in psutil.Process(process.pid).children(recursive=True)
+            if any("spawn_main" in word for word in each.cmdline())
+        ]
+        assert workers
+        workers[0].kill()
+        _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, told
+    assert_identical_stores(store, target)
+
+
+def test_a_killed_scheduler_is_told_of(release: Path, store: Path, tmp_path: Path) -> None:
+    target, file = tmp_path / "x.zarr", tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    python = [sys.executable, "-m"]
+    at_home = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    of_worker = ["--nthreads", "1", "--no-dashboard", "--death-timeout", "20", "--scheduler-file", str(file)]
+    with (
+        subprocess.Popen([*python, "distributed.cli.dask_scheduler", *at_home], **quiet) as scheduler,  # type: ignore[call-overload]
+        subprocess.Popen([*python, "distributed.cli.dask_worker", *of_worker], **quiet) as worker,  # type: ignore[call-overload]
+    ):
+        try:
+            wait_for(scheduler, tmp_path, "scheduler.json")
+            address = json.loads(file.read_text())["address"]
+            with conversion(release, target, "--scheduler", address) as process:
+                wait_for(process, target, "sub-*/space-*/*/c")
+                scheduler.kill()
+                _, told = process.communicate(timeout=SECONDS)
+        finally:
+            for each in (scheduler, worker):
+                each.kill()
+    if process.returncode != 0:  # on a quick machine it may have ended first
+        assert process.returncode == 1, told
+        last = told.strip().splitlines()[-1]
+        assert last.startswith("error: the Dask cluster: has gone"), told
+        assert "run the same conversion again" in last
+    finish(release, target)
+    assert_identical_stores(store, target)
