@@ -1,0 +1,145 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks import cohort, conversion, converters, reads
+from benchmarks.measurement import OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from benchmarks.measurement import Measurement, Results
+
+_OURS: Final = "#1b6ca8"
+_OUR_FORMAT: Final = "#7fb3d5"
+_OTHERS: Final = "#b0b0b0"
+_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def write_figures(folder: Path, results: Results) -> list[Path]:
+    """Draw every figure that a run has values for; return the files."""
+    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    written = []
+    for name, (section, draw) in FIGURES.items():
+        found = list(results.of(section))
+        if found:
+            path = folder / f"{name}.png"
+            draw(found).savefig(path, dpi=130)
+            written.append(path)
+    return written
+
+
+def _colour(by: str) -> str:
+    if by.startswith(OURS):
+        return _OURS
+    return _OUR_FORMAT if by.endswith("our store") else _OTHERS
+
+
+def _time(seconds: float) -> str:
+    scale, unit = next((each for each in _UNITS if seconds >= each[0]), _UNITS[-1])
+    return f"{seconds / scale:.3g} {unit}"
+
+
+def _bars(axes: Any, found: Sequence[Measurement], label: Callable[[float], str], *, log: bool) -> None:
+    """Draw medians as horizontal bars, quartiles as lines on them, the first one on top."""
+    medians = [each.median for each in found]
+    errors = [
+        [each.median - each.quartiles[0] for each in found],
+        [each.quartiles[1] - each.median for each in found],
+    ]
+    places = range(len(found))
+    axes.barh(places, medians, color=[_colour(each.by) for each in found], xerr=errors, error_kw={"lw": 0.8})
+    axes.set_yticks(places, [each.by for each in found])
+    axes.invert_yaxis()
+    for place, each in zip(places, found, strict=True):
+        axes.text(
+            each.quartiles[1] * (1.1 if log else 1.01), place, f" {label(each.median)}", va="center", fontsize=7.5
+        )
+    if log:
+        axes.set_xscale("log")
+        axes.set_xlim(min(medians) / 2, max(each.quartiles[1] for each in found) * 8)
+    else:
+        axes.set_xlim(0, max(each.quartiles[1] for each in found) * 1.25)
+
+
+def _reads_figure(found: Sequence[Measurement]) -> Figure:
+    measures = list(dict.fromkeys(each.measure for each in found))
+    rows = -(-len(measures) // 2)
+    figure = Figure(figsize=(13, 3.1 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, measure in zip(grid, measures, strict=False):
+        _bars(axes, [each for each in found if each.measure == measure], _time, log=True)
+        axes.set_title(measure, loc="left", fontweight="bold")
+    for axes in grid[len(measures) :]:
+        axes.set_axis_off()
+    figure.suptitle("Seconds for a read (log scale, median and quartiles; blue: this package, light blue: its store)")
+    return figure
+
+
+def _conversion_figure(found: Sequence[Measurement]) -> Figure:
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    panels = (
+        (conversion.SECONDS, conversion.BOUND, "seconds, and the bound"),
+        (converters.QUARTER_SECONDS, None, "seconds"),
+        (conversion.PEAK, conversion.LONG_PEAK, "peak MB of a worker, and with three times the frames"),
+        (converters.QUARTER_PEAK, None, "peak MB of a worker"),
+    )
+    for axes, (measure, other, title) in zip(figure.subplots(2, 2).ravel(), panels, strict=True):
+        shown = [each for each in found if each.measure in (measure, other)]
+        if not shown:
+            axes.set_axis_off()
+            continue
+        label = _time if shown[0].unit == "s" else "{:,.0f} MB".format
+        _bars(axes, shown, label, log=False)
+        axes.set_title(f"{measure}: {title}", loc="left", fontsize=9, fontweight="bold")
+    return figure
+
+
+def _cohort_figure(found: Sequence[Measurement]) -> Figure:
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for title, name in (("open_cohort", cohort.open_name), ("open_scan", cohort.scan_name)):
+        _curve(left, found, title, name, OURS)
+    _curve(left, found, cohort.DATATREE, cohort.open_name, cohort.DATATREE)
+    for by in dict.fromkeys(each.by for each in found if each.by.startswith(f"{OURS}, ")):
+        _curve(right, found, by, cohort.map_name, by)
+    for axes, title in ((left, "opening"), (right, "lesion and Tmax > 6 s volumes")):
+        axes.set(xscale="log", yscale="log", xlabel="subjects", ylabel="seconds")
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.grid(visible=True, which="both", alpha=0.2)
+        if axes.has_data():
+            axes.legend(frameon=False)
+    return figure
+
+
+def _curve(axes: Any, found: Sequence[Measurement], label: str, name: Callable[[int], str], by: str) -> None:
+    points = [(size, each) for size in cohort.SIZES for each in found if (each.measure, each.by) == (name(size), by)]
+    if points:
+        medians = [each.median for _, each in points]
+        low = [each.median - each.quartiles[0] for _, each in points]
+        high = [each.quartiles[1] - each.median for _, each in points]
+        axes.errorbar([size for size, _ in points], medians, yerr=[low, high], marker="o", label=label)
+
+
+def _startup_figure(found: Sequence[Measurement]) -> Figure:
+    measures = list(dict.fromkeys(each.measure for each in found))
+    figure = Figure(figsize=(13, 2.2), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False).ravel(), measures, strict=True):
+        _bars(axes, [each for each in found if each.measure == measure], _time, log=False)
+        axes.set_title(measure, loc="left", fontweight="bold")
+    return figure
+
+
+FIGURES: Final[dict[str, tuple[str, Callable[[Sequence[Measurement]], Figure]]]] = {
+    "reads": (reads.SECTION, _reads_figure),
+    "conversion": (conversion.SECTION, _conversion_figure),
+    "cohort": (cohort.SECTION, _cohort_figure),
+    "startup": (cohort.STARTUP, _startup_figure),
+}
+"""By name: the section that a figure shows, and what draws it."""

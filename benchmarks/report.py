@@ -1,0 +1,142 @@
+"""A run as JSON, as Markdown, and as the page of the documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import cohort, conversion, reads
+from benchmarks.chunked import READERS
+from benchmarks.cohort import check_share
+from benchmarks.figures import FIGURES
+from benchmarks.measurement import LeftOut, Measurement, Results
+from benchmarks.targets import verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+TITLES = {
+    reads.SECTION: "Reads",
+    conversion.SECTION: "Conversion",
+    cohort.SECTION: "Cohorts of toy subjects",
+    cohort.STARTUP: "Start-up",
+}
+
+
+def write_json(path: Path, results: Results, about: Mapping[str, Any]) -> None:
+    """Write all values of a run, by section how they were measured, and the verdicts."""
+    document = {
+        "targets": [verdict.as_json() for verdict in verdicts(results)],
+        "sections": dict(about),
+        "measurements": [each.as_json() for each in results.measurements],
+        "left_out": [dataclasses.asdict(each) for each in results.left_out],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> tuple[Results, dict[str, Any]]:
+    """Read a run back, and by section how it was measured; nothing where there is no file."""
+    if not path.exists():
+        return Results(), {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    results = Results(
+        measurements=[Measurement.from_json(row) for row in document["measurements"]],
+        left_out=[LeftOut(**row) for row in document["left_out"]],
+    )
+    return results, document["sections"]
+
+
+def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str:
+    """Return a run as a page.
+
+    Parameters
+    ----------
+    results, about
+        The run, and by section how it was measured.
+    figures
+        Path of the folder of the figures from that of the page.
+    """
+    introduction = "This page is written by the benchmarks themselves; each section has the command that made it."
+    parts = ["# Performance", introduction, "## Targets", _targets(results)]
+    for section, title in TITLES.items():
+        found = list(results.of(section))
+        if not found:
+            continue
+        parts += [f"## {title}", *_circumstances(about[section]), *_remarks(section, results)]
+        parts += [f"![{title}]({figures}/{name}.png)" for name, (of, _) in FIGURES.items() if of == section]
+        parts.append(_matrix(found) if section == reads.SECTION else _list(found))
+    if results.left_out:
+        rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]
+        parts += ["## Left out", _table(["section", "what", "why"], rows)]
+    parts += ["## How each reader is used", _table(["reader", "as"], [[r.name, f"`{r.how}`"] for r in READERS])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _circumstances(about: Mapping[str, Any]) -> Iterator[str]:
+    machine = about["machine"]
+    yield f"```\n{about['command']}\n```"
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+    yield (
+        f"On {about['date']}, with {machine['cores']} cores ({machine['processor']}), {machine['memory_gb']} GB of "
+        f"memory, {machine['system']}, Python {machine['python']}; load of the machine before the run "
+        f"{machine['load_before']}. {packages}."
+    )
+    yield "\n".join(f"- {note}" for note in about["notes"])
+
+
+def _remarks(section: str, results: Results) -> Iterator[str]:
+    if section == reads.SECTION:
+        yield "Median milliseconds, and in brackets the first and third quartile."
+    share = check_share(results)
+    if section == cohort.STARTUP and share is not None:
+        yield f"Looking whether every shard is there and whole takes {share:.0%} of `open_scan(chunks=None)`."
+
+
+def _targets(results: Results) -> str:
+    rows = []
+    for verdict in verdicts(results):
+        target = verdict.target
+        value = "not measured" if verdict.value is None else f"{_short(verdict.value)} {target.unit}"
+        met = {True: "yes", False: "**no**", None: ""}[verdict.met]
+        rows.append([target.measure, target.against, target.wanted, value, met])
+    reached = sum(verdict.met is True for verdict in verdicts(results))
+    measured = sum(verdict.met is not None for verdict in verdicts(results))
+    head = f"{reached} of {measured} measured targets are met. Ratios are of medians.\n\n"
+    return head + _table(["measure", "against", "target", "measured", "met"], rows)
+
+
+def _matrix(found: Sequence[Measurement]) -> str:
+    measures = list(dict.fromkeys(each.measure for each in found))
+    readers = list(dict.fromkeys(each.by for each in found))
+    cells = {(each.by, each.measure): each for each in found}
+    rows = [[by, *(_milliseconds(cells.get((by, measure))) for measure in measures)] for by in readers]
+    return _table(["reader", *measures], rows)
+
+
+def _milliseconds(found: Measurement | None) -> str:
+    if found is None:
+        return ""
+    low, high = (_short(value * 1000) for value in found.quartiles)
+    return f"{_short(found.median * 1000)} [{low} .. {high}]"
+
+
+def _list(found: Iterable[Measurement]) -> str:
+    rows = []
+    for each in found:
+        low, high = map(_short, each.quartiles)
+        rows.append(
+            [each.measure, each.by, f"{_short(each.median)} {each.unit}", f"{low} .. {high}", str(len(each.values))]
+        )
+    return _table(["measure", "by", "median", "quartiles", "runs"], rows)
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits that count."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,293 @@
+"""The benchmarks measure what they say: right voxels, right ratios, every number there. No timing is asserted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import zarr
+
+from benchmarks import cohort, conversion, converters, targets
+from benchmarks.chunked import READERS, Ours, OursDask, TensorStore
+from benchmarks.measurement import OURS, Measurement, Results, alternated
+from benchmarks.readers import MemoryMap, NibabelGzip
+from benchmarks.reads import reads
+from benchmarks.reference import CTP, Reference, Region, WrongVoxelsError
+from benchmarks.regions import AXIAL, AXIAL_CLOSED, LOADS, READS, reads_of
+from benchmarks.report import markdown, read_json, write_json
+from tests.oracle import canonical_voxels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.readers import Fetch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def reference(release: Path, store: Path) -> Reference:
+    return Reference(release, store, "sub-stroke0001")
+
+
+def result(**medians: float) -> Results:
+    found = Results()
+    for by, value in medians.items():
+        found.add("reads", AXIAL_CLOSED, by, [value])
+    return found
+
+
+def about(command: str = "python -m benchmarks") -> dict[str, Any]:
+    machine = {
+        "cores": 2, "processor": "x", "memory_gb": 1, "system": "x", "python": "3", "load_before": 0, "packages": {},
+    }  # fmt: skip
+    run = {"command": command, "date": "2026-01-01", "settings": {}, "machine": machine, "notes": ["a note"]}
+    return {"reads": run}
+
+
+# --- the whole suite ---
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("benchmarks")
+    arguments = ["--scale", "tiny", "--repeats", "1", "--cohorts", "15", "149", "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, check=True, capture_output=True)
+    return out
+
+
+def test_every_measurement_is_there(suite: Path) -> None:
+    document = json.loads((suite / "results.json").read_text())
+    found = {(row["measure"], row["by"]): row for row in document["measurements"]}
+    left_out = {row["what"] for row in document["left_out"]}
+    for reader in READERS:
+        if reader.name not in left_out:
+            assert {measure for measure, by in found if by == reader.name} >= set(reader.reads)
+    for required in (Ours, OursDask, TensorStore, MemoryMap, NibabelGzip):
+        assert required.name not in left_out
+    for measure in (conversion.PEAK, conversion.RATE, conversion.SECONDS):
+        assert (measure, conversion.workers_name(1)) in found
+    for measure in (conversion.IDLE, conversion.STORED, conversion.FILES, conversion.LONG_PEAK):
+        assert (measure, OURS) in found
+    assert (conversion.BOUND, "gunzip + encode") in found
+    for name in converters.CONVERTERS:
+        assert name in left_out or (converters.QUARTER_SECONDS, name) in found
+    assert (cohort.open_name(149), cohort.DATATREE) in found
+    assert (cohort.map_name(15), conversion.workers_name(1)) in found
+    assert {by for measure, by in found if measure == cohort.START} == {"Python alone", "xarray", OURS}
+    assert all(value > 0 for row in found.values() for value in row["values"])
+
+
+def test_page_shows_targets_and_figures(suite: Path) -> None:
+    page = (suite / "README.md").read_text()
+    assert "python -m benchmarks --scale tiny" in page
+    for target in targets.targets():
+        assert f"| {target.measure} | {target.against} | {target.wanted} |" in page
+    figures = sorted(suite.glob("*.png"))
+    assert [figure.stem for figure in figures] == ["cohort", "conversion", "reads", "startup"]
+    for figure in figures:
+        assert f"(./{figure.name})" in page
+        assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+# --- voxels ---
+
+
+class Shifted(MemoryMap):
+    """A reader that is one voxel off."""
+
+    name = "shifted"
+
+    @contextlib.contextmanager
+    def opened(self, images: Sequence[str]) -> Iterator[Fetch]:
+        with super().opened(images) as fetch:
+            yield lambda name, index: np.roll(fetch(name, (slice(None),) * len(index)), 1, axis=0)[index]
+
+
+class Flipped(Ours):
+    """A reader that has right for left."""
+
+    name = "flipped"
+
+    @contextlib.contextmanager
+    def opened(self, images: Sequence[str]) -> Iterator[Fetch]:
+        with super().opened(images) as fetch:
+            yield lambda name, index: fetch(name, index)[..., ::-1]
+
+
+@pytest.mark.parametrize("reader", [Shifted, Flipped])
+def test_wrong_voxels_are_caught(reader: type[MemoryMap], reference: Reference, tmp_path: Path) -> None:
+    with pytest.raises(WrongVoxelsError, match=reader.name):
+        reads(reference, tmp_path, repeats=1, threads=1, cold=False, readers=[reader])
+
+
+def test_right_voxels_are_timed_from_a_cold_cache(reference: Reference, tmp_path: Path) -> None:
+    found = reads(reference, tmp_path, repeats=2, threads=1, cold=True, readers=[Ours, MemoryMap])
+    assert {(each.measure, each.by) for each in found.measurements} == {
+        (read, reader.name) for read in READS for reader in (Ours, MemoryMap)
+    }
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_absent_reader_is_said_to_be(reference: Reference, tmp_path: Path) -> None:
+    class Absent(MemoryMap):
+        name = "absent"
+        needs = ("no_such_module",)
+
+    found = reads(reference, tmp_path, repeats=1, threads=1, cold=False, readers=[Absent])
+    assert [(each.what, each.why) for each in found.left_out] == [("absent", "no_such_module is not installed")]
+    assert not found.measurements
+
+
+@pytest.mark.parametrize("subject", ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"])
+def test_regions_are_found_in_files_of_any_orientation(subject: str, release: Path, store: Path) -> None:
+    file = next(release.rglob(f"{subject}_ses-01_cta.nii.gz"))
+    canonical = canonical_voxels(nib.load(file))
+    reference = Reference(release, store, subject)
+    reference.__dict__["files"] = {"cta": file}
+    region = Region(images=("cta",), zyx=(slice(3, 9), slice(20, 31), slice(15, 33)))
+    box = canonical[region.zyx]
+    in_file = np.asarray(nib.Nifti1Image.from_filename(file).dataobj)[reference.index("cta", region, "file")]
+    assert reference.shape("cta") == canonical.shape
+    assert np.array_equal(np.sort(in_file, axis=None), np.sort(box, axis=None))
+    reference.check("oracle", "cta", region, "canonical", box)
+    reference.check("oracle", "cta", region, "file", in_file)
+    reference.check("oracle", "cta", region, "reversed", in_file.T)
+    with pytest.raises(WrongVoxelsError):
+        reference.check("oracle", "cta", region, "canonical", np.roll(box, 1, axis=1))
+
+
+def test_places_are_inside_the_same_for_all_and_not_repeated(reference: Reference) -> None:
+    shape = reference.shape(CTP)
+    first, second = reads_of(shape, places=8), reads_of(shape, places=8)
+    assert first == second
+    assert [read.name for read in first] == list(READS)
+    assert set(LOADS) <= set(READS)
+    for read in first:
+        for region in read.regions:
+            cuts = (*((region.time,) if region.time else ()), *region.zyx)
+            limits = shape if region.time else shape[1:]
+            assert all(0 <= cut.start < cut.stop <= count for cut, count in zip(cuts, limits, strict=True))
+    slices = next(read for read in first if read.name == AXIAL).regions
+    assert len({str(region) for region in slices}) > 1
+
+
+# --- cohorts ---
+
+
+def test_replicated_subjects_are_like_the_first(store: Path, tmp_path: Path) -> None:
+    copy = cohort.replicated(store, tmp_path / "many.zarr", subjects=3)
+    group = zarr.open_group(copy, mode="r", use_consolidated=False)
+    assert sorted(group["phenotype/subject"][:].tolist()) == ["sub-stroke0001", "sub-stroke0002", "sub-stroke0003"]
+    original = zarr.open_array(store / "sub-stroke0001/space-ncct/lesion_mask", mode="r")
+    assert np.array_equal(group["sub-stroke0003/space-ncct/lesion_mask"][...], original[...])
+    lesion, tmax = cohort.volumes(copy, "sub-stroke0003")
+    spacing = [group[f"sub-stroke0003/space-ncct/{name}"].attrs["spacing"] for name in "xyz"]
+    assert lesion == pytest.approx(np.count_nonzero(original[...]) * np.prod(spacing) / 1000)
+    late = zarr.open_array(store / "sub-stroke0001/space-ncct/tmax", mode="r")[...] > 6
+    assert tmax == pytest.approx(np.count_nonzero(late) * np.prod(spacing) / 1000)
+
+
+# --- conversion ---
+
+
+def test_series_are_lengthened_and_shortened(release: Path, tmp_path: Path) -> None:
+    def series(folder: Path) -> Any:
+        return np.asarray(nib.Nifti1Image.from_filename(next(folder.rglob("*0001*space-ncct_ctp.nii.gz"))).dataobj)
+
+    before = series(release)
+    # the first one found is that of any subject
+    names = [path.name for path in release.rglob("*space-ncct_ctp.nii.gz")]
+    assert len(names) == 3
+    one = tmp_path / "one"
+    for path in release.rglob("*sub-stroke0001*space-ncct_ctp.nii.gz"):
+        (one / path.relative_to(release)).parent.mkdir(parents=True)
+        (one / path.relative_to(release)).write_bytes(path.read_bytes())
+    long = series(conversion.lengthened(one, tmp_path / "long", times=3))
+    assert np.array_equal(long, np.concatenate([before] * 3, axis=3))
+    short = series(conversion.shortened(one, tmp_path / "short", by=4))
+    assert np.array_equal(short, before[..., : before.shape[3] // 4])
+
+
+# --- numbers ---
+
+
+def test_ratios_of_a_hand_made_run() -> None:
+    results = Results()
+    for by, seconds in (
+        (Ours.name, [0.03, 0.01, 0.02]),  # median 20 ms
+        ("nibabel .nii.gz", [5.0, 4.0, 3.9]),  # 4 s: 200 times as long
+        ("nibabel get_fdata", [19.0]),  # 950 times
+        ("HDF5 + Blosc", [0.1]),  # ours takes 0.2 of it
+        ("tensorstore, our store", [0.01, 0.01, 0.01]),  # ours takes twice as long
+        (OursDask.name, [0.045]),
+        ("zarr-python + zarrs, our store", [0.04]),  # Dask adds 5 ms
+    ):
+        results.add("reads", AXIAL_CLOSED, by, seconds)
+    found = {
+        (verdict.target.measure, verdict.target.against): verdict
+        for verdict in targets.verdicts(results)
+        if verdict.value is not None
+    }
+    expected = {
+        (AXIAL_CLOSED, "times as fast as nibabel .nii.gz"): (200, True),
+        (AXIAL_CLOSED, "times as fast as nibabel get_fdata"): (950, False),
+        (AXIAL_CLOSED, "of the time of HDF5 + Blosc"): (0.2, True),
+        (AXIAL_CLOSED, "of the time of tensorstore, our store"): (2, False),
+        (f"{AXIAL_CLOSED} through Dask", "on top of zarr-python + zarrs, our store"): (5, True),
+    }
+    assert {key: verdict.met for key, verdict in found.items()} == {key: met for key, (_, met) in expected.items()}
+    for key, (value, _) in expected.items():
+        assert found[key].value == pytest.approx(value)
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    assert all(verdict.met is None for verdict in targets.verdicts(Results()))
+    page = markdown(Results(), about(), figures=".")
+    assert "0 of 0 measured targets are met" in page
+
+
+def test_all_workers_is_the_largest_cluster() -> None:
+    results = Results()
+    for count in (2, 10, 1):
+        results.add("conversion", conversion.SECONDS, conversion.workers_name(count), [1.0])
+    assert targets.all_workers(results) == conversion.workers_name(10)
+
+
+def test_medians_and_quartiles() -> None:
+    values = [random.Random(0).random() for _ in range(11)]  # noqa: S311
+    measurement = Measurement(section="reads", measure="x", by="y", values=tuple(values))
+    assert measurement.median == np.median(values)
+    assert measurement.quartiles == pytest.approx(np.quantile(values, [0.25, 0.75]))
+    single = Measurement(section="reads", measure="x", by="y", values=(3.0,))
+    assert (single.median, single.quartiles) == (3.0, (3.0, 3.0))
+
+
+def test_a_run_comes_back_from_json(tmp_path: Path) -> None:
+    results = result(**{Ours.name: 0.02, "HDF5 + Blosc": 0.1})
+    results.leave_out("reads", "torchio", "is not installed")
+    write_json(tmp_path / "run.json", results, about("python -m benchmarks --cold"))
+    read, machine = read_json(tmp_path / "run.json")
+    assert read == results
+    assert machine == about("python -m benchmarks --cold")
+
+
+def test_everyone_has_one_turn_a_round() -> None:
+    turns: list[tuple[str, int]] = []
+
+    def run(name: str) -> Any:
+        return lambda number: turns.append((name, number)) or [float(number)]
+
+    found = alternated({name: run(name) for name in "abc"}, rounds=20, seed=0)
+    assert found == {name: [float(number) for number in range(20)] for name in "abc"}
+    rounds = [turns[start : start + 3] for start in range(0, 60, 3)]
+    assert all({name for name, _ in three} == set("abc") for three in rounds)
+    assert len({tuple(name for name, _ in three) for three in rounds}) > 1
