@@ -35,13 +35,22 @@ from isles24_zarr.streams import ByteStream, GzipStream, HashedFile, PlainStream
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_HEADER_BYTES: Final = 16 * 2**20
-"""Extensions beyond this are refused: the header is kept verbatim in the attributes of its array."""
+MAX_HEADER_BYTES: Final = 2**20
+"""Extensions beyond this are refused: the headers of a whole release are held at once, and kept in attributes."""
+
+MAX_AXIS: Final = 2**15 - 1
+"""Voxels along an axis, and frames: what NIfTI-1 can declare. Coordinates and chunks are made for every one."""
+
+MAX_PLANE_BYTES: Final = 256 * 2**20
+"""Bytes of a plane (x, y): a worker holds one at least, so that a header must not choose how much that is."""
 
 _MAX_DEFLATE_RATIO: Final = 1032
 """No deflate stream expands by more (RFC 1951: 258 bytes from 2 bits)."""
 
 _GEOMETRY_TOLERANCE_MM: Final = 1e-3
+_FARTHEST_MM: Final = 1e9
+_SMALLEST_VOXEL_MM: Final = 1e-9
+_LONGEST_FRAME_SECONDS: Final = 1e9
 
 _TYPES: Final[Any] = nib.nifti1.data_type_codes
 _HEADER_CLASSES: Final[dict[int, Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -124,9 +133,12 @@ def header_from_bytes(start: bytes, *, path: str) -> Header:
     """
     fields = _fields_from_bytes(start, path=path)
     raw = start[: header_length(start, path=path)]
+    _check_extensions(raw, fields, path=path)
     dtype = _dtype_from_fields(fields, path=path)
     shape = _shape_from_fields(fields, path=path)
     affine, source, notices = _affine_from_fields(fields, path=path)
+    if fields["bitpix"] != 8 * dtype.itemsize:
+        notices += (f"declares {int(fields['bitpix'])} bits for voxels of type {dtype.name}; the type was used",)
     slope, intercept = _scaling_from_fields(fields, path=path)
     return Header(
         raw=raw,
@@ -179,12 +191,28 @@ def _fields_from_bytes(start: bytes, *, path: str) -> Any:
     if len(start) < size + 4:
         raise TruncatedFileError(path, f"ends after {len(start)} of {size + 4} header bytes")
     fields: Any = _HEADER_CLASSES[size](start[:size], endianness=byte_order, check=False)
-    magic = bytes(fields["magic"])[:3].rstrip(b"\0")
-    if magic in {b"ni1", b"ni2"}:
+    magic: bytes = fields["magic"].item()  # without the NULs at its end
+    if magic == fields.pair_magic:
         raise UnsupportedImageError(path, "is the header of a .hdr/.img pair")
-    if magic not in {b"n+1", b"n+2"}:
+    if magic != fields.single_magic:
         raise HeaderError(path, f"is not a NIfTI file (its magic string is {magic!r})")
+    if size == 540 and bytes(fields["eol_check"]) not in {b"\r\n\x1a\n", bytes(4)}:
+        raise HeaderError(path, "was damaged on its way (line ends within its magic string were changed)")
     return fields
+
+
+def _check_extensions(raw: bytes, fields: Any, *, path: str) -> None:
+    """Check that they fill the header: they are kept as they are, and are for others to read."""
+    position = int(fields["sizeof_hdr"])
+    if not raw[position]:
+        return
+    position += 4
+    sizes = np.dtype("i4").newbyteorder(fields.endianness)
+    while len(raw) - position >= 16:
+        size = int(np.frombuffer(raw, sizes, 1, position)[0])
+        if not 8 <= size <= len(raw) - position:
+            raise HeaderError(path, f"has an extension of {size:,} bytes at byte {position:,} of {len(raw):,}")
+        position += size
 
 
 def _dtype_from_fields(fields: Any, *, path: str) -> np.dtype[Any]:
@@ -211,13 +239,17 @@ def _shape_from_fields(fields: Any, *, path: str) -> tuple[int, ...]:
     return shape
 
 
+# what overflows, and NaNs of all kinds, are looked for in the results
+@np.errstate(over="ignore", invalid="ignore")
 def _affine_from_fields(fields: Any, *, path: str) -> tuple[NDArray[np.float64], AffineSource, tuple[str, ...]]:
     notices = []
+    if fields["pixdim"][0] == 0:
+        fields["pixdim"][0] = 1  # as the standard takes it
     sform, sform_code = fields.get_sform(coded=True)
     try:
         qform, qform_code = fields.get_qform(coded=True)
     except (ValueError, nib.spatialimages.HeaderDataError) as error:
-        if sform_code == 0:
+        if sform_code <= 0:
             raise HeaderError(path, f"has an impossible qform ({error})") from error
         qform, qform_code = None, 0
         notices.append("its qform is impossible and was left out, the sform was used")
@@ -245,9 +277,11 @@ def _check_affine(affine: NDArray[np.float64], *, source: AffineSource, path: st
     what = "pixdim" if source == "none" else source
     if not np.isfinite(affine).all():
         raise HeaderError(path, f"its {what} has non-finite entries")
+    if np.abs(affine).max() > _FARTHEST_MM:
+        raise HeaderError(path, f"its {what} leads {np.abs(affine).max():.3g} mm away")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     # relative to the voxel sizes, so that small voxels are not taken for a singular matrix
-    if (sizes == 0).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+    if (sizes < _SMALLEST_VOXEL_MM).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
         raise HeaderError(path, f"its {what} is singular: {affine[:3].round(4).tolist()}")
 
 
@@ -273,7 +307,7 @@ def _scaling_from_fields(fields: Any, *, path: str) -> tuple[float | None, float
 def _frame_seconds_from_fields(fields: Any) -> float | None:
     step = float(fields["pixdim"][4])
     unit = _SECONDS_PER_UNIT.get(int(fields["xyzt_units"]) & 0x38)
-    if unit is None or not np.isfinite(step) or step <= 0:
+    if unit is None or not 0 < step * unit < _LONGEST_FRAME_SECONDS:
         return None
     return step * unit
 
@@ -324,6 +358,7 @@ class VoxelStream:
             raise TruncatedFileError(path, "is empty (0 bytes)")
         self.header = self._read_header()
         self._check_capacity(size)
+        self._check_extent()
 
     def _read_header(self) -> Header:
         start = self._read_up_to(_SMALLEST_HEADER)
@@ -348,6 +383,15 @@ class VoxelStream:
         if needed > size * (_MAX_DEFLATE_RATIO if self._compressed else 1):
             raise TruncatedFileError(
                 self._path, f"has {size:,} bytes, which cannot hold the {needed:,} that its header promises"
+            )
+
+    def _check_extent(self) -> None:
+        x, y, *_ = shape = self.header.shape
+        if max(shape) > MAX_AXIS or x * y * self.header.dtype.itemsize > MAX_PLANE_BYTES:
+            raise UnsupportedImageError(
+                self._path,
+                f"has {' x '.join(map(str, shape))} voxels, more than {MAX_AXIS:,} along an axis or "
+                f"{MAX_PLANE_BYTES:,} bytes in a plane",
             )
 
     def readinto(self, block: NDArray[Any]) -> None:

@@ -79,7 +79,10 @@ class Source:
         """
         filesystem, root = self.filesystem()
         problems: list[Problem] = []
-        files = list(_listed_files(filesystem, root, problems))
+        try:
+            files = list(_listed_files(filesystem, root, problems))
+        except RecursionError as error:  # fsspec walks from each member of an archive up to its top
+            raise SourceNotFoundError(self.url, "has folders that are too deep in each other to be listed") from error
         release = release_from_files(self.url, files, problems)
         if not release.subjects:
             raise SourceNotFoundError(self.url, f"holds no image or table of a release among {len(files)} files")

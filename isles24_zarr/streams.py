@@ -8,6 +8,8 @@ returned, because only then has the end of the file been seen.
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from typing import Any, BinaryIO, Final, Protocol
 
 from isal import igzip_lib
@@ -17,7 +19,13 @@ from isles24_zarr.errors import CorruptFileError, TrailingDataError, TruncatedFi
 _FIRST_READ_BYTES: Final = 2**14
 _READ_BYTES: Final = 2**20
 _INFLATE_BYTES: Final = 4 * 2**20
+_FIRST_FEED_BYTES: Final = 2**14
+"""What a new gzip member is given first: it hands back what is not its own, and there may be millions of them."""
+
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_MOST_SURPLUS_BYTES: Final = 2**22
+"""Of what follows after the end, zero padding of gzip files included, no more is read: it may never end."""
+
 _IsalError: Final[Any] = igzip_lib.IsalError  # the stubs take the class for an instance
 
 
@@ -56,12 +64,18 @@ class HashedFile:
 
         Raises
         ------
-        UnreadableFileError
-            The file system refuses.
+        UnreadableFileError, CorruptFileError
+            The file system refuses, or the archive around the file is damaged.
         """
         try:
             piece = self._file.read(self._piece)
-        except OSError as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise CorruptFileError(
+                self._path,
+                f"its archive is damaged after {self.consumed:,} bytes of it ({str(error) or 'it ends there'})",
+            ) from error
+        # RuntimeError: the zip reader on encrypted members and unknown compression
+        except (OSError, RuntimeError) as error:
             raise UnreadableFileError(self._path, f"cannot be read ({error})") from error
         self._piece = _READ_BYTES
         self._sha256.update(piece)
@@ -97,11 +111,12 @@ class PlainStream:
 
     def finish(self) -> None:  # noqa: D102 - as ByteStream
         surplus = len(self._left)
-        while piece := self._file.read():
+        while surplus < _MOST_SURPLUS_BYTES and (piece := self._file.read()):
             surplus += len(piece)
         if surplus:
+            at_least = "at least " if surplus >= _MOST_SURPLUS_BYTES else ""
             raise TrailingDataError(
-                self._path, f"has {surplus:,} bytes after the {self.produced:,} that its header promises"
+                self._path, f"has {at_least}{surplus:,} bytes after the {self.produced:,} that its header promises"
             )
 
 
@@ -110,11 +125,15 @@ class GzipStream:
 
     def __init__(self, file: HashedFile, *, path: str) -> None:
         self._file, self._path = file, path
-        self._member = _new_member()
-        self._member_begun = False
+        self._piece = b""
+        self._at = 0
         self._ended = False
-        self._between = b""
         self.produced = 0
+        self._begin_member()
+
+    def _begin_member(self) -> None:
+        self._member: Any = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        self._feed = _FIRST_FEED_BYTES
 
     def readinto(self, view: memoryview) -> int:  # noqa: D102 - as ByteStream
         done = 0
@@ -139,16 +158,7 @@ class GzipStream:
             if self._member.eof:
                 self._next_member()
                 return b""
-            fresh = b""
-            if self._member.needs_input:
-                fresh, self._between = self._between or self._file.read(), b""
-                if not fresh:
-                    raise TruncatedFileError(
-                        self._path,
-                        f"the gzip stream breaks off after {self._file.consumed:,} compressed and "
-                        f"{self.produced:,} decompressed bytes",
-                    )
-                self._check_magic(fresh)
+            fresh = self._fresh() if self._member.needs_input else b""
             try:
                 piece: bytes = self._member.decompress(fresh, most)
             except _IsalError as error:
@@ -160,26 +170,45 @@ class GzipStream:
             if piece:
                 return piece
 
-    def _check_magic(self, fresh: bytes) -> None:
-        if not self._member_begun and not _GZIP_MAGIC.startswith(fresh[:2]):
+    def _fresh(self) -> bytes:
+        """Return the next bytes of the file: few to begin a member with, then more and more."""
+        fresh = self._ahead()
+        if not fresh:
+            raise TruncatedFileError(
+                self._path,
+                f"the gzip stream breaks off after {self._file.consumed:,} compressed and "
+                f"{self.produced:,} decompressed bytes",
+            )
+        if self._feed == _FIRST_FEED_BYTES and not _GZIP_MAGIC.startswith(fresh[:2]):
             raise CorruptFileError(self._path, f"is not gzip data (its first bytes are {fresh[:4].hex(' ')})")
-        self._member_begun = True
+        self._at += len(fresh)
+        self._feed = min(2 * self._feed, _READ_BYTES)
+        return fresh
 
     def _next_member(self) -> None:
         """Go on to a further member, past zero padding, or find the end of the file."""
-        rest: bytes = self._member.unused_data.lstrip(b"\0")
-        while not rest:
-            piece = self._file.read()
-            if not piece:
-                self._ended = True
+        self._at -= len(self._member.unused_data)
+        self._feed = _FIRST_FEED_BYTES
+        padding = 0
+        while ahead := self._ahead():
+            rest = ahead.lstrip(b"\0")
+            self._at += len(ahead) - len(rest)
+            padding += len(ahead) - len(rest)
+            if padding > _MOST_SURPLUS_BYTES:
+                raise TrailingDataError(
+                    self._path, f"has {padding:,} zeros or more after {self.produced:,} good decompressed bytes"
+                )
+            if rest and not rest.startswith(_GZIP_MAGIC[: len(rest)]):
+                raise TrailingDataError(
+                    self._path, f"has bytes that are no gzip data after {self.produced:,} good decompressed bytes"
+                )
+            if rest:
+                self._begin_member()
                 return
-            rest = piece.lstrip(b"\0")
-        if not rest.startswith(_GZIP_MAGIC[: len(rest)]):
-            raise TrailingDataError(
-                self._path, f"has bytes that are no gzip data after {self.produced:,} good decompressed bytes"
-            )
-        self._member, self._member_begun, self._between = _new_member(), False, rest
+        self._ended = True
 
-
-def _new_member() -> Any:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    def _ahead(self) -> bytes:
+        """Return the next bytes of the file without taking them, none at its end."""
+        if self._at == len(self._piece):
+            self._piece, self._at = self._file.read(), 0
+        return self._piece[self._at : self._at + self._feed]
