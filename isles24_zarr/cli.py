@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec
 
 import typer
 from rich.console import Console
@@ -49,6 +50,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 
 
+_PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
+"""Names from outside are shown as they are."""
+
+
 def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
     """Turn a function that tells whether all is good into a command with the exit codes of this module."""
 
@@ -61,7 +66,7 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
         except Isles24Error as error:
             if options.get("verbose"):
                 raise
-            _err().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            _err().print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
         except KeyboardInterrupt:
             _err().print("interrupted; what was committed stays, the same command resumes")
@@ -347,7 +352,7 @@ def _tell_problems(problems: Iterable[Problem]) -> bool:
     """Print problems to stdout, errors last; tell whether there was none of severity error."""
     for problem in sorted(problems, key=lambda each: each.severity == "error"):
         style = "red" if problem.severity == "error" else "yellow"
-        _out().print(f"{problem.severity}: {problem}", style=style, markup=False, highlight=False, soft_wrap=True)
+        _out().print(f"{problem.severity}: {problem}", style=style, soft_wrap=True)
     return _all_good(problems)
 
 
@@ -382,13 +387,17 @@ def _megabytes(count: float) -> str:
 
 def _out() -> Console:
     # a file or pipe has no width: give tables room
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    return Console(width=None if sys.stdout.isatty() else 200, **_PLAIN)
 
 
 def _err() -> Console:
-    return Console(stderr=True)
+    return Console(stderr=True, **_PLAIN)
 
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # names of files can hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

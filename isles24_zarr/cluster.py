@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import signal
@@ -33,6 +34,20 @@ Result = TypeVar("Result")
 
 _RETRIES: Final = 2
 _CONNECT_SECONDS: Final = "10s"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLost:
+    """What stands for the result of a task that no worker could end: why, as a clause."""
+
+    why: str
+
+    @classmethod
+    def of(cls, error: KilledWorker | MemoryError) -> TaskLost:
+        """Say of a task how it was lost."""
+        if isinstance(error, MemoryError):
+            return cls(why=f"its worker has too little memory ({error or 'none is left'})")
+        return cls(why=f"its workers died, perhaps for lack of memory ({error})")
 
 
 @contextlib.contextmanager
@@ -131,10 +146,11 @@ def completed_tasks(
     sizes: Sequence[int],
     title: str,
     progress: bool,
-) -> Generator[tuple[Task, Result | KilledWorker]]:
+) -> Generator[tuple[Task, Result | TaskLost]]:
     """Run tasks, the largest first, and yield each with its result as it ends.
 
-    A task that raises ends them all with its exception; one whose workers keep dying is told of, and the others go on.
+    A task that raises ends them all with its exception; one whose workers keep dying, or have too little memory, is
+    told of, and the others go on.
 
     Parameters
     ----------
@@ -152,7 +168,7 @@ def completed_tasks(
     Yields
     ------
     tuple
-        The task and its result, or the exception that tells how its workers died.
+        The task and its result, or how it was lost.
 
     Raises
     ------
@@ -167,23 +183,23 @@ def completed_tasks(
             futures = {
                 client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES): index for index in order
             }
-            killed = []
+            again = []
             for future in as_completed(list(futures)):
                 index = futures.pop(future)
                 try:
                     result = future.result()
-                except KilledWorker:
-                    killed.append(index)
+                except (KilledWorker, MemoryError):
+                    again.append(index)
                     continue
                 bar.finish(sizes[index])
                 yield tasks[index], result
                 future.release()
-            for index in killed:
+            for index in again:
                 # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
                 try:
                     yield tasks[index], client.submit(function, tasks[index], topic, pure=False).result()
-                except KilledWorker as error:
-                    yield tasks[index], error
+                except (KilledWorker, MemoryError) as error:
+                    yield tasks[index], TaskLost.of(error)
         except (CancelledError, CommClosedError) as error:
             raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
         finally:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from isles24_zarr.cluster import TaskLost
     from isles24_zarr.release import Release, SourceFile, Subject
 
 _HEADER_THREADS: Final = 8
@@ -269,7 +270,7 @@ def _run(
     dict
         Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
     """
-    from isles24_zarr.cluster import completed_tasks, dask_client
+    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
 
     clients: list[Client] = []
 
@@ -286,7 +287,7 @@ def _run(
     to_check = [task for job in jobs if job.record for task in job.tasks(source, target) if not task.unchanged]
     for task, problem in completed(check_file, to_check, "checking changed files"):
         if problem is not None:
-            found = problem if isinstance(problem, Problem) else _killed(task, problem).problem
+            found = _lost(task, problem) if isinstance(problem, TaskLost) else problem
             kept[task.plan.subject] = kept_as_it_was(task.plan.subject, task.plan.source.path, found)
     by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
     for job in by_subject.values():
@@ -297,26 +298,32 @@ def _run(
             _commit(job, source, target)
     for task, result in completed(convert_file, tasks, "converting"):
         job = by_subject[task.plan.subject]
-        job.take(task, result if isinstance(result, FileResult) else _killed(task, result))
+        lost = isinstance(result, TaskLost)
+        job.take(task, FileResult(present=False, problem=_lost(task, result)) if lost else result)
         if not job.pending:
             _commit(job, source, target)
     return kept
 
 
-def _killed(task: FileTask, error: BaseException) -> FileResult:
-    message = f"its workers died, perhaps for lack of memory ({error}); convert again with fewer workers"
-    problem = Problem(path=task.plan.source.path, message=message, subject=task.plan.subject, image=task.plan.image)
-    return FileResult(present=False, problem=problem)
+def _lost(task: FileTask, lost: TaskLost) -> Problem:
+    return Problem(
+        path=task.plan.source.path,
+        message=f"{lost.why}; convert again with fewer workers",
+        subject=task.plan.subject,
+        image=task.plan.image,
+        passing=True,
+    )
 
 
 def _commit(job: Job, source: Source, target: Target) -> None:
+    clinical = clinical_record(job.subject, source)
+    again = job.unsettled | {problem.path for problem in (*job.problems, *clinical.problems) if problem.passing}
     problems = publish_subject(
         target.opened(read_only=False),
         job.plan,
         present=job.present,
-        # a file that could not replace an older one is looked at again next time
-        files=[file for file in job.files if file.path not in job.kept],
-        clinical=clinical_record(job.subject, source),
+        files=[file for file in job.files if file.path not in again],
+        clinical=clinical,
         problems=job.problems,
     )
     job.problems = list(problems)

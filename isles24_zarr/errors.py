@@ -119,6 +119,12 @@ class UnreadableFileError(SourceError):
     advice = "check that it exists and may be read, then run the conversion again"
 
 
+class UnsupportedArchiveError(SourceError):
+    """A member of an archive is packed in a way that cannot be unpacked in bounded memory."""
+
+    advice = "pack the archive again by deflate or not at all, or unpack it"
+
+
 class UnsafePathError(SourceError):
     """A path that leads out of the release, or a name that could."""
 
@@ -191,6 +197,8 @@ class Problem:
         The subject concerned, where there is one.
     image
         The image concerned, where there is one.
+    passing
+        Whether it may be gone another time although no file has changed: a second conversion tries again.
     """
 
     path: str
@@ -198,12 +206,14 @@ class Problem:
     severity: Severity = "error"
     subject: str | None = None
     image: str | None = None
+    passing: bool = False
 
     @classmethod
     def from_error(cls, error: Isles24Error, *, subject: str | None = None, image: str | None = None) -> Problem:
         """Make a problem of severity ``"error"`` of an error about a path."""
         advice = f"; {error.advice}" if error.advice else ""
-        return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image)
+        passing = isinstance(error, UnreadableFileError)
+        return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image, passing=passing)
 
     def __str__(self) -> str:
         return one_line(f"{self.path}: {self.message}")

@@ -27,6 +27,7 @@ from isles24_zarr.layout import KEY, Block, blocks_of_array, recorded_orientatio
 from isles24_zarr.nifti import VoxelStream, write_nifti
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root
+from isles24_zarr.streams import whole_file
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +122,7 @@ def export(
     Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
     ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort.
     """
-    from isles24_zarr.cluster import completed_tasks, dask_client
+    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
 
     started = time.monotonic()
     target, folder = Target.of(store, storage_options), Path(destination).expanduser().absolute()
@@ -155,7 +156,7 @@ def export(
                 if isinstance(result, bool):
                     done[result] += 1
                 else:
-                    message = result.message if isinstance(result, Problem) else f"its workers died ({result})"
+                    message = result.why if isinstance(result, TaskLost) else result.message
                     problems.append(Problem(path=task.path, message=message, subject=task.path.split("/")[0]))
     if images is None:
         with _write_errors(folder):
@@ -316,6 +317,5 @@ def _clock(minutes: object) -> object:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")

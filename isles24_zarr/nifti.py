@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
@@ -30,7 +29,7 @@ from isles24_zarr.errors import (
     TruncatedFileError,
     UnsupportedImageError,
 )
-from isles24_zarr.streams import ByteStream, GzipStream, HashedFile, PlainStream
+from isles24_zarr.streams import ByteStream, GzipStream, HashedFile, PlainStream, whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -470,15 +469,10 @@ def write_nifti(path: Path, header: bytes, blocks: Iterable[NDArray[Any]]) -> No
     blocks
         C-contiguous arrays, (z, y, x) or (t, z, y, x), in the file's order and byte order.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with _writer(partial, compressed=path.name.lower().endswith(".gz")) as file:
-            file.write(header)
-            for block in blocks:
-                file.write(_bytes_of(block))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, _writer(partial, compressed=path.name.lower().endswith(".gz")) as file:
+        file.write(header)
+        for block in blocks:
+            file.write(_bytes_of(block))
 
 
 def _bytes_of(block: NDArray[Any]) -> memoryview:

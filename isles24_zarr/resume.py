@@ -82,7 +82,7 @@ class Job:
     problems: list[Problem]
     pending: set[str] = dataclasses.field(default_factory=set)
     present: set[str] = dataclasses.field(default_factory=set)
-    kept: set[str] = dataclasses.field(default_factory=set)
+    unsettled: set[str] = dataclasses.field(default_factory=set)
     written: list[int] = dataclasses.field(default_factory=list)
 
     def tasks(self, source: Source, target: Target) -> list[FileTask]:
@@ -101,7 +101,8 @@ class Job:
             self.written.append(result.written)
         if result.problem:
             if result.present:
-                self.kept.add(task.plan.source.path)
+                # it could not replace an older one, and is looked at again next time
+                self.unsettled.add(task.plan.source.path)
             else:
                 # where an image was to be kept does not matter once it could not be read
                 self.problems = [each for each in self.problems if each.path != task.plan.source.path]

@@ -7,12 +7,20 @@ import dataclasses
 import os
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 
-from isles24_zarr.errors import CorruptFileError, Problem, SourceNotFoundError, UnreadableFileError, UnsafePathError
+from isles24_zarr.errors import (
+    CorruptFileError,
+    Problem,
+    SourceNotFoundError,
+    UnreadableFileError,
+    UnsafePathError,
+    UnsupportedArchiveError,
+)
 from isles24_zarr.release import SourceFile, release_from_files
 from isles24_zarr.streams import HashedFile
 
@@ -20,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from isles24_zarr.release import Release
+
+
+_ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""The others are unpacked by zipfile in pieces of any size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +106,17 @@ class Source:
 
         Raises
         ------
-        UnreadableFileError, CorruptFileError
-            The file system refuses, or the archive around the file is damaged.
+        UnreadableFileError, CorruptFileError, UnsupportedArchiveError
+            The file system refuses, or the archive around the file is damaged or of an unusual kind.
         """
-        filesystem, root = self.filesystem()
         try:
-            opened = filesystem.open(f"{root.rstrip('/')}/{file.path}" if root else file.path, "rb")
-        # of members of a zip file: encrypted ones, and unknown methods of compression
-        except (OSError, KeyError, RuntimeError) as error:
+            filesystem, root = self.filesystem()
+            path = f"{root.rstrip('/')}/{file.path}" if root else file.path
+            if isinstance(filesystem, ZipFileSystem) and filesystem.info(path)["compress_type"] not in _ZIP_METHODS:
+                raise UnsupportedArchiveError(file.path, "is packed by another method than deflate")
+            opened = filesystem.open(path, "rb")
+        # the place itself may have gone meanwhile; RuntimeError: of encrypted members of a zip file
+        except (OSError, KeyError, RuntimeError, SourceNotFoundError) as error:
             raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
         except zipfile.BadZipFile as error:
             raise CorruptFileError(file.path, f"cannot be opened ({error})") from error
@@ -161,8 +176,9 @@ def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceF
             problems.append(Problem(path=where, message="is a Zarr store; left out", severity="notice"))
             subfolders.clear()
             continue
-        for subfolder in filter(Path.is_symlink, (folder / name for name in sorted(subfolders))):
-            refuse(subfolder, "is a symbolic link to a folder")
+        for subfolder in (folder / name for name in sorted(subfolders)):
+            if os.path.islink(subfolder):  # noqa: PTH114 - Path.is_symlink fails on a path that is too long
+                refuse(subfolder, "is a symbolic link to a folder")
         for file in (folder / name for name in sorted(files)):
             if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
                 refuse(file, "is a symbolic link out of the release")

@@ -1,4 +1,4 @@
-"""The decompressed bytes of a file, read once and forward, in bounded memory.
+"""Files: their decompressed bytes, read once and forward in bounded memory, and new ones, written whole or not at all.
 
 A gzip file (RFC 1952) is one or more members, each with a CRC and a length at its end, then perhaps zero
 padding. ISA-L inflates and checks it; nothing read here is to be trusted before `ByteStream.finish` has
@@ -7,14 +7,20 @@ returned, because only then has the end of the file been seen.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import uuid
 import zipfile
 import zlib
-from typing import Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from isal import igzip_lib
 
 from isles24_zarr.errors import CorruptFileError, TrailingDataError, TruncatedFileError, UnreadableFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _FIRST_READ_BYTES: Final = 2**14
 _READ_BYTES: Final = 2**20
@@ -212,3 +218,20 @@ class GzipStream:
         if self._at == len(self._piece):
             self._piece, self._at = self._file.read(), 0
         return self._piece[self._at : self._at + self._feed]
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, whose file takes the place of another one when it is whole, and is deleted else.
+
+    Parameters
+    ----------
+    path
+        Of the file that is wanted.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -144,7 +144,7 @@ def verify(
     NotAStoreError, StoreVersionError, SourceNotFoundError, UnknownNameError
         There is nothing to verify, or nothing to compare with.
     """
-    from isles24_zarr.cluster import completed_tasks, dask_client
+    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
 
     started = time.monotonic()
     target = Target.of(store, storage_options)
@@ -172,10 +172,11 @@ def verify(
             ) as done,
         ):
             for task, result in done:
+                if isinstance(result, TaskLost):
+                    problems.append(_problem(task.path, result.why))
+                    continue
                 read += task.nbytes
-                problems += (
-                    result if isinstance(result, list) else [_problem(task.path, f"its workers died ({result})")]
-                )
+                problems += result
     return VerifyReport(
         store=target.url,
         subjects=tuple(chosen),

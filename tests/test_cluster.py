@@ -8,10 +8,11 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-from distributed import Client, KilledWorker, LocalCluster
+from distributed import Client, LocalCluster
 
-from isles24_zarr.cluster import advance, completed_tasks, connected_client, dask_client
+from isles24_zarr.cluster import TaskLost, advance, completed_tasks, connected_client, dask_client
 from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, StoreWriteError
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ def order_and_progress(task: int, topic: str) -> tuple[int, int]:
 def die_on_zero(task: int, topic: str) -> int:  # noqa: ARG001
     if task == 0:
         os._exit(1)
+    return task
+
+
+def ask_for_too_much(task: int, topic: str) -> int:  # noqa: ARG001
+    if task == 0:
+        np.empty(2**60, np.uint8)
     return task
 
 
@@ -64,7 +71,17 @@ def test_an_error_of_ours_ends_all_with_its_own_words(client: Client) -> None:
 def test_a_task_that_kills_its_workers_is_told_of_and_the_others_go_on() -> None:
     with dask_client(None, 2) as client:
         results = dict(completed_tasks(client, die_on_zero, [0, 1, 2], sizes=[9, 2, 1], title="", progress=False))
-    assert isinstance(results.pop(0), KilledWorker)
+    lost = results.pop(0)
+    assert isinstance(lost, TaskLost)
+    assert lost.why.startswith("its workers died, perhaps for lack of memory (")
+    assert results == {1: 1, 2: 2}
+
+
+def test_a_task_that_finds_no_memory_is_told_of_and_the_others_go_on(client: Client) -> None:
+    results = dict(completed_tasks(client, ask_for_too_much, [0, 1, 2], sizes=[9, 2, 1], title="", progress=False))
+    lost = results.pop(0)
+    assert isinstance(lost, TaskLost)
+    assert lost.why.startswith("its worker has too little memory (Unable to allocate")
     assert results == {1: 1, 2: 2}
 
 
