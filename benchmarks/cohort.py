@@ -83,7 +83,7 @@ def cohort(folder: Path, *, repeats: int, sizes: Sequence[int] = SIZES) -> Resul
     cores = len(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         for count in sorted({1, cores}):
-            cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+            cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0")
             client = stack.enter_context(Client(stack.enter_context(cluster)))
             for size, store in stores.items():
                 if size <= _MOST_WALKED:

@@ -134,7 +134,7 @@ def _add_ours(results: Results, converted: dict[str, list[Converted]], release: 
 def converted_by_us(release: Path, store: Path, *, workers: int) -> Converted:
     """Convert a release of one subject, with fresh workers."""
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         idle = tuple(client.run(_idle_megabytes).values())

@@ -47,8 +47,10 @@ PHENOTYPE: Final = "phenotype"
 MAX_SHARD_BYTES: Final = 192 * 10**6
 """Raw voxels of a shard at most: a worker holds one, and its encoding."""
 
-COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 3, "shuffle": "shuffle"})
-CHUNK_FRAMES: Final = 4
+COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
+"""Settings of Blosc. Each chunk is one block of it: in larger blocks Zstandard packs better, and unpacks quicker."""
+
+CHUNK_FRAMES: Final = 2
 CHUNK_ZYX: Final = (8, 128, 128)
 _ASSUMED_FRAME_SECONDS: Final = 1.0
 
@@ -68,10 +70,25 @@ class Block:
     file_shape: tuple[int, ...]
     region: tuple[slice, ...]
 
-    @property
-    def voxels(self) -> int:
-        """Number of voxels."""
-        return math.prod(self.file_shape)
+    def pieces(self, chunks: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Cut a series into pieces as thick as a chunk; a single volume is one piece.
+
+        Parameters
+        ----------
+        chunks
+            Shape of a chunk.
+
+        Yields
+        ------
+        tuple
+            The first frame of the piece within the block, and its shape in the order of the file.
+        """
+        if len(self.file_shape) == 3:
+            yield 0, self.file_shape
+            return
+        frames, *volume = self.file_shape
+        for first, last in _spans(frames, chunks[0]):
+            yield first, (last - first, *volume)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,8 +452,8 @@ def chunks_and_shards(
     """
     *times, z, y, x = shape
     volume = (z, y, x)
-    chunk = [_even_chunk(count, most) for count, most in zip(volume, CHUNK_ZYX, strict=True)]
-    shard = [_rounded_up(count, size) for count, size in zip(volume, chunk, strict=True)]
+    chunk = [even_chunk(count, most) for count, most in zip(volume, CHUNK_ZYX, strict=True)]
+    shard = [rounded_up(count, size) for count, size in zip(volume, chunk, strict=True)]
     frame_bytes = math.prod(volume) * itemsize
     if frame_bytes > MAX_SHARD_BYTES:
         planes = max(1, MAX_SHARD_BYTES * volume[slow_axis] // frame_bytes)
@@ -445,17 +462,18 @@ def chunks_and_shards(
     if not times:
         return tuple(chunk), tuple(shard)
     most_frames = max(1, MAX_SHARD_BYTES // frame_bytes)
-    chunk_frames = _even_chunk(times[0], min(CHUNK_FRAMES, most_frames))
-    shard_frames = min(_rounded_up(times[0], chunk_frames), most_frames - most_frames % chunk_frames)
+    chunk_frames = even_chunk(times[0], min(CHUNK_FRAMES, most_frames))
+    shard_frames = min(rounded_up(times[0], chunk_frames), most_frames - most_frames % chunk_frames)
     return (chunk_frames, *chunk), (shard_frames, *shard)
 
 
-def _even_chunk(count: int, most: int) -> int:
+def even_chunk(count: int, most: int) -> int:
     """Return the smallest chunk that needs no more chunks than ``most`` does."""
     return math.ceil(count / math.ceil(count / most))
 
 
-def _rounded_up(count: int, multiple: int) -> int:
+def rounded_up(count: int, multiple: int) -> int:
+    """Return the smallest multiple that is not less."""
     return math.ceil(count / multiple) * multiple
 
 

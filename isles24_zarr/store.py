@@ -5,7 +5,7 @@ come before its document, the arrays of a grid before the grid's, the grids of a
 subject that has a document is whole. Documents of grids and subjects hold those of all that is below them
 (consolidated metadata, as zarr-python writes it), so that opening one is one read.
 
-zarr-python's own pipeline writes: its LocalStore renames every object into place.
+Objects are written by the stores of zarr-python: its LocalStore renames every one into place.
 """
 
 from __future__ import annotations
@@ -14,27 +14,32 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
-from isles24_zarr.layout import COMPRESSOR, FORMAT_VERSION, KEY, final_attributes, seal, shard_key
+from isles24_zarr.layout import FORMAT_VERSION, KEY, final_attributes, seal, shard_key
+from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Executor, Future
 
     import xarray as xr
+    from numpy.typing import NDArray
     from zarr.abc.store import Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -42,9 +47,8 @@ if TYPE_CHECKING:
     from isles24_zarr.nifti import Digest, VoxelStream
 
 DOCUMENT: Final = "zarr.json"
-_CHECKED: Final = ZstdCodec(level=1, checksum=True)
-"""The outermost codec: it stores Blosc's bytes as they are, with a checksum that any decoder of Zstandard verifies.
-A CRC-32C would do the same, if all readers looked at it: zarrs does not when it decodes part of a shard."""
+_BUFFERS: Final = 2
+"""Of voxels: one is filled while the other is encoded."""
 
 PARTIAL: Final = ".partial"
 """How the names of objects end that LocalStore is writing, or was when it was killed."""
@@ -241,10 +245,10 @@ def listed_keys(store: Store, path: str) -> dict[str, int]:
     return dict(sorted(sync(listed()).items()))
 
 
-def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_block: Callable[[int], None]) -> Digest:
+def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Callable[[int], None]) -> Digest:
     """Stream a file into its array.
 
-    Memory holds one block of the file and the encoding of its shard.
+    Memory holds two pieces of the file, each as thick as a chunk, or a single volume, and the encoding of two shards.
 
     Parameters
     ----------
@@ -252,33 +256,65 @@ def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_block: Ca
         Where to and how; the place is empty.
     stream
         Of the file, with nothing read yet.
-    on_block
-        Called after every block with its bytes of voxels.
+    on_piece
+        Called after every piece with its bytes of voxels.
 
     Returns
     -------
     Digest
         Of the file. The array's document is written after the end of the file has been checked, not before.
     """
-    array = _array_without_document(store, plan)
-    dtype = stream.header.dtype
-    buffer = np.empty(max(block.voxels for block in plan.blocks()), dtype)
-    for block in plan.blocks():
-        voxels = buffer[: block.voxels].reshape(block.file_shape)
-        stream.readinto(voxels)
-        if dtype.byteorder == ">":
-            voxels = voxels.byteswap(inplace=True).view(plan.dtype)
-        array[block.region] = canonical_from_file(voxels, plan.orientation)
-        on_block(voxels.nbytes)
+    sizes = {}
+    with ThreadPoolExecutor(ENCODERS) as threads:
+        for key, shard in _encoded_shards(plan, stream, threads, on_piece):
+            sync(store.set(f"{plan.path}/{key}", default_buffer_prototype().buffer.from_bytes(shard)))
+            sizes[key] = len(shard)
     digest = stream.finish()
-    keys = sorted(shard_key(block, plan.shards) for block in plan.blocks())
-    sizes = {key: sync(store.getsize(f"{plan.path}/{key}")) for key in keys}
-    _write_document(store, plan.path, _array_document(array, final_attributes(plan, digest, sizes)))
+    attributes = final_attributes(plan, digest, dict(sorted(sizes.items())))
+    _write_document(store, plan.path, _array_document(plan, attributes))
     return digest
 
 
-def _array_document(array: zarr.Array[Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    text = array.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
+def _encoded_shards(
+    plan: ArrayPlan, stream: VoxelStream, threads: Executor, on_piece: Callable[[int], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the key and the bytes of each shard. While one is encoded, the first piece of the next is read."""
+    dtype = stream.header.dtype
+    buffers: deque[tuple[NDArray[Any], list[Future[bytes]]]] = deque()
+    before: tuple[str, ShardEncoder] | None = None
+    for block in plan.blocks():
+        encoder = ShardEncoder(threads, shard=plan.shards, chunk=plan.chunks)
+        for first, shape in block.pieces(plan.chunks):
+            buffer, users = buffers.popleft() if len(buffers) == _BUFFERS else (np.empty(math.prod(shape), dtype), [])
+            wait(users)
+            voxels = buffer[: math.prod(shape)].reshape(shape)
+            stream.readinto(voxels)
+            count = voxels.nbytes
+            if dtype.byteorder == ">":
+                voxels = voxels.byteswap(inplace=True).view(plan.dtype)
+            buffers.append((buffer, encoder.add(canonical_from_file(voxels, plan.orientation), first=first)))
+            on_piece(count)
+            if before:
+                yield before[0], before[1].finish()
+                before = None
+        before = shard_key(block, plan.shards), encoder
+    if before:
+        yield before[0], before[1].finish()
+
+
+def _array_document(plan: ArrayPlan, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of an array, as zarr-python would write them."""
+    draft = zarr.create_array(
+        MemoryStore(),
+        shape=plan.shape,
+        chunks=plan.chunks,
+        shards=plan.shards,
+        dtype=plan.dtype,
+        fill_value=0,
+        compressors=compressors(np.dtype(plan.dtype), plan.chunks),
+        dimension_names=plan.dimension_names,
+    )
+    text = draft.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
     document: dict[str, Any] = json.loads(text)
     return {**document, "attributes": dict(attributes)}
 
@@ -304,30 +340,9 @@ def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
     if any(sizes.get(f"{plan.path}/{key}") != size for key, size in shards.items()):
         return None
     found = {**document["attributes"], KEY: {**ours, "source": plan.attributes[KEY]["source"]}}
-    planned = _array_document(_array_without_document(store, plan), plan.attributes)
+    planned = _array_document(plan, plan.attributes)
     same = {**document, "attributes": found} == planned and source["path"] == plan.source.path
     return source if same else None
-
-
-def _array_without_document(store: Store, plan: ArrayPlan) -> zarr.Array[Any]:
-    """Return an array that can be written although the store does not know it yet."""
-    draft = zarr.create_array(
-        MemoryStore(),
-        shape=plan.shape,
-        chunks=plan.chunks,
-        shards=plan.shards,
-        dtype=plan.dtype,
-        fill_value=0,
-        compressors=[_blosc(plan.dtype), _CHECKED],
-        dimension_names=plan.dimension_names,
-    )
-    # a chunk of zeros is written like any other: absent ones are lost ones
-    config: Any = {"write_empty_chunks": True}
-    return zarr.Array(zarr.AsyncArray(metadata=draft.metadata, store_path=StorePath(store, plan.path), config=config))
-
-
-def _blosc(dtype: str) -> BloscCodec:
-    return BloscCodec(typesize=np.dtype(dtype).itemsize, **COMPRESSOR)  # type: ignore[arg-type]
 
 
 def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -> dict[str, Any]:
@@ -381,7 +396,7 @@ def _add_coordinate(group: zarr.Group, name: str, values: Any, attributes: Mappi
         shape=values.shape,
         chunks=values.shape,
         dtype=values.dtype,
-        compressors=[_blosc("f8"), _CHECKED],
+        compressors=compressors(values.dtype, values.shape),
         dimension_names=(name,),
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
@@ -442,7 +457,7 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     """
     draft = MemoryStore()
     encoding = {
-        str(name): {"chunks": variable.shape, "compressors": [BloscCodec(**COMPRESSOR), _CHECKED]}  # type: ignore[arg-type]
+        str(name): {"chunks": variable.shape, "compressors": compressors()}
         for name, variable in dataset.variables.items()
     }
     dataset.to_zarr(draft, zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)

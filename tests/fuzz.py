@@ -179,7 +179,7 @@ def check_plan(header: Any, name: str) -> None:
     assert all(np.isfinite(values).all() for values in grid.grid.coordinates().values())
     assert np.isfinite(grid.frame_seconds or 0.0).all()
     block = next(array.blocks())
-    assert block.voxels * header.dtype.itemsize <= max(MAX_SHARD_BYTES, MAX_PLANE_BYTES)
+    assert np.prod(block.file_shape, dtype=object) * header.dtype.itemsize <= max(MAX_SHARD_BYTES, MAX_PLANE_BYTES)
     assert sorted(array.shape[-3:]) == sorted(header.volume_shape)
 
 

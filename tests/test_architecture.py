@@ -25,6 +25,7 @@ ORDER = [
     "source",
     "nifti",
     "layout",
+    "shards",
     "store",
     "commit",
     "cluster",
