@@ -87,13 +87,14 @@ def text_from_cell(cell: Any) -> str:
 def _trimmed_rows(rows: Iterable[Sequence[Any]], *, path: str) -> list[Row]:
     trimmed = []
     for number, row in enumerate(rows):
-        cells = () if row.count(None) == len(row) else row
+        # openpyxl fills each row up to Excel's last column: looking at them one by one would take most of the time
+        cells, beyond = row[:MAX_COLUMNS], row[MAX_COLUMNS:]
+        if number > MAX_ROWS or beyond.count(None) < len(beyond):
+            raise TableError(path, f"has more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
         longest = max((len(cell) for cell in cells if isinstance(cell, str)), default=0)
         if longest > MAX_TEXT:
             raise TableError(path, f"has a cell of {longest:,} characters, more than {MAX_TEXT:,}")
         width = next((end for end in range(len(cells), 0, -1) if text_from_cell(cells[end - 1])), 0)
-        if number > MAX_ROWS or width > MAX_COLUMNS:
-            raise TableError(path, f"has more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
         trimmed.append(tuple(row[:width]))
     return trimmed
 
