@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import warnings
 from typing import Final
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from isles24_zarr.errors import TableError
 from isles24_zarr.tables import MAX_COLUMNS, MAX_ROWS, MAX_TEXT, Row, sheets_from_table
-from tests.table_files import PARTS, csv_bytes, packed
+from tests.table_files import PARTS, csv_bytes, packed, parts_of, xlsx
 
 _PIECES: Final = [b"<", b">", b'"', b"&", b"&amp;", b"&x;", b"\0", b"\xff", b"-1", b"1e999", b"9" * 30, b"XFD1048576"]
 _PIECES += [b"<row/>", b'<c t="b"><v>7</v></c>', b'<c t="d"><v>x</v></c>', b'<c t="e"><v>#N/A</v></c>', b"<!DOCTYPE x>"]
 _PIECES += [b'r="0"', b't="s"', b't="inlineStr"', b"<f>1</f>", b"<v>1</v>", b's="9"', b"<is/>", b"sheetId", b"rId9"]
 _PIECES += [b"../", b"sharedStrings", b"chartsheet", b'<definedName name="x">S!$A</definedName>', b"PK\1\2", b"PK\3\4"]
+
+_ROWS: Final = [["Age", "Door to groin", "Sex"], [70.5, dt.time(1, 5), "M"], [None, dt.timedelta(days=2), True]]
+_STYLED: Final = parts_of(xlsx(_ROWS, formats={"B3": "[h]:mm"}))
 
 
 @st.composite
@@ -31,9 +35,10 @@ def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def _workbooks(draw: st.DrawFn) -> bytes:
-    parts: dict[str, bytes | None] = dict(PARTS)
-    for name in draw(st.lists(st.sampled_from(sorted(PARTS)), max_size=2, unique=True)):
-        parts[name] = draw(_damaged(PARTS[name]) | st.none() | st.sampled_from(list(PARTS.values())))
+    good = draw(st.sampled_from([PARTS, _STYLED]))
+    parts: dict[str, bytes | None] = dict(good)
+    for name in draw(st.lists(st.sampled_from(sorted(good)), max_size=2, unique=True)):
+        parts[name] = draw(_damaged(good[name]) | st.none() | st.sampled_from(list(good.values())))
     data = packed(parts, draw(st.sampled_from([0, 8])))
     return draw(_damaged(data)) if draw(st.booleans()) else data
 

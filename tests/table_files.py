@@ -63,6 +63,11 @@ def packed(parts: Mapping[str, bytes | None], method: int = zipfile.ZIP_DEFLATED
     return file.getvalue()
 
 
+def parts_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 def with_parts(**parts: bytes | None) -> bytes:
     """The good workbook with other parts: sheet, strings, book, or any by its name."""
     names = {"sheet": SHEET_PART, "strings": "xl/sharedStrings.xml", "book": "xl/workbook.xml"}
