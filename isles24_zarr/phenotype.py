@@ -31,6 +31,7 @@ MAX_DURATION_DAYS: Final = 31
 """A longer time is no door time: more likely a date, or minutes without a unit."""
 
 _MAX_NAME_LENGTH: Final = 60
+_MAX_HEADER_LENGTH: Final = 300
 _RESERVED_NAMES: Final = frozenset({"subject", "image", "available"})
 _MISSING: Final = frozenset({"", "nan", "n/a", "na", "-", "#n/a"})
 _FLAG_WORDS: Final = {"yes": 1, "true": 1, "no": 0, "false": 0}
@@ -163,7 +164,8 @@ def _entries_from_rows(columns: Sequence[str], rows: Iterable[Row]) -> dict[str,
 
 def _words(header: str) -> str:
     """Join letters and digits, in lower case, by underscores for everything else."""
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", header).casefold())
+    # a name keeps less of it, and a cell may hold 32,767 characters
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", header[:_MAX_HEADER_LENGTH]).casefold())
     return "_".join("".join(c if c != "_" and f"a{c}".isidentifier() else " " for c in text).split())
 
 

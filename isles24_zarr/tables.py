@@ -2,7 +2,7 @@
 
 An XLSX file is a ZIP archive of XML parts. They are unpacked in bounded pieces, must be UTF-8 without a document type
 declaration (ECMA-376-2 forbids them, so that no entity can multiply or fetch anything) and are copied to an archive in
-memory, which is all that openpyxl sees.
+memory, which is all that openpyxl sees. What openpyxl takes per tag and per sheet is bounded before it begins.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import csv
 import functools
 import io
 import itertools
+import re
+import struct
 import sys
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
-from xml.etree.ElementTree import ParseError
 
 from isles24_zarr.errors import TableError
 
@@ -28,9 +29,21 @@ MAX_TABLE_BYTES: Final = 16 * 2**20
 MAX_ROWS: Final = 10_000
 MAX_COLUMNS: Final = 1_000
 
-_MAX_TAGS: Final = 2_000_000
+MAX_TEXT: Final = 32_767
+"""Characters of a cell, as in Excel. Shared strings could repeat a longer one in every cell."""
+
+_MAX_MEMBERS: Final = 10_000
+_MAX_SHEETS: Final = 100
+_MAX_TAGS: Final = 250_000  # about 25 us each where they are styles
+_MAX_SHEET_TAGS: Final = 1_000_000
 _EXCEL_COLUMNS: Final = 16_384
 _PIECE_BYTES: Final = 2**16
+
+# a cell with <f> and no or an empty <v>; a result that is an empty text has the type "str"
+_UNSAVED_FORMULA: Final = re.compile(
+    rb'<(?:\w+:)?c\b(?![^>]*\bt=["\']str["\'])[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</[^>]*>)'
+    rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</|</(?:\w+:)?c>)"
+)
 
 Row = tuple[Any, ...]
 
@@ -41,7 +54,7 @@ def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     Parameters
     ----------
     data
-        The file: XLSX, or CSV in UTF-8 with commas or semicolons.
+        The file: XLSX, or CSV in UTF-8 with commas, semicolons, tabs or bars.
     path
         Its name: the ending tells the format, errors quote it.
 
@@ -49,7 +62,8 @@ def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     -------
     list of (str, list of tuple)
         Title and rows of every sheet, a CSV file being one without a title. Rows are without the empty cells at their
-        end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str`` or of `datetime`.
+        end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str`` or of `datetime`; a
+        formula is the result that was saved with it.
 
     Raises
     ------
@@ -73,10 +87,14 @@ def text_from_cell(cell: Any) -> str:
 def _trimmed_rows(rows: Iterable[Sequence[Any]], *, path: str) -> list[Row]:
     trimmed = []
     for number, row in enumerate(rows):
-        is_empty = row.count(None) == len(row)
-        width = 0 if is_empty else max((end for end, cell in enumerate(row, 1) if text_from_cell(cell)), default=0)
-        if number > MAX_ROWS or width > MAX_COLUMNS:
+        # openpyxl fills each row up to Excel's last column: looking at them one by one would take most of the time
+        cells, beyond = row[:MAX_COLUMNS], row[MAX_COLUMNS:]
+        if number > MAX_ROWS or beyond.count(None) < len(beyond):
             raise TableError(path, f"has more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns")
+        longest = max((len(cell) for cell in cells if isinstance(cell, str)), default=0)
+        if longest > MAX_TEXT:
+            raise TableError(path, f"has a cell of {longest:,} characters, more than {MAX_TEXT:,}")
+        width = next((end for end in range(len(cells), 0, -1) if text_from_cell(cells[end - 1])), 0)
         trimmed.append(tuple(row[:width]))
     return trimmed
 
@@ -92,8 +110,8 @@ def _reason(error: BaseException) -> str:
 def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
     try:
         text = data.decode("utf-8-sig")
-        first = text.lstrip().partition("\n")[0]
-        delimiter = ";" if first.count(";") > first.count(",") else ","
+        first = re.split("[\r\n]", text.lstrip("\r\n "), maxsplit=1)[0]
+        delimiter = max(",;\t|", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, strict=True)
         rows = list(itertools.islice(filter(None, reader), MAX_ROWS + 2))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -113,8 +131,10 @@ def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
 def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     from openpyxl import load_workbook
 
-    package = _package_from_parts(_parts_from_archive(data, path=path))
+    parts = _parts_from_archive(data, path=path)
+    _check_work(parts, path=path)
     try:
+        package = _package_from_parts(parts)
         # openpyxl prints "0 is out of range" about styles, and standard output is for results
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             # they tell of styles and extensions; an impossible date arrives as #VALUE! and is reported
@@ -132,16 +152,19 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
         AttributeError,
         LookupError,
         OSError,
-        ParseError,
         RecursionError,
+        SyntaxError,  # of the standard library's parser and of lxml's, which openpyxl takes where it is installed
         TypeError,
         ValueError,
+        struct.error,
     ) as error:
         raise TableError(path, f"is not a valid XLSX workbook ({_reason(error)})") from error
 
 
 def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
     """Unpack everything, so that all names and checksums are proven, and keep the XML parts."""
+    if data.count(b"PK\1\2") > _MAX_MEMBERS:
+        raise TableError(path, f"has more than {_MAX_MEMBERS:,} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
@@ -149,7 +172,16 @@ def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
             if size > MAX_TABLE_BYTES:
                 raise TableError(path, f"unpacks to {size:,} bytes, more than {MAX_TABLE_BYTES:,}")
             parts = {member.filename: _part_from_member(archive, member, path=path) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        ArithmeticError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise TableError(path, f"is not a readable XLSX file ({_reason(error)})") from error
     parts = {name: part for name, part in parts.items() if name.lower().endswith((".xml", ".rels"))}
     for part in parts.values():
@@ -173,8 +205,19 @@ def _check_xml(part: bytes, *, path: str) -> None:
         raise TableError(path, f"holds XML that is not UTF-8 ({_reason(error)})") from error
     if b"<!DOCTYPE" in part or b"\0" in part:
         raise TableError(path, "holds a document type declaration or NUL bytes, which XLSX forbids")
-    if part.count(b"<") > _MAX_TAGS:
-        raise TableError(path, f"holds more than {_MAX_TAGS:,} XML tags")
+    if _UNSAVED_FORMULA.search(part):
+        raise TableError(path, "holds a formula without its result: open and save it in a spreadsheet program")
+
+
+def _check_work(parts: Mapping[str, bytes], *, path: str) -> None:
+    # every sheet of the workbook may name the same part, which is then parsed again; each has this attribute
+    sheets = max((part.count(b"sheetId") for part in parts.values()), default=0)
+    tags = [part.count(b"<") for part in parts.values()]
+    largest = max(map(len, parts.values()), default=0)
+    if sheets > _MAX_SHEETS or sheets * largest > 4 * MAX_TABLE_BYTES:
+        raise TableError(path, f"has {sheets:,} sheets, more than {_MAX_SHEETS} or too many for their size")
+    if sum(tags) > _MAX_TAGS or sheets * max(tags, default=0) > _MAX_SHEET_TAGS:
+        raise TableError(path, f"holds more than {_MAX_TAGS:,} XML tags, or {_MAX_SHEET_TAGS:,} in all sheets")
 
 
 def _package_from_parts(parts: Mapping[str, bytes]) -> io.BytesIO:

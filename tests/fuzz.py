@@ -42,6 +42,7 @@ from isles24_zarr.release import (
     classified,
     release_from_files,
 )
+from tests import fuzz_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -363,6 +364,8 @@ PROPERTIES: Final[dict[str, tuple[Callable[[Any], None], Any]]] = {
     "headers": (check_nifti, nifti_files()),
     "gzip": (check_gzip, gzip_files()),
     "names": (check_name, names),
+    "tables": (fuzz_tables.check_table, fuzz_tables.tables()),
+    "csv": (fuzz_tables.check_csv, fuzz_tables.cells),
 }
 
 

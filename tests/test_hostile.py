@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import io
-import multiprocessing
 import os
-import resource
 import shutil
 import struct
 import subprocess
@@ -16,7 +14,6 @@ import time
 import warnings
 import zipfile
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +28,7 @@ from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source
 from tests import fuzz
 from tests.fuzz import GOOD, by_nibabel, header_bytes
+from tests.limits import HEADROOM, MIB, allocated, limited_process
 from tests.oracle import arrays_by_source, assert_same_image
 
 if TYPE_CHECKING:
@@ -43,13 +41,9 @@ pytestmark = pytest.mark.skipif(
 )
 S = "sub-stroke0001"
 RAW = f"raw_data/{S}/ses-01"
-MIB = 2**20
 
 
 # --- under a limit of memory, in a process of its own ---
-
-HEADROOM = 256 * MIB
-"""What a file may cost, of which Python and the libraries take their part."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +91,14 @@ def outcome_of(start: bytes, piece: bytes, name: str, size: int | None) -> Outco
     )
 
 
-def allocated(count: int) -> int:
-    return len(bytearray(count))
-
-
-def limit_memory() -> None:
-    outcome_of(gzip.compress(GOOD), b"", "warm.nii.gz", None)  # with all that is loaded at the first use
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + HEADROOM, taken + HEADROOM))
+def warm() -> None:
+    outcome_of(gzip.compress(GOOD), b"", "warm.nii.gz", None)
 
 
 @pytest.fixture(scope="module")
 def limited() -> Iterator[Callable[..., Any]]:
-    """Runs a function in a process that may not take more than `HEADROOM`."""
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawning, initializer=limit_memory) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=60)
+    with limited_process(warm) as run:
+        yield run
 
 
 def test_the_limit_limits(limited: Callable[..., Any]) -> None:
