@@ -1,28 +1,32 @@
-"""From a store to xarray: the cohort as a DataTree, a scan as a Dataset on Dask.
-
-Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
-opened here and to no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
-"""
+"""From a store to xarray: the cohort as a DataTree, a scan as a Dataset on Dask."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
-import zarr
 from xarray.backends import ZarrStore
 from zarr.storage import LocalStore, StorePath
-from zarrs import ZarrsCodecPipeline
 
+from isles24_zarr.arrays import ONLY_CHUNK, check_shards, chunk_shapes, coordinate_variable, image_variable
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
 from isles24_zarr.layout import KEY, PHENOTYPE, recorded_orientation
 from isles24_zarr.release import SUBJECT_NAME
-from isles24_zarr.store import Target, WholeStore, child_names, read_document, read_root
+from isles24_zarr.store import (
+    DOCUMENT,
+    Target,
+    WholeStore,
+    child_names,
+    document_from_bytes,
+    read_document,
+    read_objects,
+    read_root,
+)
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 DASK_CHUNK_BYTES: Final = 64 * 10**6
 """How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
 
+COORDINATES: Final = ("time", "z", "y", "x")
 _LOCATION: Final = "isles24_zarr_store"
 
 
@@ -131,33 +136,44 @@ def open_scan(
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
-    record = _subject_record(target, opened, subject)
+    group = f"{subject}/space-{space.removeprefix('space-')}"
+    # all at once, as far as it is known what there is to read
+    coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
+    documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
+    plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
+    objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
+    own, document = (document_from_bytes(objects.get(key), path=f"{target.url}/{key}") for key in documents.values())
+    record = _subject_record(target, opened, subject, own)
     groups = sorted({group for groups in record["images"].values() for group in groups})
-    group = f"space-{space.removeprefix('space-')}"
-    if group not in groups:
+    if group.removeprefix(f"{subject}/") not in groups:
         spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
-    backend = _zarr_store(opened, f"{subject}/{group}")
-    if isinstance(opened, LocalStore):
-        for name, array in backend.members.items():
-            # coordinates are small, and read at once
-            if isinstance(array, zarr.Array) and name in IMAGES:
-                _check_shards(opened, array)
-                _read_by_zarrs(opened, array)
-    scan = xr.open_dataset(backend, chunks=None)
-    scan = scan[[name for name in IMAGES if name in scan]].assign_attrs(subject=subject)
-    del scan.attrs[KEY]
-    scan.encoding["source"] = f"{target.url}/{subject}/{group}"
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{documents[group]}", "is lost")
+    members = document["consolidated_metadata"]["metadata"]
+    coords = {
+        name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], objects[key])
+        for name, key in coordinates.items()
+        if name in members
+    }
+    images = {}
+    for name in IMAGES:
+        if name in members:
+            if isinstance(opened, LocalStore):
+                check_shards(opened, f"{group}/{name}", members[name])
+            images[name] = image_variable(opened, f"{group}/{name}", members[name])
+    attributes = {name: value for name, value in document["attributes"].items() if name != KEY}
+    scan = xr.Dataset(images, coords, {**attributes, "subject": subject})
+    scan.encoding["source"] = f"{target.url}/{group}"
     if chunks is None:
         return scan
-    token = f"{target.url}-{subject}-{group}-{record['times']['converted']}"
+    token = f"{target.url}-{group}-{record['times']['converted']}"
     sizes = dask_chunks(scan) if isinstance(chunks, str) and chunks == "auto" else chunks
     return scan.chunk(sizes, name_prefix="isles24-", token=token)
 
 
-def _subject_record(target: Target, store: Store, subject: str) -> dict[str, Any]:
-    """Return what the commit of a subject recorded."""
-    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
+def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the commit of a subject recorded, from its document."""
     record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
     if "arrays" in record:
         return record
@@ -175,24 +191,6 @@ def _zarr_store(store: Store, group: str) -> ZarrStore:
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise StoreDamageError(f"{store}/{group}", f"cannot be opened ({error})") from error
     return opened
-
-
-def _check_shards(store: LocalStore, array: zarr.Array[Any]) -> None:
-    """Make sure that all shards are there, whole; zarrs reads past `WholeStore`, and lost ones as zeros."""
-    folder = store.root / array.path
-    for key, size in array.attrs[KEY]["shards"].items():  # type: ignore[index, union-attr, call-overload]
-        try:
-            found = (folder / key).stat().st_size
-        except FileNotFoundError:
-            raise StoreDamageError(folder / key, "is lost") from None
-        if found != size:
-            raise StoreDamageError(folder / key, f"has {found:,} of {size:,} bytes")
-
-
-def _read_by_zarrs(store: LocalStore, array: zarr.Array[Any]) -> None:
-    pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, store)
-    # a frozen dataclass that takes its pipeline from the global configuration alone
-    object.__setattr__(array.async_array, "codec_pipeline", pipeline)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,24 +219,26 @@ def described_arrays(
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
-    record = _subject_record(target, opened, subject)
-    found = []
-    for path in record["arrays"]:
-        group, image = path.split("/")
-        array = cast("zarr.Array[Any]", _zarr_store(opened, f"{subject}/{group}").members[image])
-        found.append(
-            ArrayInfo(
-                group=group,
-                image=image,
-                shape=array.shape,
-                dtype=str(array.dtype),
-                chunks=array.chunks,
-                shards=array.shards or array.chunks,
-                nbytes=array.nbytes,
-                stored_bytes=array.nbytes_stored(),
-            )
-        )
-    return found
+    document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
+    record = _subject_record(target, opened, subject, document)
+    members = (document or {})["consolidated_metadata"]["metadata"]
+    return [_array_info(path, members[path]) for path in record["arrays"]]
+
+
+def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
+    group, image = path.split("/")
+    chunks, shards = chunk_shapes(document)
+    dtype, shape = np.dtype(document["data_type"]), tuple(document["shape"])
+    return ArrayInfo(
+        group=group,
+        image=image,
+        shape=shape,
+        dtype=str(dtype),
+        chunks=chunks,
+        shards=shards,
+        nbytes=math.prod(shape) * dtype.itemsize,
+        stored_bytes=sum(document["attributes"][KEY]["shards"].values()),
+    )
 
 
 def dask_chunks(scan: xr.Dataset) -> dict[str, int]:

@@ -10,6 +10,7 @@ Objects are written by the stores of zarr-python: its LocalStore renames every o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import fcntl
@@ -35,7 +36,7 @@ from isles24_zarr.layout import FORMAT_VERSION, KEY, final_attributes, seal, sha
 from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
     import xarray as xr
@@ -147,19 +148,42 @@ def read_document(store: Store, path: str) -> dict[str, Any] | None:
         It is not what a ``zarr.json`` holds.
     """
     key = f"{path}/{DOCUMENT}" if path else DOCUMENT
-    try:
-        buffer = sync(store.get(key, default_buffer_prototype()))
-    except (FileNotFoundError, NotADirectoryError):  # of a folder that is not there at all
+    return document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+
+
+def document_from_bytes(data: bytes | None, *, path: str) -> dict[str, Any] | None:
+    """Parse a ``zarr.json``; one that is not there is ``None``.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what a ``zarr.json`` holds.
+    """
+    if data is None:
         return None
-    if buffer is None:
-        return None
     try:
-        document = json.loads(buffer.to_bytes())
+        document = json.loads(data)
     except ValueError:
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-        raise StoreDamageError(f"{store}/{key}", "is not a Zarr document")
+        raise StoreDamageError(path, "is not a Zarr document")
     return document
+
+
+def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
+    """Read small objects, all at the same time; one that is not there is ``None``."""
+
+    async def read(key: str) -> bytes | None:
+        try:
+            buffer = await store.get(key, default_buffer_prototype())
+        except (FileNotFoundError, NotADirectoryError):  # of a folder that is not there at all
+            return None
+        return None if buffer is None else buffer.to_bytes()
+
+    async def read_all() -> list[bytes | None]:
+        return await asyncio.gather(*map(read, keys))
+
+    return dict(zip(keys, sync(read_all()), strict=True))
 
 
 def read_root(store: Store) -> dict[str, Any]:

@@ -34,6 +34,7 @@ ORDER = [
     "convert",
     "verify",
     "export",
+    "arrays",
     "dataset",
     "analysis",
     "plot",

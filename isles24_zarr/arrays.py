@@ -1,0 +1,138 @@
+"""Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read.
+
+Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
+opened here and to no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+import zarr
+from numcodecs import Blosc, Zstd
+from xarray.backends import BackendArray
+from xarray.backends.zarr import ZarrArrayWrapper
+from xarray.core import indexing
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import LocalStore, StorePath
+from zarrs import ZarrsCodecPipeline
+
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.layout import KEY
+from isles24_zarr.store import WholeStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zarr.abc.store import Store
+
+ONLY_CHUNK: Final = "c/0"
+"""Key of the chunk of a coordinate, which is stored in one piece."""
+
+
+class StoredArray(BackendArray):
+    """One array of a store, for xarray.
+
+    Parameters
+    ----------
+    store, path
+        Where it is.
+    document
+        Its metadata.
+    """
+
+    def __init__(self, store: Store, path: str, document: Mapping[str, Any]) -> None:
+        self._store, self._path = store, path
+        # attributes are not needed to read, and would travel with every task
+        self._metadata = {**document, "attributes": {}}
+        self.shape = tuple(document["shape"])
+        self.dtype = np.dtype(document["data_type"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was opened in the process that opened it."""
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    @functools.cached_property
+    def _opened(self) -> ZarrArrayWrapper:
+        metadata = ArrayV3Metadata.from_dict(self._metadata)
+        place = StorePath(WholeStore(self._store), self._path)
+        array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=place)
+        if isinstance(self._store, LocalStore):
+            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
+            # a frozen dataclass that takes its pipeline from the global configuration alone
+            object.__setattr__(array, "codec_pipeline", pipeline)
+        return ZarrArrayWrapper(zarr.Array(array))
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Read."""
+        return self._opened[key]
+
+
+def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the chunks and of the shards of an image."""
+    (sharding,) = document["codecs"]
+    chunks = tuple(sharding["configuration"]["chunk_shape"])
+    return chunks, tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+
+
+def image_variable(store: Store, path: str, document: Mapping[str, Any]) -> xr.Variable:
+    """Return an image as a lazy variable, in its physical units where its header scales it.
+
+    Parameters
+    ----------
+    store, path, document
+        Where the array is, and its metadata.
+    """
+    names = document["dimension_names"]
+    chunks, shards = chunk_shapes(document)
+    encoding = {"chunks": chunks, "preferred_chunks": dict(zip(names, chunks, strict=True)), "shards": shards}
+    data = indexing.LazilyIndexedArray(StoredArray(store, path, document))
+    variable = xr.Variable(names, data, document["attributes"], encoding, fastpath=True)
+    if "scale_factor" in document["attributes"]:
+        variable = xr.conventions.decode_cf_variable(path, variable)
+    return variable
+
+
+def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | None) -> xr.Variable:
+    """Return a coordinate, in memory.
+
+    Parameters
+    ----------
+    path, document
+        Its name for errors, and its metadata.
+    chunk
+        Its only chunk, as stored.
+
+    Raises
+    ------
+    StoreDamageError
+        The chunk is lost or damaged.
+    """
+    if chunk is None:
+        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", "is lost")
+    try:
+        values = np.frombuffer(Blosc().decode(Zstd().decode(chunk)), document["data_type"])
+    except (RuntimeError, ValueError) as error:
+        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", f"cannot be read ({error})") from error
+    return xr.Variable(document["dimension_names"], values.reshape(document["shape"]), document["attributes"])
+
+
+def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> None:
+    """Make sure that all shards are there, whole; zarrs reads past `WholeStore`, and lost ones as zeros.
+
+    Raises
+    ------
+    StoreDamageError
+        One is lost or cut short.
+    """
+    folder = store.root / path
+    for key, size in document["attributes"][KEY]["shards"].items():
+        try:
+            found = (folder / key).stat().st_size
+        except FileNotFoundError:
+            raise StoreDamageError(folder / key, "is lost") from None
+        if found != size:
+            raise StoreDamageError(folder / key, f"has {found:,} of {size:,} bytes")
