@@ -41,6 +41,10 @@ _BLOOD_HU: Final = (0.0, 100.0)
 """Without contrast agent: what is outside of it is air, fat, bone or metal."""
 
 
+_ARTERIAL_SPREAD: Final = 2.0
+"""How much later than the first arteries others may peak, in s: less than blood takes to reach veins."""
+
+
 def time_curve(series: xr.DataArray, mask: xr.DataArray | ArrayLike, *, label: int | None = None) -> xr.DataArray:
     """Return the mean of a series within a region at every time.
 
@@ -85,10 +89,13 @@ def time_curve(series: xr.DataArray, mask: xr.DataArray | ArrayLike, *, label: i
 def _sums_inside(
     start: tuple[int, ...], series: NDArray[Any], inside: NDArray[Any]
 ) -> tuple[int, NDArray[Any], NDArray[Any]]:
-    values = series[:, inside]
-    finite = np.isfinite(values)
-    sums = np.where(finite, values, 0).sum(axis=1, dtype=np.float64)
-    return start[0], sums, np.count_nonzero(finite, axis=1)
+    values = np.take(series.reshape(len(series), -1), np.flatnonzero(inside), axis=1)
+    counts = np.full(len(values), values.shape[1])
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        counts = np.count_nonzero(finite, axis=1)
+        values = np.where(finite, values, 0)
+    return start[0], values.sum(axis=1, dtype=np.float64), counts
 
 
 def _series_axes(series: xr.DataArray) -> xr.DataArray:
@@ -292,12 +299,13 @@ def arterial_input_candidates(
     -----
     A heuristic in the spirit of [1]_ and [2]_, without their clustering. Voxels with a baseline of blood (0 to 100 HU),
     finite values throughout and a peak of at least `lowest_peak` are vessels. Of these, the high are those with at
-    least half of the 99th percentile of peaks; of these, the early those in the first quarter of times to peak; of
-    these, the narrow those whose width is up to the median. They are ranked by their peak. It makes no difference how
-    the series is cut into blocks. Partial volume lowers peaks and a candidate may lie in an artery beyond an
-    occlusion: look at the curves, with `region_curve`, before one is used for deconvolution.
+    least half of the 99th percentile of peaks; of these, the early those that peak no later than 2 s after the 5th
+    percentile of times to peak, when veins are still to fill. They are ranked by peak over width: high and narrow
+    first. It makes no difference how the series is cut into blocks. Partial volume lowers peaks, and a candidate may
+    lie in an artery beyond an occlusion: look at the curves, with `region_curve`, before one is used for
+    deconvolution.
 
-    Memory holds 18 bytes a voxel of a few blocks in space, and 32 bytes for each voxel of a vessel.
+    Memory holds twice 18 bytes a voxel of one block in space for each thread, and 44 bytes for each voxel of a vessel.
 
     References
     ----------
@@ -327,13 +335,13 @@ def arterial_input_candidates(
 
 
 def _arterial(vessels: pd.DataFrame) -> pd.DataFrame:
-    """Keep what is high, early and narrow, the highest first; of equal ones, in the order of the axes."""
+    """Keep what is high and early, high and narrow curves first; of equal ones, in the order of the axes."""
     if vessels.empty:
         return vessels
     high = vessels[vessels["peak"] >= vessels["peak"].quantile(0.99) / 2]
-    early = high[high["time_to_peak"] <= high["time_to_peak"].quantile(0.25)]
-    narrow = early[early["width"] <= early["width"].median()]
-    return narrow.sort_values(["peak", "k", "j", "i"], ascending=[False, True, True, True])
+    early = high[high["time_to_peak"] <= high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
+    ranked = early.assign(score=early["peak"] / early["width"])
+    return ranked.sort_values(["score", "k", "j", "i"], ascending=[False, True, True, True])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,7 +399,7 @@ def _with_frames(rule: _Rule, first: int, running: _Running | None, block: NDArr
             running.area += values * spans[frame]
             higher = values > running.highest
             np.copyto(running.highest, values, where=higher)
-            running.frame[higher] = frame
+            np.copyto(running.frame, frame, where=higher)
     return running
 
 

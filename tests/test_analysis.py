@@ -24,6 +24,8 @@ from isles24_zarr.vocabulary import COW_LABELS
 from tests import nifti_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distributed import Client
 
 SUBJECTS = ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"]
@@ -32,6 +34,13 @@ ODD = SUBJECTS[2]
 
 FOLDERS = {"lesion-msk": "ses-02", "dwi": "ses-02", "adc": "ses-02", "cow-msk": "ses-01", "lvo-msk": "ses-01"}
 SHEARED = np.array([[-2.0, 0.3, 0.2, 30], [0.1, 1.5, -0.8, -20], [0.2, 0.4, 3.0, -15], [0, 0, 0, 1]])
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The cluster of the tests would else be used wherever it is up."""
+    with dask.config.set(scheduler="threads"):
+        yield
 
 
 def file_image(release: Path, subject: str, suffix: str) -> Any:
@@ -385,7 +394,7 @@ def test_what_a_scan_does_not_have(store: Path) -> None:
 
 def test_on_a_cluster(store: Path, client: Client) -> None:
     scan = isles24_zarr.open_scan(store, ODD)
-    with client.as_current():
+    with dask.config.set(scheduler=client):
         found = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax"), scan.isles.volumes()
     with dask.config.set(scheduler="synchronous"):
         wanted = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax"), scan.isles.volumes()

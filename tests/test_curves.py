@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import nibabel as nib
 import numpy as np
@@ -17,10 +18,20 @@ import xarray as xr
 
 import isles24_zarr
 from isles24_zarr import curves, errors
+from tests.oracle import canonical_voxels
 from tests.test_analysis import SHEARED, SUBJECTS, make_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distributed import Client
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The cluster of the tests would else be used wherever it is up."""
+    with dask.config.set(scheduler="threads"):
+        yield
 
 
 def ctp_file(release: Path, subject: str) -> Any:
@@ -154,24 +165,16 @@ def test_regions_that_cannot_be(store: Path) -> None:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_enhancement_and_time_to_peak(store: Path, release: Path, subject: str) -> None:
-    image = ctp_file(release, subject)
-    voxels = np.asarray(image.dataobj).astype(np.float64)
-    lifted = voxels - voxels[..., :2].mean(axis=-1, keepdims=True)
+    voxels = canonical_voxels(ctp_file(release, subject)).astype(np.float64)
+    constant = np.ptp(voxels, axis=0) == 0
+    assert 0 < constant.sum() < constant.size
     for scan in variants(store, subject):
         found = scan["ctp"].isles.enhancement(baseline_frames=2)
-        series = scan["ctp"].transpose("x", "y", "z", "time")
-        # the file's voxels in the order of the store: by the sums of planes along each axis
-        for axis, dim in enumerate("xyz"):
-            sums = lifted.sum(axis=tuple(other for other in range(3) if other != axis))
-            ours = found.sum([other for other in "xyz" if other != dim], dtype=np.float64).transpose(dim, "time").values
-            assert np.allclose(ours, sums, atol=0.5) or np.allclose(ours[::-1], sums, atol=0.5)
+        np.testing.assert_allclose(found, voxels - voxels[:2].mean(axis=0), atol=1e-3)
         peak = scan["ctp"].isles.time_to_peak()
         assert peak.dtype == np.float32
-        wanted = scan["time"].values[np.argmax(series.values, axis=-1)]
-        constant = np.ptp(series.values.astype(int), axis=-1) == 0
-        wanted[constant] = np.nan
-        assert constant.any()
-        np.testing.assert_array_equal(peak.transpose("x", "y", "z"), wanted.astype(np.float32))
+        wanted = np.where(constant, np.nan, np.argmax(voxels, axis=0))  # frames are 1 s apart
+        np.testing.assert_array_equal(peak, wanted.astype(np.float32))
     assert isles24_zarr.open_scan(store, subject)["ctp"].isles.time_to_peak().chunks is not None
 
 
@@ -208,7 +211,7 @@ def make_vessels(chunks: Any = None) -> tuple[xr.DataArray, np.ndarray]:
     arteries[1:4, 5, 4:7] = True
     values[:, arteries] = 40 + bolus(times, 6, 300, 3)[:, None]
     values[:, :, 12, 8:20] = 42 + bolus(times, 13, 380, 4)[:, None, None]  # veins: higher, but late
-    values[:, 4, 8, 4:7] = 40 + bolus(times, 6, 300, 9)[:, None]  # early, but wide
+    values[:, 4, 8, 4:7] = 40 + bolus(times, 3, 300, 6)[:, None]  # early, but wide
     values[:, 5, 16, 1:4] = 40 + bolus(times, 6, 120, 3)[:, None]  # an artery thinner than a voxel
     values[:, 0, 18, 3] = 900 + bolus(times, 6, 350, 3)  # beside bone
     values += rng.normal(0, 2, values.shape)
@@ -223,7 +226,7 @@ def test_arteries_are_found(chunks: Any) -> None:
     series, arteries = make_vessels(chunks)
     table = series.to_dataset().isles.arterial_inputs(count=6)
     assert len(table) == 6
-    assert table["peak"].is_monotonic_decreasing
+    assert (table["peak"] / table["width"]).is_monotonic_decreasing
     places = nib.affines.apply_affine(np.linalg.inv(SHEARED), table[["x", "y", "z"]].to_numpy())
     i, j, k = np.rint(places).astype(int).T
     np.testing.assert_allclose(places.T, (i, j, k), atol=1e-6)
@@ -268,7 +271,7 @@ def test_arteries_of_the_release(store: Path, release: Path, subject: str) -> No
 def test_on_a_cluster(store: Path, client: Client) -> None:
     scan = isles24_zarr.open_scan(store, SUBJECTS[1])
     here = scan.load()
-    with client.as_current():
+    with dask.config.set(scheduler=client):
         lazy = isles24_zarr.open_scan(store, SUBJECTS[1])
         xr.testing.assert_allclose(lazy.isles.time_curve("cow_mask"), here.isles.time_curve("cow_mask"))
         pd.testing.assert_frame_equal(
@@ -285,15 +288,15 @@ def test_a_curve_reads_the_blocks_of_its_region_alone() -> None:
         return np.full(block_info[None]["chunk-shape"], 40, np.int16)
 
     series = make_series(da.map_blocks(block, chunks=((2,) * 4, (3,) * 5, (10,), (12,)), dtype=np.int16))
-    touched.clear()
     mask = np.zeros((15, 10, 12), bool)
     mask[7:8] = True
+    touched.clear()
     np.testing.assert_array_equal(curves.time_curve(series, mask), 40.0)
     assert sorted(touched) == [(time, 2, 0, 0) for time in range(4)]
 
 
 def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
-    """1.9 GB of a series, made block by block, in two threads, and blocks of 21 MB."""
+    """1.1 GB of a series, made block by block, in two threads, and blocks of 17 MB."""
     script = tmp_path / "measure.py"
     script.write_text(
         textwrap.dedent("""
@@ -314,7 +317,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
             first = block_info[None]["array-location"][0][0]
             return np.full(block_info[None]["chunk-shape"], 40 + first, np.int16)
 
-        chunks = ((4,) * 11, (10,) * 8, (512,), (512,))
+        chunks = ((4,) * 11, (8,) * 6, (512,), (512,))
         series = make_series(da.map_blocks(block, chunks=chunks, dtype=np.int16, meta=np.empty((0,) * 4, np.int16)))
         mask = np.ones(series.shape[1:], bool)
         before = peak()
@@ -331,7 +334,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     series, curve, arteries, peaks = map(float, done.stdout.split())
-    assert series > 1800
+    assert series > 1100
     assert curve < 300
     assert arteries < 600
     assert peaks < 900
