@@ -184,7 +184,8 @@ def _cuts(image: xr.DataArray, *others: xr.DataArray) -> dict[Any, tuple[int, ..
     on_dask = [array for array in (image, *others) if array.chunks is not None]
     if on_dask:
         return cuts | {dim: sizes for array in reversed(on_dask) for dim, sizes in array.chunksizes.items()}
-    if "chunks" in image.encoding and len(image.encoding["chunks"]) == image.ndim:
+    stored = [image.encoding.get(name) or () for name in ("chunks", "shards")]
+    if all(len(lengths) == image.ndim for lengths in stored):
         sizes = dask_chunks(image.to_dataset(name="image"))
     else:
         sizes, left = {}, max(1, DASK_CHUNK_BYTES // max(1, image.dtype.itemsize))

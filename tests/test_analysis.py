@@ -217,6 +217,21 @@ def test_slices_and_axes_in_another_order() -> None:
     assert part.loc["image", "mean"] == pytest.approx(values[2][mask[2] > 0.5].mean())
 
 
+def test_what_is_left_of_a_lazy_scan(store: Path) -> None:
+    """Its encoding still tells the chunks of the whole image, in the order of the store."""
+    whole = isles24_zarr.open_scan(store, ODD).load()
+    for chunks in ("auto", None):
+        lazy = isles24_zarr.open_scan(store, ODD, chunks=chunks)
+        for part in ({"z": slice(2, 9, 3)}, {"x": slice(None, None, -1)}, {"y": 20}):
+            wanted = whole.isel(part)["adc"].values[whole.isel(part)["tmax"].values > 0].astype(np.float64)
+            assert wanted.size
+            for dims in (("x", "y", "z"), ("z", "x", "y")):
+                left = lazy.isel(part).transpose(*dims, ..., missing_dims="ignore")
+                row = left["adc"].isles.statistics(left["tmax"]).loc["adc"]
+                assert row["voxels"] == wanted.size
+                assert row["mean"] == pytest.approx(wanted.mean(), rel=1e-12)
+
+
 def test_images_that_do_not_belong_together() -> None:
     image = make_volume(np.zeros((4, 5, 6)))
     shifted = SHEARED.copy()
