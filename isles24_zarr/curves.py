@@ -305,7 +305,7 @@ def arterial_input_candidates(
     lie in an artery beyond an occlusion: look at the curves, with `region_curve`, before one is used for
     deconvolution.
 
-    Memory holds twice 18 bytes a voxel of one block in space for each thread, and 44 bytes for each voxel of a vessel.
+    Memory holds twice 14 bytes a voxel of one block in space for each thread, and 44 bytes for each voxel of a vessel.
 
     References
     ----------
@@ -358,7 +358,7 @@ class _Running:
     """What is known of the voxels of a block in space after some frames."""
 
     baseline: NDArray[np.float32]
-    area: NDArray[np.float64]
+    area: NDArray[np.float32]
     highest: NDArray[np.float32]
     frame: NDArray[np.int16]
 
@@ -379,7 +379,7 @@ def _with_frames(rule: _Rule, first: int, running: _Running | None, block: NDArr
     if running is None:
         running = _Running(
             baseline=np.zeros(shape, np.float32),
-            area=np.zeros(shape, np.float64),
+            area=np.zeros(shape, np.float32),
             highest=np.full(shape, -np.inf, np.float32),
             frame=np.zeros(shape, np.int16),
         )
@@ -392,21 +392,25 @@ def _with_frames(rule: _Rule, first: int, running: _Running | None, block: NDArr
         )
     spans = _frame_spans(rule.times)
     with np.errstate(invalid="ignore"):
-        for frame, raw in enumerate(block, start=first):
-            values = raw.astype(np.float32)
-            if frame < rule.baseline_frames:
-                running.baseline += values / np.float32(rule.baseline_frames)
-            running.area += values * spans[frame]
-            higher = values > running.highest
-            np.copyto(running.highest, values, where=higher)
-            np.copyto(running.frame, frame, where=higher)
+        # plane by plane, so that what is made on the way stays small, and near the processor
+        for plane in range(shape[0]):
+            baseline, area = running.baseline[plane], running.area[plane]
+            highest, when = running.highest[plane], running.frame[plane]
+            for frame, raw in enumerate(block[:, plane], start=first):
+                values = raw.astype(np.float32)
+                if frame < rule.baseline_frames:
+                    baseline += values / np.float32(rule.baseline_frames)
+                area += values * spans[frame]
+                higher = values > highest
+                np.copyto(highest, values, where=higher)
+                np.copyto(when, frame, where=higher)
     return running
 
 
-def _frame_spans(times: tuple[float, ...]) -> NDArray[np.float64]:
+def _frame_spans(times: tuple[float, ...]) -> NDArray[np.float32]:
     """Return the weight of each frame in an integral over time by the trapezoidal rule, in s."""
     steps = np.diff(times)
-    return np.asarray((np.append(steps, 0.0) + np.insert(steps, 0, 0.0)) / 2)
+    return np.asarray((np.append(steps, 0.0) + np.insert(steps, 0, 0.0)) / 2, dtype=np.float32)
 
 
 def _vessels(rule: _Rule, start: tuple[int, ...], running: _Running) -> dict[str, NDArray[Any]]:
