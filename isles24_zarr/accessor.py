@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, curves, dataset, grid, metrics, plot
+from isles24_zarr import analysis, arteries, curves, dataset, grid, metrics, perfusion, plot
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
@@ -141,13 +141,13 @@ class ScanAccessor(_Geometry):
         """Describe an image inside of a mask of this scan, or of another (see `analysis.mask_statistics`)."""
         return analysis.mask_statistics(self._image(name), self._mask(mask), self.voxel_volume, **options)
 
-    def perfusion_lesions(self, **options: float) -> analysis.PerfusionLesions:
-        """Measure hypoperfusion, core and mismatch by Tmax and CBF (see `analysis.perfusion_lesions`)."""
-        return analysis.perfusion_lesions(self._image("tmax"), self._image("cbf"), **options)
+    def perfusion_lesions(self, **options: float) -> perfusion.PerfusionLesions:
+        """Measure hypoperfusion, core and mismatch by Tmax and CBF (see `perfusion.perfusion_lesions`)."""
+        return perfusion.perfusion_lesions(self._image("tmax"), self._image("cbf"), **options)
 
     def perfusion_masks(self, **options: float) -> xr.Dataset:
-        """Return the masks of hypoperfusion and core, lazy (see `analysis.perfusion_masks`)."""
-        return analysis.perfusion_masks(self._image("tmax"), self._image("cbf"), **options)
+        """Return the masks of hypoperfusion and core, lazy (see `perfusion.perfusion_masks`)."""
+        return perfusion.perfusion_masks(self._image("tmax"), self._image("cbf"), **options)
 
     def overlaps(self, mask: str | ArrayLike = "lesion_mask", **options: float) -> pd.DataFrame:
         """Measure how a mask overlaps with hypoperfusion and core (see `analysis.mask_overlaps`)."""
@@ -173,8 +173,8 @@ class ScanAccessor(_Geometry):
         return curves.region_curve(self._image(series), self._mask(region), **options)
 
     def arterial_inputs(self, **options: Any) -> pd.DataFrame:
-        """Return candidates for the arterial input of the CTP (see `curves.arterial_input_candidates`)."""
-        return curves.arterial_input_candidates(self._image("ctp"), **options)
+        """Return candidates for the arterial input of the CTP (see `arteries.arterial_input_candidates`)."""
+        return arteries.arterial_input_candidates(self._image("ctp"), **options)
 
     def _mask(self, mask: str | ArrayLike) -> Any:
         return self._image(mask) if isinstance(mask, str) else mask

@@ -84,6 +84,11 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
     return other.transpose(*spatial)
 
 
+def marked_voxels(mask: Any) -> Any:
+    """Return where a mask, an array of any kind, is neither 0 nor NaN or infinite: booleans, lazy if it is."""
+    return (mask != 0) & np.isfinite(mask)
+
+
 def name_of(image: xr.DataArray) -> str:
     """Return what to call an image in a message."""
     return str(image.name or "this image")

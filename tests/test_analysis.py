@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
 
 import isles24_zarr
-from isles24_zarr import analysis, errors
+from isles24_zarr import analysis, errors, perfusion
 from isles24_zarr.vocabulary import COW_LABELS
 from tests import nifti_files
 
@@ -310,7 +310,7 @@ def test_the_other_side_is_that_of_the_patient(side: int, flips: tuple[int, int,
     affine[:3, :3] = turn * [2.0, 2.0, 4.0] * np.array(flips)
     affine[:3, 3] = -affine[:3, :3] @ [17.5, 19.5, 9.5]
     tmax, cbf = head(side, affine)
-    found = analysis.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
+    found = perfusion.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
     assert found.side == ("right" if side == 1 else "left")
     assert found.midline == pytest.approx(3, abs=1)
     assert found.reference_cbf == 40
@@ -323,14 +323,14 @@ def test_maps_with_voxels_that_are_not_finite() -> None:
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
     affine[:3, 3] = (-35, -39, -38)
     tmax, cbf = head(1, affine)
-    clean = analysis.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
+    clean = perfusion.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
     slow = np.argwhere(tmax == 9)
     for place, value in zip(slow[:3], (np.nan, np.inf, -np.inf), strict=True):
         tmax[tuple(place)] = value
     for place, value in zip(slow[3:7], (np.nan, np.inf, -np.inf, 0), strict=True):
         cbf[tuple(place)] = value
     image, flow = make_volume(tmax, affine), make_volume(cbf, affine)
-    found = analysis.perfusion_lesions(image, flow)
+    found = perfusion.perfusion_lesions(image, flow)
     ml = 16 / 1000
     assert found.hypoperfusion == pytest.approx(clean.hypoperfusion - 3 * ml)
     assert found.core == pytest.approx(clean.core - 7 * ml)
@@ -338,23 +338,23 @@ def test_maps_with_voxels_that_are_not_finite() -> None:
     assert found.tmax_left_out == clean.tmax_left_out + 3
     assert found.cbf_left_out == clean.cbf_left_out + 4
     assert found.reference_cbf == clean.reference_cbf
-    masks = analysis.perfusion_masks(image.chunk(y=7), flow)
+    masks = perfusion.perfusion_masks(image.chunk(y=7), flow)
     assert all(mask.chunks for mask in masks.values())
     assert masks["core"].isles.volume() == pytest.approx(found.core)
 
 
 def test_nothing_is_hypoperfused() -> None:
     tmax = make_volume(np.full((3, 4, 5), 2.0))
-    found = analysis.perfusion_lesions(tmax, tmax * 20)
+    found = perfusion.perfusion_lesions(tmax, tmax * 20)
     assert (found.hypoperfusion, found.core, found.mismatch, found.side) == (0, 0, 0, None)
     assert np.isnan(found.mismatch_ratio)
     assert np.isnan(found.reference_cbf)
-    empty = analysis.perfusion_lesions(tmax * 0, tmax * np.nan)
+    empty = perfusion.perfusion_lesions(tmax * 0, tmax * np.nan)
     assert empty.cbf_left_out == empty.tmax_left_out == 60
     assert np.isnan(empty.midline)
-    no_core = analysis.perfusion_lesions(tmax * 5, tmax)
+    no_core = perfusion.perfusion_lesions(tmax * 5, tmax)
     assert no_core.mismatch_ratio == np.inf
-    assert not analysis.perfusion_masks(tmax, tmax)["core"].any()
+    assert not perfusion.perfusion_masks(tmax, tmax)["core"].any()
 
 
 # --- overlaps ---

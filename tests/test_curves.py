@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 
 import isles24_zarr
-from isles24_zarr import curves, errors
+from isles24_zarr import arteries, curves, errors
 from tests.oracle import canonical_voxels
 from tests.test_analysis import SHEARED, SUBJECTS, make_volume
 
@@ -237,18 +237,18 @@ def test_arteries_are_found(chunks: Any) -> None:
     np.testing.assert_allclose(table["peak"], lifted.max(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(table["time_to_peak"], loaded.argmax(axis=0))
     np.testing.assert_allclose(table["width"], np.trapezoid(lifted, axis=0) / lifted.max(axis=0), rtol=1e-4)
-    pd.testing.assert_frame_equal(table, curves.arterial_input_candidates(make_vessels()[0], count=6))
+    pd.testing.assert_frame_equal(table, arteries.arterial_input_candidates(make_vessels()[0], count=6))
 
 
 def test_no_arteries() -> None:
     series, _ = make_vessels()
-    table = curves.arterial_input_candidates(series, lowest_peak=1000)
+    table = arteries.arterial_input_candidates(series, lowest_peak=1000)
     assert table.empty
     assert table.columns.tolist() == ["x", "y", "z", "baseline", "peak", "time_to_peak", "width"]
     with pytest.raises(errors.UnknownNameError, match="ask for 1 or more"):
-        curves.arterial_input_candidates(series, count=0)
+        arteries.arterial_input_candidates(series, count=0)
     with pytest.raises(errors.GeometryError):
-        curves.arterial_input_candidates(series.isel(z=0))
+        arteries.arterial_input_candidates(series.isel(z=0))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -306,7 +306,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
         import dask.array as da
         import numpy as np
 
-        from isles24_zarr import curves
+        from isles24_zarr import arteries, curves
         from tests.test_curves import make_series
 
         def peak():
@@ -325,7 +325,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
             curve = curves.time_curve(series, mask)
             assert curve.values.tolist() == [40 + 4 * (frame // 4) for frame in range(44)]
             after_curve = peak()
-            table = curves.arterial_input_candidates(series, lowest_peak=1000)
+            table = arteries.arterial_input_candidates(series, lowest_peak=1000)
             assert table.empty
             after_arteries = peak()
             assert float(curves.time_to_peak(series).max()) == 40
