@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _BLOOD_HU: Final = (0.0, 100.0)
 """Without contrast agent: what is outside of it is air, fat, bone or metal."""
 
-
 _ARTERIAL_SPREAD: Final = 2.0
 """How much later than the first arteries others may peak, in s: less than blood takes to reach veins."""
 

@@ -202,35 +202,35 @@ def bolus(times: np.ndarray, arrival: float, height: float, spread: float) -> np
 
 
 def make_vessels(chunks: Any = None) -> tuple[xr.DataArray, np.ndarray]:
-    """Return a series with arteries, veins, tissue, bone and air, and where (z, y, x) the arteries are."""
+    """Return a series with artery, veins, tissue, bone and air, and where (z, y, x) the arteries are."""
     rng = np.random.default_rng(1)
     times, shape = np.arange(0.0, 40.0), (6, 20, 24)
     values = np.full((40, *shape), 35.0) + bolus(times, 9, 8, 6)[:, None, None, None]
     values[:, :, :2], values[:, :, -2:] = -1000, 900
-    arteries = np.zeros(shape, bool)
-    arteries[1:4, 5, 4:7] = True
-    values[:, arteries] = 40 + bolus(times, 6, 300, 3)[:, None]
+    artery = np.zeros(shape, bool)
+    artery[1:4, 5, 4:7] = True
+    values[:, artery] = 40 + bolus(times, 6, 300, 3)[:, None]
     values[:, :, 12, 8:20] = 42 + bolus(times, 13, 380, 4)[:, None, None]  # veins: higher, but late
     values[:, 4, 8, 4:7] = 40 + bolus(times, 3, 300, 6)[:, None]  # early, but wide
     values[:, 5, 16, 1:4] = 40 + bolus(times, 6, 120, 3)[:, None]  # an artery thinner than a voxel
     values[:, 0, 18, 3] = 900 + bolus(times, 6, 350, 3)  # beside bone
     values += rng.normal(0, 2, values.shape)
     values[20, 1, 5, 4] = np.nan
-    arteries[1, 5, 4] = False
+    artery[1, 5, 4] = False
     voxels = values.astype(np.float32)
-    return make_series(voxels if chunks is None else da.from_array(voxels, chunks=chunks), times=times), arteries
+    return make_series(voxels if chunks is None else da.from_array(voxels, chunks=chunks), times=times), artery
 
 
 @pytest.mark.parametrize("chunks", [None, (7, 2, 9, 24), (40, 6, 20, 24), (1, 6, 20, 24)])
 def test_arteries_are_found(chunks: Any) -> None:
-    series, arteries = make_vessels(chunks)
+    series, wanted = make_vessels(chunks)
     table = series.to_dataset().isles.arterial_inputs(count=6)
     assert len(table) == 6
     assert (table["peak"] / table["width"]).is_monotonic_decreasing
     places = nib.affines.apply_affine(np.linalg.inv(SHEARED), table[["x", "y", "z"]].to_numpy())
     i, j, k = np.rint(places).astype(int).T
     np.testing.assert_allclose(places.T, (i, j, k), atol=1e-6)
-    assert arteries[k, j, i].all()
+    assert wanted[k, j, i].all()
     loaded = series.values.astype(np.float64)[:, k, j, i]
     lifted = loaded - loaded[:3].mean(axis=0)
     np.testing.assert_allclose(table["baseline"], loaded[:3].mean(axis=0), rtol=1e-5)
