@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, dataset, grid, plot
+from isles24_zarr import analysis, arteries, curves, dataset, grid, metrics, perfusion, plot
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
@@ -133,6 +133,52 @@ class ScanAccessor(_Geometry):
         """
         return analysis.mask_volume(self._image(name), self.voxel_volume, label=label)
 
+    def volumes(self, name: str = "cow_mask") -> pd.DataFrame:
+        """Return a row for each label of a mask: name, voxels, volume in mL (see `analysis.label_volumes`)."""
+        return analysis.label_volumes(self._image(name), self.voxel_volume)
+
+    def statistics(self, name: str, mask: str | ArrayLike = "lesion_mask", **options: Any) -> pd.DataFrame:
+        """Describe an image inside of a mask of this scan, or of another (see `analysis.mask_statistics`)."""
+        return analysis.mask_statistics(self._image(name), self._mask(mask), self.voxel_volume, **options)
+
+    def perfusion_lesions(self, **options: float) -> perfusion.PerfusionLesions:
+        """Measure hypoperfusion, core and mismatch by Tmax and CBF (see `perfusion.perfusion_lesions`)."""
+        return perfusion.perfusion_lesions(self._image("tmax"), self._image("cbf"), **options)
+
+    def perfusion_masks(self, **options: float) -> xr.Dataset:
+        """Return the masks of hypoperfusion and core, lazy (see `perfusion.perfusion_masks`)."""
+        return perfusion.perfusion_masks(self._image("tmax"), self._image("cbf"), **options)
+
+    def overlaps(self, mask: str | ArrayLike = "lesion_mask", **options: float) -> pd.DataFrame:
+        """Measure how a mask overlaps with hypoperfusion and core (see `analysis.mask_overlaps`)."""
+        return analysis.mask_overlaps(self._mask(mask), self.perfusion_masks(**options).data_vars, self.voxel_volume)
+
+    def time_curve(self, region: str | ArrayLike, *, series: str = "ctp", **options: Any) -> xr.DataArray:
+        """Return the mean of a series in a region over time (see `curves.region_curve`).
+
+        Parameters
+        ----------
+        region
+            The name of a mask, or a mask, or one or several positions in RAS mm.
+        series
+            Its name.
+        **options
+            ``label`` of a mask, ``radius`` about positions in mm.
+
+        Raises
+        ------
+        UnknownNameError
+            The scan has no such mask or series.
+        """
+        return curves.region_curve(self._image(series), self._mask(region), **options)
+
+    def arterial_inputs(self, **options: Any) -> pd.DataFrame:
+        """Return candidates for the arterial input of the CTP (see `arteries.arterial_input_candidates`)."""
+        return arteries.arterial_input_candidates(self._image("ctp"), **options)
+
+    def _mask(self, mask: str | ArrayLike) -> Any:
+        return self._image(mask) if isinstance(mask, str) else mask
+
 
 @xr.register_dataarray_accessor("isles")
 class ImageAccessor(_Geometry):
@@ -145,6 +191,30 @@ class ImageAccessor(_Geometry):
     def volume(self, *, label: int | None = None) -> float:
         """Return the volume of this mask in mL (see `analysis.mask_volume`)."""
         return analysis.mask_volume(self._scan, self.voxel_volume, label=label)
+
+    def volumes(self) -> pd.DataFrame:
+        """Return a row for each label of this mask (see `analysis.label_volumes`)."""
+        return analysis.label_volumes(self._scan, self.voxel_volume)
+
+    def statistics(self, mask: ArrayLike, **options: Any) -> pd.DataFrame:
+        """Describe this image inside of a mask (see `analysis.mask_statistics`)."""
+        return analysis.mask_statistics(self._scan, mask, self.voxel_volume, **options)
+
+    def challenge_metrics(self, reference: ArrayLike) -> metrics.ChallengeMetrics:
+        """Compare this mask with the true one as ISLES'24 does (see `metrics.challenge_metrics`)."""
+        return metrics.challenge_metrics(self._scan, reference)
+
+    def time_curve(self, region: ArrayLike, **options: Any) -> xr.DataArray:
+        """Return the mean of this series in a mask, or about positions (see `curves.region_curve`)."""
+        return curves.region_curve(self._scan, region, **options)
+
+    def enhancement(self, **options: int) -> xr.DataArray:
+        """Subtract the frames before the contrast agent (see `curves.enhancement`)."""
+        return curves.enhancement(self._scan, **options)
+
+    def time_to_peak(self) -> xr.DataArray:
+        """Return when this series is highest (see `curves.time_to_peak`)."""
+        return curves.time_to_peak(self._scan)
 
     def window(self, name: str) -> xr.DataArray:
         """Map a CT window to 0 .. 1; see the same method of a scan."""

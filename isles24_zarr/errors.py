@@ -87,6 +87,12 @@ class GeometryError(RequestError):
     advice = "keep the x, y and z coordinates, and select along them by slices"
 
 
+class MaskError(RequestError):
+    """What was given as a mask does not mark voxels."""
+
+    advice = "give booleans, or whole numbers with 0 outside; turn probabilities into a mask first, as p > 0.5"
+
+
 class MissingExtraError(RequestError):
     """An optional library is not installed."""
 

@@ -36,7 +36,12 @@ ORDER = [
     "export",
     "arrays",
     "dataset",
+    "blocks",
+    "metrics",
     "analysis",
+    "perfusion",
+    "curves",
+    "arteries",
     "plot",
     "accessor",
     "phantom",
@@ -88,7 +93,7 @@ def test_the_public_surface() -> None:
 
 
 def test_importing_is_light() -> None:
-    heavy = "{'distributed', 'matplotlib', 'openpyxl', 'rich', 'typer'}"
+    heavy = "{'distributed', 'matplotlib', 'openpyxl', 'rich', 'scipy.ndimage', 'typer'}"
     code = f"import sys, isles24_zarr; print(*{heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

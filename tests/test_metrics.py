@@ -1,0 +1,257 @@
+"""The challenge's metrics against panoptica, against what panoptica said once, and against masks drawn by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import nibabel as nib
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import isles24_zarr
+from isles24_zarr import errors, metrics
+from isles24_zarr.metrics import challenge_metrics, lesion_components
+
+pytest.importorskip("scipy")
+
+SHAPE = (6, 9, 8)
+
+
+def blobs(seed: int, shape: tuple[int, int, int] = (12, 16, 14)) -> tuple[np.ndarray, np.ndarray]:
+    """Return a reference with a few boxes, and a prediction that misses, shifts, grows and invents some."""
+    rng = np.random.default_rng(seed)
+    reference, prediction = np.zeros((2, *shape), np.uint8)
+    for _ in range(rng.integers(1, 8)):
+        size = rng.integers(1, 6, 3)
+        corner = rng.integers(0, np.array(shape) - size)
+        shift = rng.integers(-1, 2, 3) * rng.integers(0, 2, 3)
+        fate = rng.random()
+        if fate < 0.85:
+            reference[tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))] = 1
+        if fate > 0.2:
+            moved = np.clip(corner + shift, 0, None)
+            prediction[tuple(slice(a, a + n) for a, n in zip(moved, size, strict=True))] = 1
+    return reference, prediction
+
+
+def by_panoptica(reference: np.ndarray, prediction: np.ndarray) -> tuple[float, int, float]:
+    """Return F1, difference of lesion counts and Dice with the calls of the challenge's evaluation."""
+    import panoptica
+
+    evaluator = panoptica.Panoptica_Evaluator(
+        expected_input=panoptica.InputType.SEMANTIC,
+        instance_approximator=panoptica.ConnectedComponentsInstanceApproximator(),
+        instance_matcher=panoptica.NaiveThresholdMatching(),
+    )
+    result = evaluator.evaluate(prediction.astype(int), reference.astype(int), verbose=False)["ungrouped"]
+    result = result[0] if isinstance(result, tuple) else result
+    true, found = (getattr(result, name) for name in ("n_ref_instances", "n_pred_instances"))
+    if true == 0 and found == 0:
+        return 1.0, 0, 1.0
+    return float(result.rq), abs(true - found), float(result.global_bin_dsc)
+
+
+def test_as_panoptica_says() -> None:
+    pytest.importorskip("panoptica")
+    box, nothing = np.zeros((2, *SHAPE), np.uint8)
+    box[1:3, 2:5, 2:4] = 1
+    cases = [*map(blobs, range(30)), (box, nothing), (nothing, box), (nothing, nothing)]
+    for reference, prediction in cases:
+        found = challenge_metrics(prediction, reference, 8.0)
+        numbers = found.lesion_f1, found.absolute_lesion_count_difference, found.dice
+        assert numbers == pytest.approx(by_panoptica(reference, prediction))
+
+
+# seed, F1, difference of lesion counts, Dice: by panoptica 2.1.7
+RECORDED = [
+    (0, 0.0, 2, 0.5525672371638142),
+    (1, 0.8, 1, 0.6666666666666666),
+    (2, 0.0, 0, 0.5462962962962963),
+    (3, 0.0, 3, 0.6612903225806451),
+    (4, 0.4, 1, 0.22145328719723184),
+    (5, 0.6666666666666666, 2, 0.6716417910447762),
+    (6, 0.4, 1, 0.4153846153846154),
+    (7, 0.0, 1, 0.4171322160148976),
+    (8, 0.2857142857142857, 1, 0.52),
+    (9, 0.0, 0, 0.183206106870229),
+    (10, 0.2222222222222222, 1, 0.3333333333333333),
+    (11, 0.0, 1, 0.0),
+    (12, 0.6666666666666666, 0, 0.5298013245033113),
+    (13, 0.0, 0, 0.4943310657596372),
+    (14, 0.5, 0, 0.7272727272727273),
+    (15, 0.0, 0, 0.46846846846846846),
+    (16, 0.0, 0, 0.6176470588235294),
+    (17, 0.3333333333333333, 0, 0.585635359116022),
+    (18, 0.0, 0, 0.4344262295081967),
+    (19, 0.2857142857142857, 1, 0.5064935064935064),
+]
+
+
+@pytest.mark.parametrize(("seed", "f1", "count", "dice"), RECORDED)
+def test_as_panoptica_has_said(seed: int, f1: float, count: int, dice: float) -> None:
+    reference, prediction = blobs(seed)
+    found = challenge_metrics(prediction, reference, 8.0)
+    assert (found.lesion_f1, found.absolute_lesion_count_difference, found.dice) == pytest.approx((f1, count, dice))
+
+
+@pytest.mark.parametrize(("truth", "guess", "wanted"), [(0, 0, (1, 0, 1)), (1, 0, (0, 1, 0)), (0, 1, (0, 1, 0))])
+def test_as_panoptica_has_said_of_empty_masks(truth: int, guess: int, wanted: tuple[int, int, int]) -> None:
+    box = np.zeros(SHAPE, np.uint8)
+    box[1:3, 2:5, 2:4] = 1
+    found = challenge_metrics(guess * box, truth * box, 8.0)
+    assert (found.lesion_f1, found.absolute_lesion_count_difference, found.dice) == wanted
+
+
+# --- by hand ---
+
+
+def test_lesions_that_touch_at_a_corner_are_one() -> None:
+    mask = np.zeros((3, 3, 3), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True
+    labels, count = lesion_components(mask)
+    assert count == 1
+    np.testing.assert_array_equal(labels != 0, mask)
+    mask[1, 1, 1] = False
+    assert lesion_components(mask)[1] == 2
+
+
+@pytest.mark.parametrize(("length", "f1"), [(4, 1.0), (3, 0.0)])
+def test_half_of_the_union_is_a_match(length: int, f1: float) -> None:
+    """A lesion of 8 voxels of which 4, or 3, are found: an IoU of 0.5 counts."""
+    reference, prediction = np.zeros((2, *SHAPE), bool)
+    reference[2, 3, :8] = True
+    prediction[2, 3, :length] = True
+    assert challenge_metrics(prediction, reference, 1.0).lesion_f1 == f1
+
+
+def test_every_number_by_hand() -> None:
+    reference, prediction = np.zeros((2, *SHAPE), np.uint16)
+    reference[0, 0, 0:4] = 1  # found, 3 of 4
+    reference[3, 4, 0:2] = 1  # missed
+    prediction[0, 0, 1:4] = 1
+    prediction[5, 8, 0:5] = 1  # not there
+    prediction[5, 0, 0] = 1  # nor is this
+    found = challenge_metrics(prediction, reference, 250.0)
+    assert found.dice == pytest.approx(2 * 3 / (6 + 9))
+    assert found.absolute_volume_difference == pytest.approx(3 * 0.25)
+    assert found.absolute_lesion_count_difference == 1
+    assert found.lesion_f1 == pytest.approx(1 / (1 + 0.5 * 2 + 0.5 * 1))
+
+
+masks = arrays(np.uint8, (4, 5, 6), elements=st.sampled_from([0, 0, 0, 1]))
+
+
+@given(masks)
+def test_a_mask_agrees_with_itself(mask: np.ndarray) -> None:
+    found = challenge_metrics(mask, mask, 2.0)
+    assert (found.dice, found.lesion_f1) == (1, 1)
+    assert (found.absolute_volume_difference, found.absolute_lesion_count_difference) == (0, 0)
+
+
+@given(masks, masks, st.sampled_from([0, 1, 2]))
+def test_neither_order_nor_flips_nor_padding_matter(first: np.ndarray, second: np.ndarray, axis: int) -> None:
+    found = challenge_metrics(first, second, 2.0)
+    assert challenge_metrics(second, first, 2.0) == found
+    assert challenge_metrics(np.flip(first, axis), np.flip(second, axis), 2.0) == found
+    assert challenge_metrics(np.pad(first, 3), np.pad(second, 3), 2.0) == found
+    assert 0 <= found.dice <= 1
+    assert 0 <= found.lesion_f1 <= 1
+
+
+@given(masks, masks)
+def test_lesions_as_a_flood_finds_them(first: np.ndarray, second: np.ndarray) -> None:
+    ours, theirs = flooded(first), flooded(second)
+    matches = sum(len(a & b) / len(a | b) >= 0.5 for a in ours for b in theirs)
+    found = challenge_metrics(first, second, 1.0)
+    assert found.absolute_lesion_count_difference == abs(len(ours) - len(theirs))
+    if ours or theirs:
+        assert found.lesion_f1 == pytest.approx(2 * matches / (len(ours) + len(theirs)))
+
+
+def flooded(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
+    """Return lesions as sets of voxels, by walking from neighbour to neighbour."""
+    left = {tuple(voxel) for voxel in np.argwhere(mask).tolist()}
+    lesions = []
+    while left:
+        reached, frontier = set(), [left.pop()]
+        while frontier:
+            voxel = frontier.pop()
+            reached.add(voxel)
+            near = {other for other in left if max(abs(a - b) for a, b in zip(voxel, other, strict=True)) == 1}
+            left -= near
+            frontier += near
+        lesions.append(reached)
+    return lesions
+
+
+# --- on scans ---
+
+
+def test_a_prediction_of_a_scan(store: Path, release: Path) -> None:
+    scan = isles24_zarr.open_scan(store, "sub-stroke0001")
+    folder = release / "derivatives/sub-stroke0001"
+    lesion = nib.load(folder / "ses-02/sub-stroke0001_ses-02_space-ncct_lesion-msk.nii.gz")
+    tmax = nib.load(folder / "ses-01/perfusion-maps/sub-stroke0001_ses-01_space-ncct_tmax.nii.gz")
+    true, guess = np.asarray(lesion.dataobj) != 0, np.asarray(tmax.dataobj) > 9
+    found = (scan["tmax"] > 9).isles.challenge_metrics(scan["lesion_mask"])
+    ml = abs(np.linalg.det(lesion.affine[:3, :3])) / 1000
+    assert found.dice == pytest.approx(2 * (true & guess).sum() / (true.sum() + guess.sum()))
+    assert found.absolute_volume_difference == pytest.approx(abs(int(true.sum()) - int(guess.sum())) * ml)
+    loaded = scan.load()
+    assert (loaded["tmax"] > 9).isles.challenge_metrics(loaded["lesion_mask"].values) == found
+    assert challenge_metrics((loaded["tmax"] > 9).values, loaded["lesion_mask"]) == found
+    assert challenge_metrics(loaded["tmax"].transpose("x", "z", "y") > 9, loaded["lesion_mask"]) == found
+
+
+def grid_scan(values: Any, *, origin: float = 0.0, step: float = 2.0) -> xr.DataArray:
+    coords = {
+        name: xr.Variable(name, origin + step * np.arange(size), {"direction": np.eye(3)[axis], "spacing": step})
+        for axis, (name, size) in enumerate(zip("xyz", np.shape(values)[::-1], strict=True))
+    }
+    return xr.DataArray(values, dims=("z", "y", "x"), coords=coords, name="mask")
+
+
+def test_blocks_do_not_show() -> None:
+    reference, prediction = blobs(3)
+    wanted = challenge_metrics(prediction, reference, 8.0)
+    on_dask = [grid_scan(da.from_array(mask, chunks=(5, 7, 3))) for mask in (prediction, reference)]
+    assert dataclasses.asdict(challenge_metrics(*on_dask)) == pytest.approx(dataclasses.asdict(wanted))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (np.full(SHAPE, 0.5), "other values than 0 and 1"),
+        (np.full(SHAPE, np.nan), "other values than 0 and 1"),
+        (np.full(SHAPE, 2), "other values than 0 and 1"),
+        (np.full(SHAPE, -1), "other values than 0 and 1"),
+    ],
+)
+def test_what_is_no_mask(prediction: np.ndarray, words: str) -> None:
+    with pytest.raises(errors.MaskError, match=words):
+        challenge_metrics(prediction, np.zeros(SHAPE), 1.0)
+
+
+def test_masks_on_different_grids() -> None:
+    mask = np.zeros(SHAPE, bool)
+    for other in (grid_scan(mask, origin=1.0), grid_scan(mask, step=2.2), grid_scan(mask[:5]), mask[:5]):
+        with pytest.raises(errors.GeometryError):
+            challenge_metrics(other, grid_scan(mask))
+    with pytest.raises(errors.GeometryError, match="give it in mm"):
+        challenge_metrics(mask, mask)
+    with pytest.raises(errors.GeometryError, match="z, y and x"):
+        challenge_metrics(mask[0], mask[0], 1.0)
+
+
+def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
+    with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[analysis\]"):
+        metrics.lesion_components(np.zeros(SHAPE))
