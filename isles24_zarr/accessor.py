@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, dataset, grid, plot
+from isles24_zarr import analysis, cohort, dataset, grid, plot
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import nibabel as nib
     import pandas as pd
     from matplotlib.figure import Figure
@@ -167,12 +169,12 @@ class CohortAccessor:
     @property
     def subjects(self) -> list[str]:
         """Names of the subjects."""
-        return dataset.subject_names(self._cohort)
+        return cohort.subject_names(self._cohort)
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a subject, one column a clinical variable; missing values are NaN or None."""
-        return dataset.clinical_table(self._cohort)
+        return cohort.clinical_table(self._cohort)
 
     def select(self, which: str | ArrayLike) -> xr.DataTree:
         """Return a smaller cohort.
@@ -181,11 +183,19 @@ class CohortAccessor:
         ----------
         which
             A pandas query over the columns of `table`, such as ``"nihss_admission > 15 and sex == 'F'"``, or a
-            boolean for each subject.
+            boolean for each subject (see `cohort.selected_cohort`).
         """
-        return dataset.selected_cohort(self._cohort, which)
+        return cohort.selected_cohort(self._cohort, which)
+
+    def train_test_split(self, test_size: float = 0.2, **options: Any) -> tuple[xr.DataTree, xr.DataTree]:
+        """Split at random into two cohorts alike in centre and outcome; see `cohort.split_cohort` for the options."""
+        return cohort.split_cohort(self._cohort, test_size, **options)
 
     def scan(self, subject: str, space: str = "ncct", **options: Any) -> xr.Dataset:
         """Open a scan of a subject; see `dataset.open_scan` for the options."""
-        target = dataset.cohort_target(self._cohort)
+        target = cohort.cohort_target(self._cohort)
         return dataset.open_scan(target.url, subject, space, storage_options=target.storage_options, **options)
+
+    def map(self, function: Callable[[xr.Dataset], Any], **options: Any) -> pd.DataFrame:
+        """Run a function of a scan for every subject on Dask; see `cohort.mapped_subjects` for the options."""
+        return cohort.mapped_subjects(self._cohort, function, **options)

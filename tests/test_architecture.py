@@ -34,6 +34,7 @@ ORDER = [
     "verify",
     "export",
     "dataset",
+    "cohort",
     "analysis",
     "plot",
     "accessor",
