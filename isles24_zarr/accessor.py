@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, cohort, dataset, grid, plot
+from isles24_zarr import analysis, cohort, dataset, grid, plot, records
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import datasets
     import nibabel as nib
     import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
+
+    from isles24_zarr.training import PatchDataset
 
 
 class _Geometry:
@@ -199,3 +202,18 @@ class CohortAccessor:
     def map(self, function: Callable[[xr.Dataset], Any], **options: Any) -> pd.DataFrame:
         """Run a function of a scan for every subject on Dask; see `cohort.mapped_subjects` for the options."""
         return cohort.mapped_subjects(self._cohort, function, **options)
+
+    @property
+    def examples(self) -> records.Records:
+        """One record a subject with the keys of the dataset card, images lazy (see `records.Record`)."""
+        return records.cohort_records(self._cohort)
+
+    def to_hf_dataset(self, **options: Any) -> datasets.Dataset:
+        """Return a Hugging Face Dataset with the schema of the card; see `records.hf_dataset` for the options."""
+        return records.hf_dataset(self._cohort, **options)
+
+    def torch_dataset(self, images: Sequence[str], label: str = "lesion_mask", **options: Any) -> PatchDataset:
+        """Return patches as a PyTorch Dataset; see `training.torch_dataset` for the options."""
+        from isles24_zarr.training import torch_dataset
+
+        return torch_dataset(self._cohort, images, label, **options)

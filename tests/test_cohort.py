@@ -231,9 +231,7 @@ def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def expected_rows(release: Path, subjects: list[str]) -> pd.DataFrame:
     """By nibabel."""
     means = [nib.load(next(release.glob(f"raw_data/{name}/*/*_ncct.nii.gz"))).get_fdata().mean() for name in subjects]
-    return pd.DataFrame(
-        {"subject_seen": subjects, "mean": means}, index=pd.Index(subjects, name="subject", dtype=object)
-    )
+    return pd.DataFrame({"subject_seen": subjects, "mean": means}, index=pd.Index(subjects, name="subject"))
 
 
 @pytest.mark.usefixtures("no_client")
