@@ -182,7 +182,7 @@ def completed_tasks(
                 client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES): index for index in order
             }
             killed = []
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
                 try:
                     result = future.result()

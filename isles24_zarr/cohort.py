@@ -200,15 +200,14 @@ def split_cohort(
     if unknown:
         raise UnknownNameError(", ".join(map(repr, unknown)), "is no column of the clinical table")
     count = len(table)
-    tested = round(test_size * count) if test_size < 1 else int(test_size)
-    tested = max(tested, 1) if test_size > 0 else 0
-    if not 0 < tested < count:
+    tested = max(round(test_size * count), 1) if 0 < test_size < 1 else test_size
+    if not 0 < tested < count or tested != int(tested):
         raise UnknownNameError(f"test_size={test_size}", f"leaves nothing of {count} subjects for one of the parts")
     rng = np.random.default_rng(seed)
     # by name first: the order in which a cohort was put together decides nothing
     shuffled = table.sort_index().iloc[rng.permutation(count)]
     ordered = shuffled.sort_values(columns, kind="stable").index if columns else shuffled.index
-    place = np.arange(count + 1) * tested + int(rng.integers(count))
+    place = np.arange(count + 1) * int(tested) + int(rng.integers(count))
     chosen = table.index.isin(ordered[np.diff(place // count) == 1])
     return _part(cohort, ~chosen), _part(cohort, chosen)
 

@@ -335,8 +335,6 @@ def hf_dataset(
     images = {name: Nifti() for name in IMAGES}
     schema = Features({key: text.get(key) or images.get(key) or Value("float32") for key in KEYS})
     target, subjects = cohort_target(cohort), subject_names(cohort)
-    opened = target.opened(read_only=True)
-    documents = {name: read_document(opened, name) or {} for name in subjects}
     return Dataset.from_generator(
         _hf_rows,
         features=schema,
@@ -344,7 +342,7 @@ def hf_dataset(
         # rows by content: a store that was converted anew at the same place is not taken for the old one
         gen_kwargs={
             "records": cohort_records(cohort),
-            "seals": tuple(documents[name]["attributes"][KEY]["seal"] for name in subjects),
+            "seals": tuple(_document(target, name)["attributes"][KEY]["seal"] for name in subjects),
             "folder": None if files is None else Path(files).expanduser().absolute(),
         },
         writer_batch_size=1,
@@ -363,9 +361,7 @@ def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> 
     path = registered_path(target, subject, image)
     if path is None:
         return None
-    document = read_document(target.opened(read_only=True), path)
-    if document is None:
-        raise StoreDamageError(f"{target.url}/{path}", "is lost")
+    document = _document(target, path)
     ours = document["attributes"][KEY]
     source = ours["source"]["path"]
     if isinstance(classified(source), Stray):
@@ -375,3 +371,10 @@ def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> 
         file.parent.mkdir(parents=True, exist_ok=True)
         write_nifti(file, base64.b64decode(ours["header"]), file_blocks(target, path, document))
         return {"path": file.name, "bytes": file.read_bytes()} if folder is None else {"path": str(file), "bytes": None}
+
+
+def _document(target: Target, path: str) -> dict[str, Any]:
+    document = read_document(target.opened(read_only=True), path)
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{path}", "is lost")
+    return document

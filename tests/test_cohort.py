@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import dask
+import fsspec
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -186,7 +187,12 @@ def test_a_split_depends_on_nothing_but_seed_and_values() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"test_size": 0}, "leaves nothing"), ({"test_size": 3}, "leaves nothing"), ({"by": ("ward",)}, "no column")],
+    [
+        ({"test_size": 0}, "leaves nothing"),
+        ({"test_size": 3}, "leaves nothing"),
+        ({"test_size": 1.5}, "1.5"),
+        ({"by": ("ward",)}, "no column"),
+    ],
 )
 def test_splits_that_cannot_be(cohort: xr.DataTree, options: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.UnknownNameError, match=words):
@@ -225,7 +231,7 @@ def where_chunks_are_computed(scan: xr.Dataset) -> dict[str, Any]:
 @pytest.fixture
 def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cluster of the other tests is not the current one."""
-    monkeypatch.setattr("distributed.client._global_clients", {})
+    monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
 
 
 def expected_rows(release: Path, subjects: list[str]) -> pd.DataFrame:
@@ -317,6 +323,20 @@ def test_what_a_function_may_return(cohort: xr.DataTree) -> None:
     nobody = cohort.isles.select("age > 200").isles.map(measured)
     assert nobody.shape == (0, 1)
     assert nobody.index.name == "subject"
+
+
+@pytest.mark.usefixtures("no_client")
+def test_stores_behind_urls(store: Path, cohort: xr.DataTree) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(store), "/isles24-cohort.zarr", recursive=True)
+    try:
+        remote = isles24_zarr.open_cohort("memory://isles24-cohort.zarr")
+        found, wanted = (each.isles.map(measured, progress=False) for each in (remote, cohort))
+        pd.testing.assert_frame_equal(found, wanted)
+        voxels = [each.isles.examples[1]["ctp"].dataobj[:, 7:2:-1, 3] for each in (remote, cohort)]
+        np.testing.assert_array_equal(*voxels)
+    finally:
+        memory.rm("/isles24-cohort.zarr", recursive=True)
 
 
 @pytest.mark.usefixtures("no_client")

@@ -161,6 +161,7 @@ class Doubled:
         return {**sample, "image": sample["image"] * 2}
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_worker_processes(cohort: xr.DataTree, method: str) -> None:
     found = cohort.isles.torch_dataset(["ncct", "tmax"], patch=PATCH, samples_per_subject=2, transform=Doubled())
