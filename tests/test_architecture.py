@@ -90,7 +90,7 @@ def test_the_public_surface() -> None:
 
 
 def test_importing_is_light() -> None:
-    heavy = "{'distributed', 'matplotlib', 'openpyxl', 'rich', 'typer'}"
+    heavy = "{'datasets', 'distributed', 'matplotlib', 'openpyxl', 'rich', 'torch', 'typer'}"
     code = f"import sys, isles24_zarr; print(*{heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
