@@ -8,8 +8,9 @@
 from importlib.metadata import version
 
 from isles24_zarr import accessor as _accessor  # noqa: F401 - registers .isles
+from isles24_zarr.cohort import open_cohort
 from isles24_zarr.convert import convert, scan
-from isles24_zarr.dataset import open_cohort, open_scan
+from isles24_zarr.dataset import open_scan
 from isles24_zarr.export import export
 from isles24_zarr.synthetic import synthesize
 from isles24_zarr.verify import verify

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, arteries, curves, dataset, grid, metrics, perfusion, plot
+from isles24_zarr import analysis, arteries, cohort, curves, dataset, grid, metrics, perfusion, plot, records
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import datasets
     import nibabel as nib
     import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
+
+    from isles24_zarr.training import PatchDataset
 
 
 class _Geometry:
@@ -237,12 +242,12 @@ class CohortAccessor:
     @property
     def subjects(self) -> list[str]:
         """Names of the subjects."""
-        return dataset.subject_names(self._cohort)
+        return cohort.subject_names(self._cohort)
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a subject, one column a clinical variable; missing values are NaN or None."""
-        return dataset.clinical_table(self._cohort)
+        return cohort.clinical_table(self._cohort)
 
     def select(self, which: str | ArrayLike) -> xr.DataTree:
         """Return a smaller cohort.
@@ -251,11 +256,34 @@ class CohortAccessor:
         ----------
         which
             A pandas query over the columns of `table`, such as ``"nihss_admission > 15 and sex == 'F'"``, or a
-            boolean for each subject.
+            boolean for each subject (see `cohort.selected_cohort`).
         """
-        return dataset.selected_cohort(self._cohort, which)
+        return cohort.selected_cohort(self._cohort, which)
+
+    def train_test_split(self, test_size: float = 0.2, **options: Any) -> tuple[xr.DataTree, xr.DataTree]:
+        """Split at random into two cohorts alike in centre and outcome; see `cohort.split_cohort` for the options."""
+        return cohort.split_cohort(self._cohort, test_size, **options)
 
     def scan(self, subject: str, space: str = "ncct", **options: Any) -> xr.Dataset:
         """Open a scan of a subject; see `dataset.open_scan` for the options."""
-        target = dataset.cohort_target(self._cohort)
+        target = cohort.cohort_target(self._cohort)
         return dataset.open_scan(target.url, subject, space, storage_options=target.storage_options, **options)
+
+    def map(self, function: Callable[[xr.Dataset], Any], **options: Any) -> pd.DataFrame:
+        """Run a function of a scan for every subject on Dask; see `cohort.mapped_subjects` for the options."""
+        return cohort.mapped_subjects(self._cohort, function, **options)
+
+    @property
+    def examples(self) -> records.Records:
+        """One record a subject with the keys of the dataset card, images lazy (see `records.Record`)."""
+        return records.cohort_records(self._cohort)
+
+    def to_hf_dataset(self, **options: Any) -> datasets.Dataset:
+        """Return a Hugging Face Dataset with the schema of the card; see `records.hf_dataset` for the options."""
+        return records.hf_dataset(self._cohort, **options)
+
+    def torch_dataset(self, images: Sequence[str], label: str = "lesion_mask", **options: Any) -> PatchDataset:
+        """Return patches as a PyTorch Dataset; see `training.torch_dataset` for the options."""
+        from isles24_zarr.training import torch_dataset
+
+        return torch_dataset(self._cohort, images, label, **options)

@@ -6,7 +6,7 @@ opened here and to no others, zarr's global configuration stays as it is. Other 
 
 from __future__ import annotations
 
-import functools
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+_PROCESS: Final = os.getpid()
 ONLY_CHUNK: Final = "c/0"
 """Key of the chunk of a coordinate, which is stored in one piece."""
 
@@ -45,30 +46,33 @@ class StoredArray(BackendArray):
     """
 
     def __init__(self, store: Store, path: str, document: Mapping[str, Any]) -> None:
-        self._store, self._path = store, path
-        # attributes are not needed to read, and would travel with every task
-        self._metadata = {**document, "attributes": {}}
+        self._store, self._path, self._document = store, path, dict(document)
         self.shape = tuple(document["shape"])
         self.dtype = np.dtype(document["data_type"])
 
+        self._opened: tuple[int, zarr.Array[Any]] | None = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was opened in the process that opened it."""
-        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return {**self.__dict__, "_opened": None}
 
-    @functools.cached_property
-    def _opened(self) -> ZarrArrayWrapper:
-        metadata = ArrayV3Metadata.from_dict(self._metadata)
-        place = StorePath(WholeStore(self._store), self._path)
-        array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=place)
-        if isinstance(self._store, LocalStore):
-            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
-            # a frozen dataclass that takes its pipeline from the global configuration alone
-            object.__setattr__(array, "codec_pipeline", pipeline)
-        return ZarrArrayWrapper(zarr.Array(array))
+    def zarr_array(self) -> zarr.Array[Any]:
+        """Return the array as Zarr has it, unscaled; opened at the first call in each process."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            metadata = ArrayV3Metadata.from_dict(self._document)
+            place = StorePath(WholeStore(self._store), self._path)
+            array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=place)
+            # in a forked child the threads of zarrs are not there, and it would wait for them forever
+            if isinstance(self._store, LocalStore) and os.getpid() == _PROCESS:
+                pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
+                # a frozen dataclass that takes its pipeline from the global configuration alone
+                object.__setattr__(array, "codec_pipeline", pipeline)
+            self._opened = os.getpid(), zarr.Array(array)
+        return self._opened[1]
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read."""
-        return self._opened[key]
+        return ZarrArrayWrapper(self.zarr_array())[key]
 
 
 def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -198,7 +198,8 @@ def info(
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Show the cohort of a store, or the grids and arrays of one subject with their sizes."""
-    from isles24_zarr.dataset import described_arrays, open_cohort
+    from isles24_zarr.cohort import open_cohort
+    from isles24_zarr.dataset import described_arrays
 
     if subject is None:
         cohort = open_cohort(store)

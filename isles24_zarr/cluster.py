@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import signal
@@ -12,17 +13,29 @@ import uuid
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import dask.config
+from dask.base import compute as dask_compute
+from dask.delayed import delayed
 from distributed import (
     CancelledError,
     Client,
     KilledWorker,
     LocalCluster,
     as_completed,
+    default_client,
     get_worker,
 )
 from distributed.comm.core import CommClosedError
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, UnknownNameError, WorkerStartError
 
@@ -143,7 +156,7 @@ def completed_tasks(
     function: Callable[[Task, str], Result],
     tasks: Sequence[Task],
     *,
-    sizes: Sequence[int],
+    sizes: Sequence[int] | None,
     title: str,
     progress: bool,
 ) -> Generator[tuple[Task, Result | TaskLost]]:
@@ -159,7 +172,7 @@ def completed_tasks(
     function
         Called with a task and a topic, which it may pass to `advance`.
     tasks, sizes
-        What to run, and how many bytes each of them handles.
+        What to run, and how many bytes each of them handles; without sizes, the bar counts tasks.
     title
         Of the progress bar.
     progress
@@ -176,22 +189,23 @@ def completed_tasks(
         The scheduler has gone.
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
-    order = sorted(range(len(tasks)), key=lambda index: -sizes[index])
-    with _ByteProgress(title, total=sum(sizes), shown=progress) as bar:
+    weights = [1] * len(tasks) if sizes is None else sizes
+    order = sorted(range(len(tasks)), key=lambda index: -weights[index])
+    with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
         try:
             futures = {
                 client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES): index for index in order
             }
             again = []
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
                 try:
                     result = future.result()
                 except (KilledWorker, MemoryError):
                     again.append(index)
                     continue
-                bar.finish(sizes[index])
+                bar.finish(weights[index])
                 yield tasks[index], result
                 future.release()
             for index in again:
@@ -213,15 +227,83 @@ def advance(topic: str, count: int) -> None:
     get_worker().log_event(topic, count)
 
 
-class _ByteProgress:
-    """A bar over bytes: those of finished tasks, and what the running ones have told of."""
+def threaded_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, title: str, progress: bool
+) -> list[Result]:
+    """Run tasks on Dask's threads in this process.
 
-    def __init__(self, title: str, *, total: int, shown: bool) -> None:
+    Parameters
+    ----------
+    function
+        Called with a task. What it raises ends them all.
+    tasks, title, progress
+        As for `completed_tasks`.
+
+    Returns
+    -------
+    list
+        The results, in the order of the tasks.
+    """
+    with _Progress(title, total=len(tasks), in_bytes=False, shown=progress) as bar:
+
+        def counted(task: Task) -> Result:
+            result = function(task)
+            bar.finish(1)
+            return result
+
+        calls = [delayed(functools.partial(counted, task), pure=False)() for task in tasks]
+        return list(dask_compute(*calls, scheduler="threads"))
+
+
+def current_client(client: Client | None) -> Client | None:
+    """Return the caller's client, else the one that is current, else none: a cluster is not started."""
+    if client is not None:
+        return client
+    with contextlib.suppress(ValueError):
+        client = default_client()
+    return client
+
+
+class _ComputedHere:
+    """While a task is inside, what it computes with Dask is computed in its own thread.
+
+    Tasks of a worker would send it to the cluster again, and those of a thread to other threads: then more than one
+    chunk for each task is in memory. Dask's configuration belongs to the process, in which other tasks may be inside as
+    well: the first one sets it, the last one puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._setting: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._setting = dask.config.set(scheduler="synchronous")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._setting.__exit__(None, None, None)
+
+
+COMPUTED_HERE: Final = _ComputedHere()
+"""Of this process."""
+
+
+class _Progress:
+    """A bar over bytes, those of finished tasks and what the running ones have told of, or over tasks."""
+
+    def __init__(self, title: str, *, total: int, in_bytes: bool, shown: bool) -> None:
+        counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+        self._lock = threading.Lock()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *counts,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not shown,
@@ -230,7 +312,7 @@ class _ByteProgress:
         self._finished = 0
         self._told = 0
 
-    def __enter__(self) -> _ByteProgress:
+    def __enter__(self) -> _Progress:
         self._progress.start()
         return self
 
@@ -243,7 +325,8 @@ class _ByteProgress:
         self._show()
 
     def finish(self, size: int) -> None:
-        self._finished += size
+        with self._lock:
+            self._finished += size
         self._show()
 
     def _show(self) -> None:

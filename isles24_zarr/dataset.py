@@ -1,4 +1,4 @@
-"""From a store to xarray: the cohort as a DataTree, a scan as a Dataset on Dask."""
+"""From a store to xarray: a scan as a Dataset on Dask."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ import xarray as xr
 from xarray.backends import ZarrStore
 from zarr.storage import LocalStore, StorePath
 
-from isles24_zarr.arrays import ONLY_CHUNK, check_shards, chunk_shapes, coordinate_variable, image_variable
+from isles24_zarr.arrays import (
+    ONLY_CHUNK,
+    StoredArray,
+    check_shards,
+    chunk_shapes,
+    coordinate_variable,
+    image_variable,
+)
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
-from isles24_zarr.layout import KEY, PHENOTYPE, recorded_orientation
+from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.store import (
     DOCUMENT,
@@ -27,14 +34,14 @@ from isles24_zarr.store import (
     read_objects,
     read_root,
 )
-from isles24_zarr.vocabulary import CLINICAL, IMAGES
+from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     import nibabel as nib
-    import pandas as pd
+    import zarr
     from numpy.typing import ArrayLike, NDArray
     from zarr.abc.store import Store
 
@@ -42,59 +49,6 @@ DASK_CHUNK_BYTES: Final = 64 * 10**6
 """How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
 
 COORDINATES: Final = ("time", "z", "y", "x")
-_LOCATION: Final = "isles24_zarr_store"
-
-
-def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
-    """Open the cohort: the clinical table and what each subject has. No subject is touched.
-
-    Parameters
-    ----------
-    store
-        A folder or URL that `convert` wrote.
-    storage_options
-        For fsspec, where it is a URL.
-
-    Returns
-    -------
-    xarray.DataTree
-        Its attributes are those of the store; the node ``phenotype`` holds every clinical variable over ``subject``,
-        and ``available`` over (subject, image). See ``.isles`` for what can be done with it.
-
-    Raises
-    ------
-    NotAStoreError, StoreVersionError, IncompleteStoreError
-        There is no store, or it cannot be read by this version, or its conversion was interrupted.
-    """
-    target = Target.of(store, storage_options)
-    opened = target.opened(read_only=True)
-    attributes = read_root(opened)
-    if read_document(opened, PHENOTYPE) is None:
-        raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
-    table = xr.open_dataset(_zarr_store(opened, PHENOTYPE), chunks=None)
-    del table.attrs[KEY]
-    return cohort_tree(table, attributes, target)
-
-
-def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:
-    """Make the tree of `open_cohort` of its parts."""
-    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attributes)), f"/{PHENOTYPE}": table})
-    tree[PHENOTYPE].encoding[_LOCATION] = target
-    return tree
-
-
-def cohort_target(cohort: xr.DataTree) -> Target:
-    """Return where a cohort was opened from.
-
-    Raises
-    ------
-    GeometryError
-        The tree was not opened by `open_cohort`, or an operation has dropped where it came from.
-    """
-    target = cohort[PHENOTYPE].encoding.get(_LOCATION) if PHENOTYPE in cohort.children else None
-    if not isinstance(target, Target):
-        raise UnknownNameError("cohort", "does not know its store any more; open it again with open_cohort(store)")
-    return target
 
 
 def open_scan(
@@ -183,7 +137,20 @@ def _subject_record(target: Target, store: Store, subject: str, document: Mappin
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 
 
-def _zarr_store(store: Store, group: str) -> ZarrStore:
+def _subject_document(target: Target, store: Store, subject: str) -> dict[str, Any]:
+    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
+    _subject_record(target, store, subject, document)
+    return document or {}
+
+
+def zarr_group(store: Store, group: str) -> ZarrStore:
+    """Return a group for xarray, whose lost chunks are errors.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what `convert` writes.
+    """
     # from the group itself: by its name, xarray would look for consolidated metadata at the root
     whole = StorePath(WholeStore(store), group)
     try:
@@ -191,6 +158,41 @@ def _zarr_store(store: Store, group: str) -> ZarrStore:
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise StoreDamageError(f"{store}/{group}", f"cannot be opened ({error})") from error
     return opened
+
+
+def image_groups(target: Target, subject: str) -> dict[str, list[str]]:
+    """Return the groups that hold each image of a subject, by the image's name.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
+        There is no store, or it does not hold this subject.
+    """
+    return dict(_subject_document(target, target.opened(read_only=True), subject)["attributes"][KEY]["images"])
+
+
+def stored_array(target: Target, path: str) -> zarr.Array[Any]:
+    """Open one image as Zarr has it: unscaled, (z, y, x) or (time, z, y, x), read as `open_scan` reads it.
+
+    Parameters
+    ----------
+    target
+        The store.
+    path
+        Of the array in it.
+
+    Raises
+    ------
+    StoreDamageError
+        Part of the array is lost.
+    """
+    store = target.opened(read_only=True)
+    document = read_document(store, path)
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{path}", "is lost")
+    if isinstance(store, LocalStore):
+        check_shards(store, path, document)
+    return StoredArray(store, path, document).zarr_array()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +221,9 @@ def described_arrays(
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
-    document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
-    record = _subject_record(target, opened, subject, document)
-    members = (document or {})["consolidated_metadata"]["metadata"]
-    return [_array_info(path, members[path]) for path in record["arrays"]]
+    document = _subject_document(target, opened, subject)
+    members = document["consolidated_metadata"]["metadata"]
+    return [_array_info(path, members[path]) for path in document["attributes"][KEY]["arrays"]]
 
 
 def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
@@ -342,46 +343,6 @@ def nearest_voxels(scan: Any, positions: ArrayLike) -> Any:
     # an axis that was reduced to one voxel has a coordinate, but is no dimension any more
     indexers = {name: xr.Variable(dims, voxels[..., axis]) for axis, name in enumerate("xyz") if name in scan.dims}
     return scan.isel(indexers)
-
-
-def subject_names(cohort: xr.DataTree) -> list[str]:
-    """Return the names of a cohort's subjects."""
-    return [str(name) for name in cohort[PHENOTYPE].to_dataset()["subject"].values]
-
-
-def clinical_table(cohort: xr.DataTree) -> pd.DataFrame:
-    """Return the clinical variables of a cohort, one row a subject; missing text is None, missing numbers are NaN."""
-    table = cohort[PHENOTYPE].to_dataset()
-    columns = {str(name) for name, variable in table.data_vars.items() if variable.dims == ("subject",)}
-    variables = [*(name for name in CLINICAL if name in columns), *sorted(columns - CLINICAL.keys())]
-    frame = table[variables].to_dataframe().astype({name: object for name in variables if _is_text(table[name])})
-    return frame.replace({"": None})
-
-
-def _is_text(variable: xr.DataArray) -> bool:
-    return variable.dtype.kind not in "biuf"
-
-
-def selected_cohort(cohort: xr.DataTree, which: str | ArrayLike) -> xr.DataTree:
-    """Return the part of a cohort that a pandas query or one boolean per subject picks.
-
-    Raises
-    ------
-    UnknownNameError
-        The query cannot be evaluated, or the booleans are not one for each subject.
-    """
-    table = cohort[PHENOTYPE].to_dataset()
-    if isinstance(which, str):
-        frame = clinical_table(cohort)
-        try:
-            chosen = frame.index.isin(frame.query(which, engine="python").index)
-        except (ValueError, TypeError, KeyError, SyntaxError, NameError, AttributeError) as error:
-            raise UnknownNameError(repr(which), f"is no query over the columns of the table ({error})") from error
-    else:
-        chosen = np.asarray(which)
-        if chosen.dtype != bool or chosen.shape != (table.sizes["subject"],):
-            raise UnknownNameError("select", "takes one boolean for each subject, or a query")
-    return cohort_tree(table.isel(subject=np.flatnonzero(chosen)), cohort.attrs, cohort_target(cohort))
 
 
 def nifti_image(image: xr.DataArray) -> nib.Nifti1Image | nib.Nifti2Image:

@@ -168,7 +168,7 @@ class TableError(SourceError):
 class ClusterLostError(Isles24Error):
     """The Dask cluster went away."""
 
-    advice = "run the same conversion again: it resumes where it stopped"
+    advice = "run the same conversion again: it resumes where it stopped; an analysis starts anew"
 
 
 class StoreWriteError(Isles24Error):

@@ -26,7 +26,7 @@ from isles24_zarr.grid import file_from_canonical
 from isles24_zarr.layout import KEY, Block, blocks_of_array, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
 from isles24_zarr.release import Stray, classified, selected_names
-from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root
+from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root, reading
 from isles24_zarr.streams import whole_file
 
 if TYPE_CHECKING:
@@ -255,12 +255,8 @@ def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Itera
 
 
 def _read(array: zarr.Array[Any], block: Block, path: str) -> NDArray[Any]:
-    try:
+    with reading(path):
         return np.asarray(array[block.region])
-    except (ValueError, RuntimeError, OSError) as error:
-        raise StoreDamageError(
-            path, f"cannot be read ({str(error).splitlines()[0] if str(error) else error!r})"
-        ) from error
 
 
 def _is_exported(task: ExportTask) -> bool:

@@ -139,6 +139,22 @@ class WholeStore(WrapperStore[Any]):
         return found
 
 
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the array whose voxels cannot be read: the errors of codecs do not.
+
+    Raises
+    ------
+    StoreDamageError
+        What happens inside is an error of reading.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        why = str(error).splitlines()[0] if str(error) else repr(error)
+        raise StoreDamageError(path, f"cannot be read ({why})") from error
+
+
 def read_document(store: Store, path: str) -> dict[str, Any] | None:
     """Return the metadata of a group or array, ``None`` where there is none.
 

@@ -1,4 +1,4 @@
-"""Opening: xarray objects against nibabel, pandas and the promises about cost."""
+"""Opening a scan: xarray objects against nibabel and the promises about cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import dask
 import dask.array as da
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -30,18 +29,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 S = "sub-stroke0001"
-TABLE = {
-    "age": "Age",
-    "nihss_admission": "NIHSS at admission",
-    "glucose": "Glucose",
-    "hypertension": "Hypertension",
-    "mrs_premorbid": "mRS premorbid",
-}
-
-
-@pytest.fixture(scope="module")
-def cohort(store: Path) -> xr.DataTree:
-    return isles24_zarr.open_cohort(store)
 
 
 @pytest.fixture(scope="module")
@@ -67,71 +54,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return keys
 
 
-def test_the_cohort_is_one_node(cohort: xr.DataTree) -> None:
-    assert [node.path for node in cohort.subtree] == ["/", "/phenotype"]
-    assert cohort.attrs["format_version"] == 1
-    assert "CC BY-NC-SA" in cohort.attrs["licence"]
-    assert cohort.isles.subjects == ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"]
-
-
-def test_opening_the_cohort_touches_no_subject(store: Path, reads: list[str]) -> None:
-    isles24_zarr.open_cohort(store)
-    assert reads
-    assert not [key for key in reads if key.startswith("sub-")]
-
-
 def test_opening_a_scan_reads_metadata_and_coordinates_only(store: Path, reads: list[str]) -> None:
     isles24_zarr.open_scan(store, S)
     # zarrs reads the voxels past this store class: what is counted are documents and what zarr-python reads
     assert len(reads) <= 8
     assert [key for key in reads if key.startswith(S)]
     assert {key.split("/")[2] for key in reads if "/c/" in key} <= {"x", "y", "z", "time"}
-
-
-def test_the_table_is_what_pandas_reads(release: Path, cohort: xr.DataTree) -> None:
-    for subject in cohort.isles.subjects:
-        name = f"phenotype/{subject}/ses-01/{subject}_ses-01_demographic_baseline.xlsx"
-        row = pd.read_excel(release / name).iloc[0]
-        for ours, theirs in TABLE.items():
-            assert cohort.isles.table.loc[subject, ours] == pytest.approx(row[theirs], nan_ok=True)
-
-
-def test_the_clinical_values_are_attributes_of_the_subject(store: Path, cohort: xr.DataTree) -> None:
-    for subject, row in cohort.isles.table.iterrows():
-        attributes = zarr.open_group(store / str(subject), mode="r").attrs
-        for name, value in row.items():
-            assert attributes[name] == (None if pd.isna(value) else value)
-
-
-def test_missing_is_missing(release: Path, cohort: xr.DataTree) -> None:
-    names = {"nihss_24h": "NIHSS 24h", "mrs_24h": "mRS 24h", "nihss_discharge": "NIHSS discharge"}
-    empty = []
-    for subject in cohort.isles.subjects:
-        row = pd.read_excel(release / f"phenotype/{subject}/ses-02/{subject}_ses-02_outcome.xlsx").iloc[0]
-        for ours, theirs in names.items():
-            assert pd.isna(cohort.isles.table.loc[subject, ours]) == pd.isna(row[theirs])
-            empty.append(pd.isna(row[theirs]))
-    assert 0 < sum(empty) < len(empty)
-    assert set(cohort.isles.table["sex"].dropna()) <= {"M", "F"}
-
-
-def test_select_by_query_and_by_mask(cohort: xr.DataTree) -> None:
-    table = cohort.isles.table
-    query = "nihss_admission > 8 and sex == 'F'"
-    wanted = table[(table.nihss_admission > 8) & (table.sex == "F")].index.tolist()
-    assert cohort.isles.select(query).isles.subjects == wanted
-    assert cohort.isles.select(table.age > 200).isles.subjects == []
-    chosen = cohort.isles.select((table.sex == "M").to_numpy())
-    assert chosen.isles.subjects == table[table.sex == "M"].index.tolist()
-    subject = chosen.isles.subjects[0]
-    assert chosen.isles.scan(subject).attrs["subject"] == subject
-    assert chosen["phenotype"]["available"].sel(subject=subject, image="ctp")
-
-
-@pytest.mark.parametrize("which", ["no_such_column > 1", "age >", [True], np.array([1, 0, 1])])
-def test_select_refuses_what_it_does_not_understand(cohort: xr.DataTree, which: Any) -> None:
-    with pytest.raises(errors.UnknownNameError):
-        cohort.isles.select(which)
 
 
 def test_images_are_in_the_order_of_the_card(scan: xr.Dataset) -> None:
@@ -229,9 +157,9 @@ def zarr_arrays(scan: xr.Dataset) -> list[zarr.Array[Any]]:
     found = []
     for image in scan.data_vars.values():
         data = image.variable._data
-        while hasattr(data, "array") and not isinstance(data, zarr.Array):
+        while not hasattr(data, "zarr_array"):
             data = data.array
-        found.append(data.get_array() if hasattr(data, "get_array") else data)
+        found.append(data.zarr_array())
     return found
 
 

@@ -1,0 +1,230 @@
+"""Patches against nibabel, and the DataLoader of PyTorch in processes of every kind."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import isles24_zarr
+from isles24_zarr import errors, patches
+from isles24_zarr.cohort import cohort_target, cohort_tree
+from tests.damage import spoil_chunks
+
+torch = pytest.importorskip("torch")
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+S = "sub-stroke0001"
+FILES = {
+    "ncct": "raw_data/{0}/ses-01/{0}_ses-01_ncct.nii.gz",
+    "tmax": "derivatives/{0}/ses-01/perfusion-maps/{0}_ses-01_space-ncct_tmax.nii.gz",
+    "lesion_mask": "derivatives/{0}/ses-02/{0}_ses-02_space-ncct_lesion-msk.nii.gz",
+}
+PATCH = (4, 16, 20)
+
+
+@pytest.fixture(scope="module")
+def cohort(store: Path) -> xr.DataTree:
+    return isles24_zarr.open_cohort(store)
+
+
+def canonical(release: Path, subject: str, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Voxels (z, y, x) and affine, by nibabel."""
+    image = nib.as_closest_canonical(nib.load(release / FILES[name].format(subject)))
+    return np.asarray(image.dataobj).T, image.affine
+
+
+def test_patches_are_those_of_the_files(release: Path, cohort: xr.DataTree) -> None:
+    found = cohort.isles.torch_dataset(["ncct", "tmax"], "lesion_mask", patch=PATCH, samples_per_subject=5)
+    assert isinstance(found, torch.utils.data.Dataset)
+    assert len(found) == 15
+    for index in range(len(found)):
+        sample = found[index]
+        subject = cohort.isles.subjects[index // 5]
+        assert sample["subject"] == subject
+        region = tuple(slice(int(at), int(at) + size) for at, size in zip(sample["origin"], PATCH, strict=True))
+        for place, name in ((0, "ncct"), (1, "tmax")):
+            voxels, affine = canonical(release, subject, name)
+            np.testing.assert_array_equal(sample["image"][place].numpy(), voxels[region].astype(np.float32))
+        label, _ = canonical(release, subject, "lesion_mask")
+        np.testing.assert_array_equal(sample["label"].numpy(), label[region])
+        assert sample["image"].shape == (2, *PATCH)
+        assert (sample["image"].dtype, sample["label"].dtype) == (torch.float32, torch.int64)
+        first = nib.affines.apply_affine(affine, sample["origin"].numpy()[::-1])
+        np.testing.assert_allclose(sample["affine"][:3, 3], first, atol=1e-4)
+        np.testing.assert_allclose(sample["affine"][:3, :3], affine[:3, :3], atol=1e-6)
+    assert found[-1]["subject"] == cohort.isles.subjects[-1]
+    with pytest.raises(IndexError):
+        found[15]
+
+
+def test_lesions_are_sampled_as_often_as_asked_and_each_voxel_alike(release: Path, cohort: xr.DataTree) -> None:
+    part = cohort.isles.select(f"subject == '{S}'")
+    label, _ = canonical(release, S, "lesion_mask")
+    lesion = {tuple(voxel) for voxel in np.argwhere(label).tolist()}
+
+    def centres(fraction: float, count: int) -> list[tuple[int, ...]]:
+        # a patch of one voxel is its own centre
+        found = part.isles.torch_dataset(
+            "ncct", patch=(1, 1, 1), samples_per_subject=count, lesion_fraction=fraction, seed=3
+        )
+        return [tuple(found[index]["origin"].tolist()) for index in range(count)]
+
+    seen = centres(1.0, 12 * len(lesion))
+    assert set(seen) == lesion
+    counts = np.array([seen.count(voxel) for voxel in lesion])
+    # chi-square of a uniform choice: its mean is the number of voxels less one, its variance twice that
+    freedom = len(lesion) - 1
+    assert abs(((counts - 12) ** 2 / 12).sum() - freedom) < 5 * np.sqrt(2 * freedom)
+    assert len(set(centres(0.0, 200)) & lesion) < 20
+    half = sum(centre in lesion for centre in centres(0.5, 400))
+    assert 160 < half < 250
+    whole = np.array(centres(0.0, 600))
+    assert whole.min(axis=0).tolist() == [0, 0, 0]
+    assert (whole.max(axis=0) == np.array(label.shape) - 1).all()
+
+
+def test_patches_around_lesions_hold_them_and_stay_inside(release: Path, cohort: xr.DataTree) -> None:
+    found = cohort.isles.torch_dataset("ncct", patch=PATCH, samples_per_subject=20, lesion_fraction=1)
+    for index in range(0, 60, 7):
+        sample = found[index]
+        assert sample["label"].any()
+        shape = canonical(release, sample["subject"], "ncct")[0].shape
+        assert all(0 <= at <= count - size for at, size, count in zip(sample["origin"], PATCH, shape, strict=True))
+
+
+def test_a_volume_smaller_than_the_patch_lies_in_its_middle(release: Path, cohort: xr.DataTree) -> None:
+    shape = (17, 16, 60)
+    found = cohort.isles.torch_dataset("ncct", patch=shape, pad_value=-1024, lesion_fraction=0)
+    sample = found[0]
+    voxels, affine = canonical(release, S, "ncct")
+    assert voxels.shape == (12, 56, 48)
+    z, y, x = sample["origin"].tolist()
+    assert (z, x) == (-2, -6)
+    inside = np.s_[2:14, :, 6:54]
+    np.testing.assert_array_equal(sample["image"][0].numpy()[inside], voxels[:, y : y + 16])
+    outside = np.ones(shape, dtype=bool)
+    outside[inside] = False
+    assert (sample["image"][0].numpy()[outside] == -1024).all()
+    assert not sample["label"].numpy()[outside].any()
+    np.testing.assert_allclose(sample["affine"][:3, 3], nib.affines.apply_affine(affine, [x, y, z]), atol=1e-4)
+
+
+def test_a_sample_depends_on_seed_epoch_and_index(cohort: xr.DataTree) -> None:
+    def origins(seed: int, epoch: int) -> list[list[int]]:
+        found = cohort.isles.torch_dataset("ncct", patch=PATCH, seed=seed)
+        found.set_epoch(epoch)
+        assert found.epoch == epoch
+        return [found[index]["origin"].tolist() for index in (5, 0, 20)]
+
+    first = origins(0, 0)
+    assert origins(0, 0) == first
+    assert origins(0, 1) != first
+    assert origins(1, 0) != first
+
+
+def test_a_patch_reads_its_chunks_alone(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(store, copy)
+    # chunks are (6, 56, 48): two along z
+    assert spoil_chunks(copy / S / "space-ncct/ncct", but={(1, 0, 0)}) == 1
+    found = isles24_zarr.open_cohort(copy).isles.torch_dataset("ncct", patch=(3, 9, 9), samples_per_subject=30)
+    whole = isles24_zarr.open_cohort(store).isles.torch_dataset("ncct", patch=(3, 9, 9), samples_per_subject=30)
+    above = [index for index in range(30) if whole[index]["origin"][0] >= 6]
+    assert 0 < len(above) < 30
+    for index in range(30):
+        if index in above:
+            assert torch.equal(found[index]["image"], whole[index]["image"])
+        else:
+            with pytest.raises(errors.StoreDamageError, match=f"{S}/.*ncct: cannot be read"):
+                found[index]
+
+
+def test_labels_are_read_once_and_kept_as_counts(release: Path, cohort: xr.DataTree) -> None:
+    found = cohort.isles.torch_dataset("ncct", patch=PATCH)
+    counts = patches.label_counts(found.plan.opened(S)["lesion_mask"])
+    label, _ = canonical(release, S, "lesion_mask")
+    assert np.diff(counts.totals, prepend=0).tolist() == [np.count_nonzero(half) for half in (label[:6], label[6:])]
+    assert len(pickle.dumps(counts)) < 1000
+
+
+class Doubled:
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "image": sample["image"] * 2}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_worker_processes(cohort: xr.DataTree, method: str) -> None:
+    found = cohort.isles.torch_dataset(["ncct", "tmax"], patch=PATCH, samples_per_subject=2, transform=Doubled())
+    wanted = []
+    for epoch in (0, 1):
+        found.set_epoch(epoch)
+        wanted.append([found[index] for index in range(len(found))])  # zarrs has run before the fork
+    found.set_epoch(0)
+    assert len(pickle.dumps(found)) < 10_000
+    loader = torch.utils.data.DataLoader(
+        found, batch_size=2, num_workers=2, multiprocessing_context=method, persistent_workers=True, timeout=60
+    )
+    for epoch in (0, 1):
+        found.set_epoch(epoch)
+        batches = list(loader)
+        subjects = [name for batch in batches for name in batch["subject"]]
+        assert subjects == [sample["subject"] for sample in wanted[epoch]]
+        for key in ("image", "label", "origin", "affine"):
+            assert torch.equal(
+                torch.cat([batch[key] for batch in batches]), torch.stack([s[key] for s in wanted[epoch]])
+            )
+    del loader
+
+
+def test_who_lacks_an_image(cohort: xr.DataTree) -> None:
+    table = cohort["phenotype"].to_dataset().copy(deep=True)
+    table["available"].loc[{"subject": S, "image": "tmax"}] = False
+    part = cohort_tree(table, {}, cohort_target(cohort))
+    with pytest.raises(errors.UnknownNameError, match=f"{S}: has no tmax; give missing='skip'"):
+        part.isles.torch_dataset("tmax", patch=PATCH)
+    found = part.isles.torch_dataset("tmax", patch=PATCH, missing="skip")
+    assert found.skipped == {S: "has no tmax"}
+    assert found.plan.subjects == tuple(cohort.isles.subjects[1:])
+    assert found[0]["subject"] == cohort.isles.subjects[1]
+    table["available"].loc[{"image": "tmax"}] = False
+    with pytest.raises(errors.UnknownNameError, match="no subject with all"):
+        cohort_tree(table, {}, cohort_target(cohort)).isles.torch_dataset("tmax", patch=PATCH, missing="skip")
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        (["ctp"], {}, "is a series over time"),
+        (["t1w"], {}, "is no image"),
+        ([], {}, "images"),
+        (["ncct"], {"patch": (4, 4)}, "patch"),
+        (["ncct"], {"lesion_fraction": 1.5}, "lesion_fraction"),
+        (["ncct"], {"samples_per_subject": 0, "seed": -1}, "samples_per_subject, seed"),
+    ],
+)
+def test_what_cannot_be_drawn(cohort: xr.DataTree, images: list[str], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(errors.UnknownNameError, match=words):
+        cohort.isles.torch_dataset(images, **{"patch": PATCH, **options})
+
+
+def test_an_image_on_another_grid_is_an_error(cohort: xr.DataTree) -> None:
+    found = cohort.isles.torch_dataset(["ncct"], patch=PATCH, space="ctp")
+    with pytest.raises(errors.UnknownNameError, match="has no ncct, lesion_mask on its grid"):
+        found[0]
+
+
+def test_without_torch(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "isles24_zarr.training", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[torch\]"):
+        cohort.isles.torch_dataset("ncct", patch=PATCH)
