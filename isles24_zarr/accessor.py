@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, dataset, grid, plot
+from isles24_zarr import analysis, charts, curves, dataset, grid, plot, summary
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import nibabel as nib
     import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
+
+    from isles24_zarr.summary import SubjectSummary
 
 
 class _Geometry:
@@ -110,6 +114,10 @@ class ScanAccessor(_Geometry):
         """Draw axial slices of the scan (see `plot.montage`)."""
         return plot.montage(self._scan, **options)
 
+    def plot_time_curves(self, regions: Mapping[str, xr.DataArray], **options: Any) -> Figure:
+        """Draw time curves of regions beside the slices that show them (see `curves.time_curves`)."""
+        return curves.time_curves(self._scan, regions, **options)
+
     def _image(self, name: str) -> xr.DataArray:
         if name not in self._scan:
             raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
@@ -189,3 +197,11 @@ class CohortAccessor:
         """Open a scan of a subject; see `dataset.open_scan` for the options."""
         target = dataset.cohort_target(self._cohort)
         return dataset.open_scan(target.url, subject, space, storage_options=target.storage_options, **options)
+
+    def summary(self, subject: str) -> SubjectSummary:
+        """Gather one page on a subject, which a notebook shows and ``.save`` writes (see `summary.subject_summary`)."""
+        return summary.subject_summary(self._cohort, subject)
+
+    def missingness(self) -> Figure:
+        """Draw which clinical variables and images are missing (see `charts.missingness`)."""
+        return charts.missingness(self._cohort)
