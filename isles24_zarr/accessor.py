@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, charts, curves, dataset, grid, plot, summary
+from isles24_zarr import analysis, charts, dataset, grid, plot, summary, traces
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
@@ -115,8 +115,8 @@ class ScanAccessor(_Geometry):
         return plot.montage(self._scan, **options)
 
     def plot_time_curves(self, regions: Mapping[str, xr.DataArray], **options: Any) -> Figure:
-        """Draw time curves of regions beside the slices that show them (see `curves.time_curves`)."""
-        return curves.time_curves(self._scan, regions, **options)
+        """Draw time curves of regions beside the slices that show them (see `traces.time_curves`)."""
+        return traces.time_curves(self._scan, regions, **options)
 
     def _image(self, name: str) -> xr.DataArray:
         if name not in self._scan:

@@ -23,7 +23,6 @@ from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 _IMAGES: Final = ("ncct", "cta", "tmax", "cbf", "dwi")
 _SLICES: Final = 3
 _LATE_SECONDS: Final = 6.0
-"""Tmax above which tissue counts as hypoperfused: Olivot et al. 2009, doi:10.1161/STROKEAHA.108.537720."""
+"""Tmax above which tissue counts as hypoperfused: Olivot et al. 2009, Stroke 40:469-475."""
 
 _TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES = 4.6, 0.17, 0.15
 _LETTERS: Final = 70
@@ -150,7 +149,7 @@ def subject_summary(cohort: xr.DataTree, subject: str) -> SubjectSummary:
     return SubjectSummary(
         subject=subject,
         sections=(
-            _clinical({str(name): table.loc[subject, name] for name in table}),
+            _clinical(table.loc[[subject]]),
             _volumes(scans[groups[0]] if groups else None),
             Section(title="Grids", columns=("grid", "x, y, z", "mm", "tilt", "frames"), rows=_grids(scans)),
             Section(
@@ -167,9 +166,10 @@ def subject_summary(cohort: xr.DataTree, subject: str) -> SubjectSummary:
 # --- what it says ---
 
 
-def _clinical(values: Mapping[str, Any]) -> Section:
+def _clinical(values: pd.DataFrame) -> Section:
     rows, missing = [], []
-    for name, value in values.items():
+    for key, column in values.items():
+        name, value = str(key), column.iloc[0]
         known = CLINICAL.get(name)
         units = known.units if known and known.units not in (None, "1") else ""
         if pd.isna(value):

@@ -38,7 +38,7 @@ ORDER = [
     "figures",
     "panels",
     "plot",
-    "curves",
+    "traces",
     "charts",
     "summary",
     "accessor",
