@@ -103,6 +103,10 @@ class SubjectSummary:
             raise DestinationError(destination, f"cannot be written ({error.strerror})") from error
         return destination
 
+    def figure(self) -> Figure:
+        """Draw the page (see `page_figure`)."""
+        return page_figure(self)
+
     def _repr_html_(self) -> str:
         return _html_body(self)
 

@@ -246,7 +246,7 @@ def _draw_place(
         if marked is None or region.name == name or not marked[column].any():
             continue
         draw_outline(axes, marked[column], view, region.colour)
-        if 0 < np.count_nonzero(marked[column]) < _FEW_VOXELS:
+        if region.area.sum() < _FEW_VOXELS:
             rows, columns = np.nonzero(marked[column])
             x, y = (
                 np.mean(edges[[at.min(), at.max() + 1]])
