@@ -204,10 +204,11 @@ def _draw_outcome(axes: Axes, pairs: pd.DataFrame, name: str) -> None:
     ticks = np.arange(first, last + 1)
     axes.set_xticks(ticks, [f"{tick}\nn = {np.count_nonzero(grades == tick)}" for tick in ticks])
     axes.set_yscale("symlog", linthresh=1, linscale=0.5)
-    top = 10 ** np.ceil(np.log10(max(10.0, 1.05 * volumes.max())))
-    decades = [0, *(10.0**power for power in range(int(np.log10(top)) + 1))]
+    least, most = float(volumes.min()), max(float(volumes.max()), 4.5)
+    decades = [0.0, *(10.0**power for power in range(math.ceil(math.log10(most)) + 1))]
     axes.set_yticks(decades, [f"{decade:g}" for decade in decades])
-    axes.set_ylim(-0.15, min(top, 2.2 * max(volumes.max(), 4.5)))
+    axes.set_ylim(-0.15 if least < 1 else 0.8 * 10 ** math.floor(math.log10(least)), 2 * most)
+    axes.set_xlim(first - 0.6, last + 0.6)
     axes.set_ylabel(f"{name} [mL]", color=_INK, size=9)
     notes = [f"n = {len(whole)}"]
     if len(whole) > 2 and np.unique(grades).size > 1 and np.unique(volumes).size > 1:

@@ -76,6 +76,14 @@ def test_few_or_equal_values_have_no_correlation() -> None:
         axes.figure.canvas.draw()
 
 
+def test_the_axis_begins_below_the_least_volume() -> None:
+    for least, start in ((0.0, -1.0), (0.5, -1.0), (3.0, 0.5), (40.0, 5.0)):
+        (axes,) = charts.outcome_by_volume(pd.DataFrame({"mrs_3month": [0.0, 6.0], "v": [least, 90.0]}), "v").axes
+        assert start < axes.get_ylim()[0] < least or (least == 0 and axes.get_ylim()[0] < 0)
+        assert axes.get_xlim()[0] < -0.4
+        assert axes.get_xlim()[1] > 6.4
+
+
 def test_dots_of_a_grade_do_not_hide_each_other() -> None:
     frame = pd.DataFrame({"mrs_3month": [3.0] * 5, "v": [10.0, 10.1, 10.2, 9.9, 10.0]})
     (axes,) = charts.outcome_by_volume(frame, "v").axes
