@@ -27,8 +27,8 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2}
 """Blocks of ``py`` instead of ``python``, by page: they need a cluster or a bucket, and are only parsed."""
 
-NEEDS = {"how-to/training.md": "torch"}
-"""Pages that need a library that not everybody has."""
+NEEDS = {"how-to/analysis.md": ("isles24_zarr.cohort", "isles24_zarr.metrics", "scipy")}
+"""What pages need that is not everywhere."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -37,8 +37,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_python_of_a_page_runs_from_top_to_bottom(page: str, release: Path, store: Path, tmp_path: Path) -> None:
-    if page in NEEDS:
-        pytest.importorskip(NEEDS[page])
+    for module in NEEDS.get(page, ()):
+        pytest.importorskip(module)
     (tmp_path / "train").symlink_to(release)
     shutil.copytree(store, tmp_path / "isles24.zarr")
     done = subprocess.run(
