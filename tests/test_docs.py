@@ -27,7 +27,10 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2}
 """Blocks of ``py`` instead of ``python``, by page: they need a cluster or a bucket, and are only parsed."""
 
-NEEDS = {"how-to/analysis.md": ("isles24_zarr.cohort", "isles24_zarr.metrics", "scipy")}
+NEEDS = {
+    "how-to/analysis.md": ("scipy", "isles24_zarr.cohort", "isles24_zarr.metrics"),
+    "how-to/training.md": ("torch", "isles24_zarr.records", "isles24_zarr.training"),
+}
 """What pages need that is not everywhere."""
 
 
