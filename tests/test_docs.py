@@ -29,7 +29,7 @@ NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2}
 
 NEEDS = {
     "how-to/analysis.md": ("scipy", "isles24_zarr.cohort", "isles24_zarr.metrics"),
-    "how-to/training.md": ("torch", "isles24_zarr.records", "isles24_zarr.training"),
+    "how-to/training.md": ("torch", "datasets", "isles24_zarr.records", "isles24_zarr.training"),
 }
 """What pages need that is not everywhere."""
 
