@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from isles24_zarr.analysis import mask_volume
+from isles24_zarr.charts import grid_row
 from isles24_zarr.dataset import clinical_table, cohort_target, described_arrays, open_scan, scan_grid
 from isles24_zarr.errors import DestinationError, UnknownNameError
 from isles24_zarr.figures import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
@@ -23,6 +24,7 @@ from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -196,16 +198,14 @@ def _volumes(scan: xr.Dataset | None) -> Section:
     return Section(title="Volumes", columns=(), rows=tuple(rows))
 
 
-def _grids(scans: dict[str, xr.Dataset]) -> tuple[tuple[str, ...], ...]:
+def _grids(scans: Mapping[str, xr.Dataset]) -> tuple[tuple[str, ...], ...]:
     rows = []
     for group, scan in scans.items():
-        grid = scan_grid(scan)
-        cosine = np.clip(grid.affine[2, 2] / np.linalg.norm(grid.affine[:3, 2]), -1, 1)
-        spacing = _times(f"{step:.2f}" for step in grid.spacing)
-        frames = str(scan.sizes["time"]) if "time" in scan.sizes else ""
-        rows.append(
-            (_space(group), _times(grid.shape), spacing, f"{np.degrees(np.arccos(cosine)):.0f}\N{DEGREE SIGN}", frames)
-        )
+        row = grid_row(scan)
+        shape = _times(f"{row[axis]:.0f}" for axis in "xyz")
+        spacing = _times(f"{row[f'spacing_{axis}']:.2f}" for axis in "xyz")
+        frames = "" if np.isnan(row["frames"]) else f"{row['frames']:.0f}"
+        rows.append((_space(group), shape, spacing, f"{row['tilt']:.0f}\N{DEGREE SIGN}", frames))
     return tuple(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -65,6 +66,20 @@ def test_python_that_is_not_run_is_counted_and_parsed() -> None:
     for codes in found.values():
         for code in codes:
             ast.parse(code)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_begin_with_two_lines_to_swap_and_keep_their_pictures(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    first, *others = ("".join(cell["source"]) for cell in cells)
+    assert len(re.findall(r"^[A-Z]+ = .*  # yours: ", first, flags=re.MULTILINE)) == 2
+    assert not any("# yours" in source for source in others)
+    assert all(cell["execution_count"] for cell in cells)
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert "error" not in {output["output_type"] for output in outputs}
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    # what ran in a folder of its own left no trace of somebody's machine
+    assert not re.search(r"/home/|/root/|/work/", json.dumps(outputs))
 
 
 def fences() -> Iterator[tuple[str, str]]:
