@@ -9,12 +9,14 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 import isles24_zarr
 from isles24_zarr.errors import GeometryError, MissingExtraError, UnknownNameError
 from isles24_zarr.figures import figure_class
-from isles24_zarr.traces import time_curves
+from isles24_zarr.traces import _slices_that_show, time_curves
 from tests.test_plot import SHAPE, Recorded, box_mask, centre_of_colour, has_colour, make_scan, panels, pixels, texts
 
 if TYPE_CHECKING:
@@ -88,6 +90,17 @@ def test_one_slice_for_regions_that_share_one(scan: xr.Dataset) -> None:
     assert len(panels(time_curves(scan, masks))) == 1
     apart = {str(z): scan["lvo_mask"].roll(z=z) for z in (0, 4, 8, 12, 16)}
     assert len(panels(time_curves(scan, apart))) == 3
+
+
+@given(areas=st.lists(st.lists(st.integers(0, 9), min_size=12, max_size=12).filter(any), min_size=1, max_size=5))
+def test_chosen_slices_show_as_many_regions_as_three_can(areas: list[list[int]]) -> None:
+    regions = {str(number): np.array(area) for number, area in enumerate(areas)}
+    chosen = _slices_that_show(regions)
+    assert chosen == sorted(set(chosen))
+    seen = [{name for name, area in regions.items() if area[index]} for index in chosen]
+    assert len(chosen) <= 3
+    assert set.union(*seen) == set(regions) or len(chosen) == 3
+    assert all(seen)
 
 
 def test_small_regions_are_ringed(scan: xr.Dataset) -> None:
