@@ -1,7 +1,8 @@
 # Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
 #   make demo               a synthetic release, converted, opened and plotted
 #   make test               the tests
-#   make check              what CI runs: lint, types, benchmarks at toy size, demo, notebooks, tests
+#   make docs               the documentation, in site/; warnings are errors
+#   make check              what CI runs: lint, types, docs, benchmarks at toy size, demo, notebooks, tests
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ DEMO ?= isles24-demo
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test lint types bench notebooks check clean
+.PHONY: demo test lint types bench notebooks docs check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -36,9 +37,15 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --scale tiny
 
 notebooks: $(VENV)/.installed
-	$(BIN)/jupyter execute notebooks/*.ipynb
+	@for notebook in notebooks/*.ipynb; do \
+		if grep -q 'import torch' $$notebook && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+			echo "$$notebook is left out, PyTorch is not installed"; \
+		else $(BIN)/jupyter execute $$notebook || exit 1; fi; done
 
-check: lint types bench demo notebooks test
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint types docs bench demo notebooks test
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr import analysis, arteries, cohort, curves, dataset, grid, metrics, perfusion, plot, records
+from isles24_zarr import (
+    analysis,
+    arteries,
+    charts,
+    cohort,
+    curves,
+    dataset,
+    grid,
+    metrics,
+    perfusion,
+    plot,
+    records,
+    summary,
+    traces,
+)
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import datasets
     import nibabel as nib
@@ -20,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+    from isles24_zarr.summary import SubjectSummary
     from isles24_zarr.training import PatchDataset
 
 
@@ -114,6 +129,10 @@ class ScanAccessor(_Geometry):
     def montage(self, **options: Any) -> Figure:
         """Draw axial slices of the scan (see `plot.montage`)."""
         return plot.montage(self._scan, **options)
+
+    def plot_time_curves(self, regions: Mapping[str, xr.DataArray], **options: Any) -> Figure:
+        """Draw time curves of regions beside the slices that show them (see `traces.time_curves`)."""
+        return traces.time_curves(self._scan, regions, **options)
 
     def _image(self, name: str) -> xr.DataArray:
         if name not in self._scan:
@@ -287,3 +306,11 @@ class CohortAccessor:
         from isles24_zarr.training import torch_dataset
 
         return torch_dataset(self._cohort, images, label, **options)
+
+    def summary(self, subject: str) -> SubjectSummary:
+        """Gather one page on a subject, which a notebook shows and ``.save`` writes (see `summary.subject_summary`)."""
+        return summary.subject_summary(self._cohort, subject)
+
+    def missingness(self) -> Figure:
+        """Draw which clinical variables and images are missing (see `charts.missingness`)."""
+        return charts.missingness(self._cohort)

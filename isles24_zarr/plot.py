@@ -1,70 +1,39 @@
-"""Figures from Datasets, without pyplot: they are drawn the same in scripts, notebooks and workers.
-
-Axial slices are shown as radiologists look at them, from the feet: the patient's right is on the left of the picture.
-Panels are laid out in millimetres along x and y of the grid, so that voxels keep their proportions.
-"""
+"""The montage of a scan: a row for each image, a column for each slice."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import io
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import xarray as xr
 
 from isles24_zarr.dataset import scan_grid
-from isles24_zarr.errors import GeometryError, MissingExtraError, UnknownNameError
-from isles24_zarr.vocabulary import CT_WINDOWS, IMAGES
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.figures import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.panels import (
+    DISPLAYS,
+    View,
+    caption,
+    display_limits,
+    draw_outline,
+    draw_plane,
+    loaded_planes,
+    view_of_head,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
-    Span = tuple[float, float]
+    from isles24_zarr.panels import Floats
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Display:
-    """How an image is shown: in a CT window, or in limits in its units, or in a range of its own."""
-
-    label: str
-    window: str | None = None
-    limits: Span | None = None
-    colours: str = "gray"
-
-
-_DISPLAYS: Final[dict[str, _Display]] = {
-    "ncct": _Display(label="NCCT", window="stroke"),
-    "cta": _Display(label="CTA", window="angio"),
-    "ctp": _Display(label="CTP", window="brain"),
-    "tmax": _Display(label="Tmax", limits=(0, 12), colours="inferno"),
-    "mtt": _Display(label="MTT", limits=(0, 16), colours="inferno"),
-    "cbf": _Display(label="CBF", limits=(0, 80), colours="viridis"),
-    "cbv": _Display(label="CBV", limits=(0, 8), colours="viridis"),
-    "dwi": _Display(label="DWI"),
-    "adc": _Display(label="ADC"),
-}
 _USUAL_IMAGES: Final[tuple[str, ...]] = ("ncct", "cta", "ctp", "tmax", "cbf", "dwi", "adc")
 _OUTLINES: Final = {"lesion_mask": ("final infarct", "#00e5ff"), "lvo_mask": ("vessel occlusion", "#ff4fd8")}
 
-_FRAMES: Final = 5
-"""Of a series that are averaged: enough against noise, few to read."""
-
-_AIR_HU: Final = -300.0
-_MARGIN_MM: Final = 4.0
-
-_DOTS_PER_INCH: Final = 140
 _PANEL_INCHES, _LABEL_INCHES, _BAR_INCHES, _HEAD_INCHES, _GAP_INCHES = 1.95, 1.4, 0.6, 0.7, 0.06
-_INK, _FAINT_INK, _PAPER = "#f2f2f2", "#b0b0b0", "#000000"
-_SMALL: Final = 8.0
-"""Of type, in points."""
 
 
 def montage(
@@ -108,7 +77,7 @@ def montage(
     to 2.5 times the median of tissue. Voxels of a map that are not finite, or exactly 0 as where perfusion software
     computed nothing, are transparent.
     """
-    figure_class = _figure_class()
+    drawable = figure_class()
     names = _row_names(scan, images)
     if slices < 1:
         raise UnknownNameError(slices, "is not a number of slices, ask for 1 or more")
@@ -116,50 +85,26 @@ def montage(
     areas = _mask_areas(scan)
     volumes = {mask: int(area.sum()) * voxel_ml for mask, area in areas.items()}
     chosen = _chosen_slices(areas, scan.sizes["z"], slices)
-    planes = _loaded_planes(scan, [*names, *areas], chosen)
-    view = _view_of_head(scan, {name: planes[name] for name in names})
+    planes = loaded_planes(scan, [*names, *areas], chosen)
+    view = view_of_head(scan, {name: planes[name] for name in names})
     sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio)
-    figure = figure_class(figsize=sheet.size, dpi=_DOTS_PER_INCH, facecolor=_PAPER)
+    figure = drawable(figsize=sheet.size, dpi=DOTS_PER_INCH, facecolor=PAPER)
     _write_title(figure, _title(scan, volumes) if title is None else title, volumes)
     for column, index in enumerate(chosen):
         left, bottom, width, height = sheet.panel(0, column)
         place = f"slice {index + 1} of {scan.sizes['z']},  z {float(scan['z'][index]):+.0f} mm"
-        figure.text(left + width / 2, bottom + height, place, color=_FAINT_INK, size=_SMALL, ha="center", va="bottom")
+        figure.text(left + width / 2, bottom + height, place, color=FAINT_INK, size=SMALL, ha="center", va="bottom")
     masks = {mask: planes[mask] for mask in areas}
     for row, name in enumerate(names):
         _draw_row(figure, sheet, row, scan[name], planes[name], masks, view)
     return figure
 
 
-@functools.cache
-def _figure_class() -> type[Figure]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        advice = "needs matplotlib, install it by: pip install 'isles24-zarr[plot]'"
-        raise MissingExtraError("plotting", advice) from error
-
-    class StandaloneFigure(Figure):
-        """Draws and shows itself: notebooks know how to show the figures of pyplot alone."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            FigureCanvasAgg(self)
-
-        def _repr_png_(self) -> bytes:
-            png = io.BytesIO()
-            self.savefig(png, format="png")
-            return png.getvalue()
-
-    return StandaloneFigure
-
-
 # --- what to show ---
 
 
 def _row_names(scan: xr.Dataset, images: Sequence[str] | None) -> list[str]:
-    present = [name for name in _DISPLAYS if name in scan]
+    present = [name for name in DISPLAYS if name in scan]
     usual = [name for name in _USUAL_IMAGES if name in present] or present
     names = usual if images is None else list(images)
     choice = f"there are {', '.join(present) or 'none'}"
@@ -208,77 +153,7 @@ def _spread_slices(area: NDArray[np.int64], wanted: int) -> list[int]:
     return [int(index) for index in slices[steps]]
 
 
-def _frames(series: xr.DataArray) -> slice:
-    """Return the frames to average, about a third into the series: arteries and veins are then enhanced."""
-    start = max(0, series.sizes["time"] // 3 - _FRAMES // 2)
-    return slice(start, start + _FRAMES)
-
-
-def _loaded_planes(scan: xr.Dataset, names: Sequence[str], chosen: Sequence[int]) -> dict[str, Floats]:
-    """Return the chosen slices of images, (slice, y, x); of series, the mean of a few frames."""
-
-    def plane(image: xr.DataArray, index: int) -> xr.DataArray:
-        part = image.isel(z=index)
-        if "time" in part.dims:
-            part = part.isel(time=_frames(part)).mean("time", skipna=False)
-        return part.transpose("y", "x")
-
-    lazy = {(name, index): plane(scan[name], index).variable for name in names for index in chosen}
-    loaded = xr.Dataset(lazy).compute()
-    return {name: np.stack([loaded[name, index].values.astype(np.float64) for index in chosen]) for name in names}
-
-
-# --- where to show it ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """Edges of voxels along x and y, the part of them to show, low to high, all in mm; whether sides are known."""
-
-    x_edges: Floats
-    y_edges: Floats
-    x_span: Span
-    y_span: Span
-    oriented: bool
-
-    @property
-    def ratio(self) -> float:
-        """Height by width."""
-        return (self.y_span[1] - self.y_span[0]) / (self.x_span[1] - self.x_span[0])
-
-
-def _view_of_head(scan: xr.Dataset, planes: Mapping[str, Floats]) -> _View:
-    """Return the view of all that is not air in CT, or not 0 where no CT is shown."""
-    in_hu = {name: values for name, values in planes.items() if IMAGES[name].units == "HU"}
-    lowest = _AIR_HU if in_hu else 0.0
-    # registered CT is exactly 0 where the scanner did not look
-    head = np.any(
-        [np.isfinite(values) & (values != 0) & (values > lowest) for values in (in_hu or planes).values()], axis=(0, 1)
-    )
-    spacing = dict(zip("xyz", scan_grid(scan).spacing, strict=True))
-    x_edges, y_edges = (_halfway(scan[axis].values, spacing[axis]) for axis in "xy")
-    return _View(
-        x_edges=x_edges,
-        y_edges=y_edges,
-        x_span=_span(x_edges, head.sum(axis=0)),
-        y_span=_span(y_edges, head.sum(axis=1)),
-        oriented=scan.attrs.get("orientation") != "unknown",
-    )
-
-
-def _halfway(points: Floats, spacing: float) -> Floats:
-    """Return what lies half a step before, between and behind points."""
-    # coordinates of a scan that was reversed descend
-    step = points[1] - points[0] if points.size > 1 else spacing
-    return np.append(points - step / 2, points[-1] + step / 2)
-
-
-def _span(edges: Floats, profile: NDArray[np.int64]) -> Span:
-    """Return from where to where something is seen, in mm; specks are left out."""
-    seen = np.flatnonzero(profile > 0.02 * np.max(profile))
-    first, last = (seen[0], seen[-1] + 1) if seen.size else (0, -1)
-    low, high = sorted((float(edges[first]), float(edges[last])))
-    return max(low - _MARGIN_MM, float(np.min(edges))), min(high + _MARGIN_MM, float(np.max(edges)))
+# --- drawing ---
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,9 +179,6 @@ class _Sheet:
         return left / across, bottom / up, _PANEL_INCHES / across, height / up
 
 
-# --- drawing ---
-
-
 def _draw_row(
     figure: Figure,
     sheet: _Sheet,
@@ -314,90 +186,24 @@ def _draw_row(
     image: xr.DataArray,
     planes: Floats,
     masks: Mapping[str, Floats],
-    view: _View,
+    view: View,
 ) -> None:
-    display, limits = _DISPLAYS[str(image.name)], _limits(_DISPLAYS[str(image.name)], planes)
+    display, limits = DISPLAYS[str(image.name)], display_limits(DISPLAYS[str(image.name)], planes)
     for column, plane in enumerate(planes):
         axes = figure.add_axes(sheet.panel(row, column))
-        drawn = _draw_plane(axes, plane, display, limits, view)
+        drawn = draw_plane(axes, plane, display, limits, view)
         for mask, marked in masks.items():
-            _draw_outline(axes, marked[column], view, _OUTLINES[mask][1])
+            draw_outline(axes, marked[column], view, _OUTLINES[mask][1])
         axes.set(xlim=view.x_span[::-1], ylim=view.y_span)
     left, bottom, width, height = sheet.panel(row, sheet.columns)
     middle, edge = bottom + height / 2, 0.12 / sheet.size[0]
-    figure.text(edge, middle, display.label, color=_INK, size=12, weight="bold", va="bottom")
-    figure.text(edge, middle, _caption(image, display, limits), color=_FAINT_INK, size=_SMALL, va="top")
+    figure.text(edge, middle, display.label, color=INK, size=12, weight="bold", va="bottom")
+    figure.text(edge, middle, caption(image, display, limits), color=FAINT_INK, size=SMALL, va="top")
     if display.limits:
         place = (left, middle - 0.35 * height, 0.04 * width, 0.7 * height)
         bar = figure.colorbar(drawn, cax=figure.add_axes(place), ticks=np.linspace(*limits, 5))
-        bar.ax.tick_params(color=_FAINT_INK, labelcolor=_FAINT_INK, labelsize=_SMALL, length=2, pad=2)
+        bar.ax.tick_params(color=FAINT_INK, labelcolor=FAINT_INK, labelsize=SMALL, length=2, pad=2)
         bar.outline.set_visible(False)
-
-
-def _limits(display: _Display, planes: Floats) -> Span:
-    if display.window:
-        centre, width = CT_WINDOWS[display.window]
-        return centre - width / 2, centre + width / 2
-    if display.limits:
-        return display.limits
-    seen = planes[np.isfinite(planes) & (planes > 0)]
-    if not seen.size:
-        return 0.0, 1.0
-    # tissue in mid-grey, whatever there is of infarct or fluid; the noise of air does not count
-    tissue = seen[seen > np.percentile(seen, 99) / 10]
-    return 0.0, float(f"{2.5 * np.median(tissue):.2g}")
-
-
-def _caption(image: xr.DataArray, display: _Display, limits: Span) -> str:
-    """Return what a reader must know of a row: session, window or range, units, what is shown of a series."""
-    kind = IMAGES[str(image.name)]
-    if display.window:
-        centre, width = CT_WINDOWS[display.window]
-        lines = [f"{display.window} window", f"W {width:g}  L {centre:g} {kind.units}"]
-    else:
-        gap = " " if len(kind.units) < 5 else "\n"
-        lines = [f"{limits[0]:g} to {limits[1]:g}{gap}{kind.units}"]
-    if kind.session == 2:
-        lines.insert(0, "at follow-up")
-    if "time" in image.dims:
-        seconds = image["time"].values[_frames(image)]
-        lines.append(f"mean of {seconds[0]:g} to {seconds[-1]:g} s")
-    return "\n".join(lines)
-
-
-def _draw_plane(axes: Axes, plane: Floats, display: _Display, limits: Span, view: _View) -> AxesImage:
-    shown = np.ma.masked_invalid(plane)
-    if display.limits:
-        shown = np.ma.masked_equal(shown, 0)
-    drawn = axes.imshow(
-        shown.clip(*limits),
-        cmap=display.colours,
-        vmin=limits[0],
-        vmax=limits[1],
-        origin="lower",
-        extent=(view.x_edges[0], view.x_edges[-1], view.y_edges[0], view.y_edges[-1]),
-        aspect="equal",
-        # colours stand for numbers: none is made up between two voxels of a map
-        interpolation="nearest" if display.limits else "bicubic",
-    )
-    axes.set_axis_off()
-    marks = [] if plane.any() else [(0.5, 0.5, "no data")]
-    if view.oriented:
-        marks += [(0.06, 0.94, "R"), (0.94, 0.94, "L")]
-    for x, y, mark in marks:
-        axes.text(x, y, mark, transform=axes.transAxes, color=_FAINT_INK, size=_SMALL, ha="center", va="center")
-    return drawn
-
-
-def _draw_outline(axes: Axes, mask: Floats, view: _View, colour: str) -> None:
-    from matplotlib.patheffects import withStroke
-
-    # a border of zeros closes outlines that end at the edge
-    marked = np.pad(np.isfinite(mask) & (mask != 0), 1)
-    if marked.any():
-        x, y = (_halfway(edges, 0) for edges in (view.x_edges, view.y_edges))
-        lines = axes.contour(x, y, marked, levels=[0.5], colors=[colour], linewidths=1.0)
-        lines.set_path_effects([withStroke(linewidth=2.0, foreground=_PAPER)])
 
 
 def _title(scan: xr.Dataset, volumes: Mapping[str, float]) -> str:
@@ -411,7 +217,7 @@ def _write_title(figure: Figure, title: str, volumes: Mapping[str, float]) -> No
 
     width, height = figure.get_size_inches()
     top = 1 - 0.16 / height
-    figure.text(0.12 / width, top, title, color=_INK, size=13, weight="bold", va="top")
+    figure.text(0.12 / width, top, title, color=INK, size=13, weight="bold", va="top")
     outlines = [_OUTLINES[mask] for mask, volume in volumes.items() if volume > 0]
     if outlines:
         figure.legend(
@@ -419,7 +225,7 @@ def _write_title(figure: Figure, title: str, volumes: Mapping[str, float]) -> No
             loc="upper right",
             bbox_to_anchor=(1 - _BAR_INCHES / width, top),
             ncols=len(outlines),
-            labelcolor=_INK,
+            labelcolor=INK,
             fontsize=9,
             frameon=False,
             borderpad=0,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import isles24_zarr
-from isles24_zarr import plot
+from isles24_zarr import figures, plot
 from isles24_zarr.errors import GeometryError, MissingExtraError, UnknownNameError
 from isles24_zarr.plot import montage
 
@@ -450,7 +450,7 @@ def test_scans_that_cannot_be_drawn() -> None:
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    plot._figure_class.cache_clear()
+    figures.figure_class.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'isles24-zarr[plot]'")):
         montage(make_scan({"ncct": np.full(SHAPE, 40)}))
