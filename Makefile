@@ -1,17 +1,19 @@
 # Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
 #   make demo               a synthetic release, converted, opened and plotted
 #   make test               the tests
+#   make fuzz               hostile input for as long as SECONDS says
 #   make docs               the documentation, in site/; warnings are errors
 #   make check              what CI runs: lint, types, docs, benchmarks at toy size, demo, notebooks, tests
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= isles24-demo
+SECONDS ?= 60
 # the first Python that is new enough; PYTHON=... chooses another
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test lint types bench notebooks docs check clean
+.PHONY: demo test fuzz lint types bench notebooks docs check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -25,6 +27,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

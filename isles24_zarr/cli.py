@@ -138,6 +138,7 @@ def convert(
         return _print_plan(source, subject, image, as_json=as_json)
     from isles24_zarr import convert as run
     from isles24_zarr.cluster import connected_client
+    from isles24_zarr.resume import FIRST_TIME
 
     with connected_client(scheduler) as client:
         report = run(source, store, subjects=subject, images=image, client=client, workers=workers, overwrite=overwrite)
@@ -149,6 +150,9 @@ def convert(
         f"{report.images} images written, {_megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
         soft_wrap=True,
     )
+    for name, reason in report.reasons.items():
+        if reason != FIRST_TIME:
+            _out().print(f"{name} was converted again: {reason}", soft_wrap=True)
     return _tell_problems(report.problems)
 
 

@@ -30,6 +30,7 @@ from isles24_zarr.store import (
     WholeStore,
     child_names,
     document_from_bytes,
+    encoded_document,
     read_document,
     read_objects,
     read_root,
@@ -238,7 +239,7 @@ def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
         chunks=chunks,
         shards=shards,
         nbytes=math.prod(shape) * dtype.itemsize,
-        stored_bytes=sum(document["attributes"][KEY]["shards"].values()),
+        stored_bytes=sum(document["attributes"][KEY]["shards"].values()) + len(encoded_document(document)),
     )
 
 

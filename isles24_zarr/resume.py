@@ -7,7 +7,7 @@ One that was committed is never traded for a worse one: it stays as it is while 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import Problem, StoreDamageError
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from isles24_zarr.release import SourceFile, Subject
     from isles24_zarr.source import Source
     from isles24_zarr.store import Target
+
+
+FIRST_TIME: Final = "not committed before"
+"""Why most subjects are converted."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +195,7 @@ def decided_job(
 
 def _reason(record: Mapping[str, Any], damage: str | None, changed: list[str]) -> str:
     if not record:
-        return "not committed before"
+        return FIRST_TIME
     if damage:
         return f"{damage} is lost or damaged"
     if changed:

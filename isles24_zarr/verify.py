@@ -217,7 +217,11 @@ def _table_problems(store: Store) -> Iterator[Problem]:
         if values is not None:
             columns[name] = values
     for row, subject in enumerate(columns.get("subject", ())):
-        attributes = (read_document(store, str(subject)) or {}).get("attributes", {})
+        document = read_document(store, str(subject))
+        if document is None:
+            yield _problem(f"{subject}/{DOCUMENT}", "is missing: the cohort table lists the subject")
+            continue
+        attributes = document.get("attributes", {})
         for name in columns.keys() & attributes.keys():
             stored, value = columns[name][row], attributes[name]
             missing = stored == "" if isinstance(stored, str) else bool(stored != stored)

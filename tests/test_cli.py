@@ -72,6 +72,9 @@ def test_a_damaged_file_is_exit_1(release: Path, tmp_path: Path, client: Client)
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("error: "))
     assert line.startswith(f"error: raw_data/{S}/ses-01/{S}_ses-01_cta.nii.gz: is empty (0 bytes); ")
+    shutil.copy(release / f"raw_data/{S}/ses-01/{S}_ses-01_cta.nii.gz", source / f"raw_data/{S}/ses-01")
+    again = run("convert", source, tmp_path / "x.zarr", "--scheduler", scheduler)
+    assert f"{S} was converted again: new or changed: raw_data/{S}/ses-01/{S}_ses-01_cta.nii.gz\n" in again.stdout
 
 
 @pytest.mark.parametrize(

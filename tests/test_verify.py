@@ -78,6 +78,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "was edited",
     ),
     "a deleted subject": (lambda s: (s / S / "zarr.json").unlink(), S, "was not committed, or was deleted"),
+    "a subject that is gone altogether": (lambda s: shutil.rmtree(s / S), S, "the cohort table lists the subject"),
     "an edited clinical value": (
         lambda s: edit(s / S / "zarr.json", lambda d: d["attributes"].update(age=30)),
         S,
