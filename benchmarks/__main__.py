@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isles24_zarr
+from benchmarks.chunks import chunks
 from benchmarks.cohort import SIZES, cohort, startup
 from benchmarks.conversion import conversion
 from benchmarks.converters import other_converters
@@ -28,7 +29,7 @@ from benchmarks.report import markdown, read_json, write_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARTS = ("startup", "reads", "conversion", "cohort")
+PARTS = ("startup", "reads", "chunks", "conversion", "cohort")
 DOCS = Path("docs")
 
 
@@ -86,6 +87,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
     if "reads" in places:
         how = {"repeats": options.repeats, "threads": options.threads, "cold": options.cold}
         results.extend(_part(reads, reference, places["reads"], **how))
+    if "chunks" in places:
+        results.extend(_part(chunks, reference, places["chunks"], repeats=min(options.repeats, 3)))
     if "conversion" in places:
         results.extend(_part(conversion, release, places["conversion"], repeats=options.repeats))
         rounds = options.converter_repeats or options.repeats
@@ -113,6 +116,12 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
     subject = f"Reference subject: `isles24_zarr.synthesize(subjects=1, scale={options.scale!r})`."
     if part == "reads":
         return [subject, alternated, *_notes_on_reads(options)]
+    if part == "chunks":
+        return [
+            subject,
+            "The first frames of the registered series, in every way that is listed; warm caches, zarrs, one thread.",
+            f"{min(options.repeats, 3)} rounds; in each of them all take turns in a new random order.",
+        ]
     if part == "conversion":
         others = (
             "niizarr and zarrnii hold several copies of what they convert: they have a quarter of the frames, a "

@@ -17,7 +17,7 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, PATCH, reads_of
-from isles24_zarr.layout import even_chunk, rounded_up
+from isles24_zarr.layout import CHUNK_FRAMES, CHUNK_ZYX, COMPRESSOR, even_chunk, rounded_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,6 +76,12 @@ CUTS: Final = (
     Cut((16, 4, 64, 64), 1, "chunk"),
     Cut((4, 8, 128, 128), 1, "plane"),
 )
+
+
+def chosen() -> Cut:
+    """Return how the store is written."""
+    level: Any = COMPRESSOR["clevel"]
+    return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level, "chunk")
 
 
 def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import cohort, conversion, converters, reads
+from benchmarks import chunks, cohort, conversion, converters, reads, regions
 from benchmarks.measurement import OURS
 
 if TYPE_CHECKING:
@@ -82,6 +82,25 @@ def _reads_figure(found: Sequence[Measurement]) -> Figure:
     return figure
 
 
+def _chunks_figure(found: Sequence[Measurement]) -> Figure:
+    """Draw what is to be weighed: a slice against a curve, and the bytes that either is paid for with."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    medians = {(each.measure, each.by): each.median for each in found}
+    names = list(dict.fromkeys(each.by for each in found))
+    panels = ((regions.CURVE, "curve of one voxel"), (regions.FRAME, "one frame"))
+    for axes, (measure, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name in names:
+            x, y = medians[regions.AXIAL, name] * 1000, medians[measure, name] * 1000
+            ours = name == chunks.chosen().name
+            axes.scatter(x, y, color=_OURS if ours else _OTHERS, zorder=3)
+            stored = medians[chunks.STORED, name]
+            axes.annotate(f"{name} ({stored:.3f})", (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+        axes.set(xscale="log", yscale="log", xlabel="axial slice [ms]", ylabel=f"{title} [ms]")
+        axes.set_title(f"slice and {title}; in brackets the bytes stored of the voxels", loc="left", fontsize=9)
+        axes.grid(visible=True, which="both", alpha=0.2)
+    return figure
+
+
 def _conversion_figure(found: Sequence[Measurement]) -> Figure:
     figure = Figure(figsize=(13, 6), layout="constrained")
     panels = (
@@ -138,6 +157,7 @@ def _startup_figure(found: Sequence[Measurement]) -> Figure:
 
 FIGURES: Final[dict[str, tuple[str, Callable[[Sequence[Measurement]], Figure]]]] = {
     "reads": (reads.SECTION, _reads_figure),
+    "chunks": (chunks.SECTION, _chunks_figure),
     "conversion": (conversion.SECTION, _conversion_figure),
     "cohort": (cohort.SECTION, _cohort_figure),
     "startup": (cohort.STARTUP, _startup_figure),

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 AXIAL_CLOSED: Final = "axial slice, closed store"
 AXIAL: Final = "axial slice"
+CURVE: Final = "curve of one voxel"
 PATCH: Final = "patch of 96^3, five images"
 FRAME: Final = "one frame"
 BLOCK: Final = "patch of 64^3, all frames"
 WHOLE: Final = "whole CTP"
 READS: Final = (
-    AXIAL_CLOSED, AXIAL, "coronal slice", "sagittal slice", "curve of one voxel", "curve of 10 x 10 x 3 voxels", BLOCK,
+    AXIAL_CLOSED, AXIAL, "coronal slice", "sagittal slice", CURVE, "curve of 10 x 10 x 3 voxels", BLOCK,
     PATCH, FRAME, WHOLE,
 )  # fmt: skip
 """All reads but the first are from a store or file that is open."""

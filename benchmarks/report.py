@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import cohort, conversion, reads
+from benchmarks import chunks, cohort, conversion, reads
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
 from benchmarks.figures import FIGURES
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     reads.SECTION: "Reads",
+    chunks.SECTION: "Chunks, levels and blocks",
     conversion.SECTION: "Conversion",
     cohort.SECTION: "Cohorts of toy subjects",
     cohort.STARTUP: "Start-up",
@@ -66,7 +67,7 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
             continue
         parts += [f"## {title}", *_circumstances(about[section]), *_remarks(section, results)]
         parts += [f"![{title}]({figures}/{name}.png)" for name, (of, _) in FIGURES.items() if of == section]
-        parts.append(_matrix(found) if section == reads.SECTION else _list(found))
+        parts.append(_matrix(found) if section in (reads.SECTION, chunks.SECTION) else _list(found))
     if results.left_out:
         rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]
         parts += ["## Left out", _table(["section", "what", "why"], rows)]
@@ -89,6 +90,12 @@ def _circumstances(about: Mapping[str, Any]) -> Iterator[str]:
 def _remarks(section: str, results: Results) -> Iterator[str]:
     if section == reads.SECTION:
         yield "Median milliseconds, and in brackets the first and third quartile."
+    if section == chunks.SECTION:
+        yield (
+            "Median milliseconds, and in brackets the first and third quartile. A row gives the most voxels of a chunk "
+            "along (time, z, y, x), the level of Zstandard, and what is one block of Blosc. "
+            f"The store uses: {chunks.chosen().name}."
+        )
     share = check_share(results)
     if section == cohort.STARTUP and share is not None:
         yield f"Looking whether every shard is there and whole takes {share:.0%} of `open_scan(chunks=None)`."
@@ -112,12 +119,14 @@ def _matrix(found: Sequence[Measurement]) -> str:
     readers = list(dict.fromkeys(each.by for each in found))
     cells = {(each.by, each.measure): each for each in found}
     rows = [[by, *(_milliseconds(cells.get((by, measure))) for measure in measures)] for by in readers]
-    return _table(["reader", *measures], rows)
+    return _table(["by", *measures], rows)
 
 
 def _milliseconds(found: Measurement | None) -> str:
     if found is None:
         return ""
+    if found.unit != "s":
+        return _short(found.median)
     low, high = (_short(value * 1000) for value in found.quartiles)
     return f"{_short(found.median * 1000)} [{low} .. {high}]"
 

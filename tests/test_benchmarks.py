@@ -92,7 +92,7 @@ def test_page_shows_targets_and_figures(suite: Path) -> None:
     for target in targets.targets():
         assert f"| {target.measure} | {target.against} | {target.wanted} |" in page
     figures = sorted(suite.glob("*.png"))
-    assert [figure.stem for figure in figures] == ["cohort", "conversion", "reads", "startup"]
+    assert [figure.stem for figure in figures] == ["chunks", "cohort", "conversion", "reads", "startup"]
     for figure in figures:
         assert f"(./{figure.name})" in page
         assert figure.read_bytes().startswith(b"\x89PNG")
