@@ -283,7 +283,7 @@ def mapped_subjects(
     task's own thread, one Dask chunk after the other: subjects are what runs in parallel. To see where a function
     failed, call it with ``cohort.isles.scan(subject)``.
     """
-    from isles24_zarr.cluster import completed_tasks, current_client, threaded_tasks
+    from isles24_zarr.cluster import TaskLost, completed_tasks, current_client, threaded_tasks
 
     target, order = cohort_target(cohort), subject_names(cohort)
     chosen = order
@@ -301,7 +301,7 @@ def mapped_subjects(
         results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
         done = {task.subject: result for task, result in results}
     rows = [
-        row if isinstance(row, _Row) else _Row(subject=name, values={}, error=one_line(f"its workers died ({row})"))
+        _Row(subject=name, values={}, error=one_line(row.why)) if isinstance(row, TaskLost) else row
         for name, row in ((name, done[name]) for name in chosen)
     ]
     table = clinical_table(cohort).loc[chosen]
