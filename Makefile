@@ -3,7 +3,8 @@
 #   make test               the tests
 #   make fuzz               hostile input for as long as SECONDS says
 #   make docs               the documentation, in site/; warnings are errors
-#   make check              what CI runs: lint, types, docs, benchmarks at toy size, demo, notebooks, tests
+#   make bench              the benchmarks at toy size, as the tests run them
+#   make check              what CI runs: lint, types, docs, demo, notebooks, tests
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -50,7 +51,7 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types docs bench demo notebooks test
+check: lint types docs demo notebooks test
 
 clean:
 	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
