@@ -131,7 +131,7 @@ def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> tuple[int, float]:
             chunks=chunk,
             shards=shard,
             dtype=voxels.dtype,
-            compressors=[blosc, ZstdCodec(level=1, checksum=True)],
+            compressors=[blosc, ZstdCodec(level=-10, checksum=True)],
             fill_value=0,
             config={"write_empty_chunks": True},
         )

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ABSENT: Final = 2**64 - 1
-_CHECKSUM: Final[dict[str, Any]] = {"level": 1, "checksum": True}
+_CHECKSUM: Final[dict[str, Any]] = {"level": -10, "checksum": True}
+"""Levels below 0 leave bytes that cannot be packed as they are; level 1 would pack a few of them, and unpack slowly."""
 _SHUFFLES: Final = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 ENCODERS: Final = 2
