@@ -181,9 +181,9 @@ def _description(values: NDArray[Any], voxel_volume: float, percentiles: Sequenc
         **counts,
         "mean": float(finite.mean()),
         "std": float(finite.std()),
-        "min": float(finite.min()),
+        "min": float(np.min(finite)),
         **dict(zip(middle, quantiles, strict=True)),
-        "max": float(finite.max()),
+        "max": float(np.max(finite)),
     }
 
 

@@ -200,7 +200,7 @@ def _marked(mask: xr.DataArray) -> xr.DataArray:
 
 def _slices_that_show(areas: Mapping[str, NDArray[np.int64]]) -> list[int]:
     """Return slices, ascending: each time the one that shows most of the regions that are not seen yet."""
-    unseen = {name: area / area.max() for name, area in areas.items() if area.any()}
+    unseen = {name: area / np.max(area) for name, area in areas.items() if area.any()}
     chosen: list[int] = []
     while unseen and len(chosen) < _MOST_PANELS:
         # a region counts in full where it is largest; the first one given decides between equals
