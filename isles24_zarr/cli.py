@@ -50,6 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 
 
+_INTERRUPTED: Final = "interrupted; what was committed stays, the same command resumes"
 _PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
 """Names from outside are shown as they are."""
 
@@ -69,7 +70,7 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
             _err().print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
         except KeyboardInterrupt:
-            _err().print("interrupted; what was committed stays, the same command resumes")
+            _err().print(_INTERRUPTED)
             raise typer.Exit(130) from None
         if not good:
             raise typer.Exit(1)
@@ -405,4 +406,12 @@ def main() -> None:
         # names of files can hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command has begun, or after it has ended
+        _err().print(_INTERRUPTED)
+        sys.exit(130)
+    finally:
+        # what is left is to leave: nothing is to be interrupted any more, and the exit code stands
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

@@ -140,6 +140,9 @@ def connected_client(scheduler: str | None) -> Iterator[Client | None]:
     SchedulerNotFoundError
         Nobody answers at that address.
     """
+    # what Dask logs while a cluster ends, tracebacks among it, is not for those who read the errors of a command
+    for handler in logging.getLogger("distributed").handlers:
+        handler.setLevel(logging.CRITICAL)
     if scheduler is None:
         yield None
         return
@@ -193,10 +196,11 @@ def completed_tasks(
     order = sorted(range(len(tasks)), key=lambda index: -weights[index])
     with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
+        # an interrupt may come at any moment: what was submitted until then is cancelled
+        futures: dict[Any, int] = {}
         try:
-            futures = {
-                client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES): index for index in order
-            }
+            for index in order:
+                futures[client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES)] = index
             again = []
             for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -83,6 +83,23 @@ def test_a_task_that_finds_no_memory_is_told_of_and_the_others_go_on(client: Cli
     assert isinstance(lost, TaskLost)
     assert lost.why.startswith("its worker has too little memory (Unable to allocate")
     assert results == {1: 1, 2: 2}
+
+
+def test_an_interrupt_while_tasks_are_submitted_is_an_interrupt(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, count = client.submit, 0
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        return submit(*args, **options)
+
+    monkeypatch.setattr(client, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(completed_tasks(client, order_and_progress, [1, 2, 3], sizes=[1, 1, 1], title="", progress=False))
 
 
 def test_a_scheduler_that_leaves() -> None:
