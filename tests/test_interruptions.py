@@ -74,6 +74,28 @@ def usual_seconds(release: Path, store: Path, tmp_path_factory: pytest.TempPathF
     return time.monotonic() - started
 
 
+def test_an_interrupt_while_code_is_made_keeps_its_exit_code(tmp_path: Path) -> None:
+    """Python takes an interrupt that leaves ``exec`` of a string for one that nobody caught."""
+    (tmp_path / "interrupted.py").write_text(
+        "import importlib\n"
+        "from isles24_zarr.cli import main\n"
+        "def stop(*args, **options):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "importlib.import_module('isles24_zarr.convert').scan = stop\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted", "scan", "release"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 130, done
+    assert done.stderr == "interrupted; what was committed stays, the same command resumes\n"
+
+
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_kill_9_of_all_processes_at_random_moments(
     release: Path, store: Path, tmp_path: Path, usual_seconds: float, seed: int
