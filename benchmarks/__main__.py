@@ -119,7 +119,7 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
     if part == "chunks":
         return [
             subject,
-            "The first frames of the registered series, in every way that is listed; warm caches, zarrs, one thread.",
+            "The first frames of the registered series, in every way that is listed; warm caches, one thread.",
             f"{min(options.repeats, 3)} rounds; in each of them all take turns in a new random order.",
         ]
     if part == "conversion":

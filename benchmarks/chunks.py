@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import shutil
 import time
@@ -17,7 +18,9 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, PATCH, reads_of
-from isles24_zarr.layout import CHUNK_FRAMES, CHUNK_ZYX, COMPRESSOR, even_chunk, rounded_up
+from isles24_zarr.layout import CHUNK_FRAMES, CHUNK_ZYX, COMPRESSOR, KEY, even_chunk, rounded_up
+from isles24_zarr.store import DOCUMENT
+from isles24_zarr.unpacking import ShardedVoxels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,37 +58,37 @@ class Cut:
         return tuple(even_chunk(count, most) for count, most in zip(shape, self.chunk, strict=True))
 
     def codec(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> BloscCodec:
-        """Return the compressor: ``auto`` leaves the size of its blocks to Blosc."""
-        voxels = {"auto": 0, "plane": math.prod(chunk[-2:]), "frame": math.prod(chunk[-3:]), "chunk": math.prod(chunk)}
+        """Return the compressor."""
+        voxels = {"plane": math.prod(chunk[-2:]), "frame": math.prod(chunk[-3:]), "chunk": math.prod(chunk)}
         size = voxels[self.block] * dtype.itemsize
         return BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=self.level, shuffle="shuffle", blocksize=size)
 
 
 CUTS: Final = (
-    Cut((4, 8, 128, 128), 3, "auto"),
-    Cut((4, 8, 128, 128), 1, "auto"),
-    Cut((4, 8, 128, 128), 5, "auto"),
+    Cut((2, 8, 128, 128), 1, "frame"),
+    Cut((2, 8, 128, 128), 3, "frame"),
+    Cut((2, 8, 128, 128), 5, "frame"),
+    Cut((2, 8, 128, 128), 1, "chunk"),
+    Cut((2, 8, 128, 128), 1, "plane"),
+    Cut((1, 8, 128, 128), 1, "frame"),
     Cut((4, 8, 128, 128), 1, "frame"),
     Cut((4, 8, 128, 128), 1, "chunk"),
-    Cut((1, 8, 128, 128), 1, "chunk"),
-    Cut((2, 8, 128, 128), 1, "chunk"),
-    Cut((2, 8, 88, 88), 1, "chunk"),
-    Cut((2, 4, 128, 128), 1, "chunk"),
-    Cut((4, 8, 64, 64), 1, "chunk"),
-    Cut((8, 8, 64, 64), 1, "chunk"),
-    Cut((16, 4, 64, 64), 1, "chunk"),
-    Cut((4, 8, 128, 128), 1, "plane"),
+    Cut((2, 8, 88, 88), 1, "frame"),
+    Cut((2, 4, 128, 128), 1, "frame"),
+    Cut((2, 8, 256, 256), 1, "frame"),
+    Cut((8, 8, 64, 64), 1, "frame"),
+    Cut((16, 4, 64, 64), 1, "frame"),
 )
 
 
 def chosen() -> Cut:
     """Return how the store is written."""
     level: Any = COMPRESSOR["clevel"]
-    return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level, "chunk")
+    return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level, "frame")
 
 
 def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:
-    """Store the first frames of the series in many ways, and read them by zarrs with one thread.
+    """Store the first frames of the series in many ways, and read them as the package does, with one thread.
 
     Parameters
     ----------
@@ -101,14 +104,13 @@ def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:
     possible = reads_of(voxels.shape, places=_PLACES * repeats)
     wanted = [read for read in possible if read.name not in (AXIAL_CLOSED, PATCH)]
     runs: dict[tuple[str, str], Callable[[int], Sequence[float]]] = {}
-    with limited_threads(1), zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+    with limited_threads(1):
         for number, cut in enumerate(CUTS):
             place = folder / str(number)
             stored, seconds = _written(voxels, place, cut)
             results.add(SECTION, STORED, cut.name, [stored / voxels.nbytes], "x")
             results.add(SECTION, ENCODE, cut.name, [seconds])
-            array = zarr.open_array(place, mode="r")
-            runs |= {(cut.name, read.name): functools.partial(_turn, array, read) for read in wanted}
+            runs |= {(cut.name, read.name): functools.partial(_turn, _opened(place), read) for read in wanted}
         found = alternated(runs, rounds=repeats, seed=5)
     for cut in CUTS:
         for read in wanted:
@@ -124,31 +126,36 @@ def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> tuple[int, float]:
     frames = max(_SHARD_FRAMES, chunk[0])
     shard = (frames, *(rounded_up(count, size) for count, size in zip(voxels.shape[1:], chunk[1:], strict=True)))
     blosc = cut.codec(chunk, voxels.dtype)
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        array = zarr.create_array(
-            place,
-            shape=voxels.shape,
-            chunks=chunk,
-            shards=shard,
-            dtype=voxels.dtype,
-            compressors=[blosc, ZstdCodec(level=-10, checksum=True)],
-            fill_value=0,
-            config={"write_empty_chunks": True},
-        )
-        began = time.process_time()
-        array[:] = voxels
-        spent = time.process_time() - began
+    array = zarr.create_array(
+        place,
+        shape=voxels.shape,
+        chunks=chunk,
+        shards=shard,
+        dtype=voxels.dtype,
+        compressors=[blosc, ZstdCodec(level=-10, checksum=True)],
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    began = time.process_time()
+    array[:] = voxels
+    spent = time.process_time() - began
     return sum(path.stat().st_size for path in place.rglob("*") if path.is_file()), spent
 
 
-def _turn(array: Any, read: Read, number: int) -> list[float]:
+def _opened(place: Path) -> ShardedVoxels:
+    document = json.loads((place / DOCUMENT).read_bytes())
+    shards = {path.relative_to(place).as_posix(): path.stat().st_size for path in (place / "c").rglob("*")}
+    return ShardedVoxels(place, {**document, "attributes": {KEY: {"shards": shards}}})
+
+
+def _turn(array: ShardedVoxels, read: Read, number: int) -> list[float]:
     """Read some places, each once before for the page cache."""
     found = []
     for region in read.regions[number * _PLACES : (number + 1) * _PLACES]:
-        index = (region.time, *region.zyx)
-        array[index]
+        index = (region.time or slice(None), *region.zyx)
+        array.read(index)
         began = time.perf_counter()
-        array[index]
+        array.read(index)
         found.append(time.perf_counter() - began)
         if sum(found) > _TURN_SECONDS:
             break

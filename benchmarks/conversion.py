@@ -180,7 +180,7 @@ def _images(store: Path) -> Iterator[zarr.Array[Any]]:
 
 def _encode_seconds(array: zarr.Array[Any]) -> float:
     names: dict[str, Any] = dict(COMPRESSOR)
-    size = math.prod(array.chunks) * array.dtype.itemsize
+    size = math.prod(array.chunks[-3:]) * array.dtype.itemsize
     codec = Blosc(cname=names["cname"], clevel=names["clevel"], shuffle=Blosc.SHUFFLE, blocksize=size)
     spent = 0.0
     step = (array.shards or array.chunks)[0]

@@ -1,7 +1,8 @@
 """Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read.
 
-Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
-opened here and to no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
+Arrays of a folder on this machine are unpacked directly, see `unpacking`. Where Zarr itself is needed, as for voxels
+here and there, they are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are opened here and to
+no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zarrs import ZarrsCodecPipeline
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
 from isles24_zarr.store import WholeStore
+from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +53,9 @@ class StoredArray(BackendArray):
         self.dtype = np.dtype(document["data_type"])
 
         self._opened: tuple[int, zarr.Array[Any]] | None = None
+        self._voxels: ShardedVoxels | None = None
+        if isinstance(store, LocalStore) and can_unpack(document):
+            self._voxels = ShardedVoxels(store.root / path, document)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was opened in the process that opened it."""
@@ -72,7 +77,9 @@ class StoredArray(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read."""
-        return ZarrArrayWrapper(self.zarr_array())[key]
+        if self._voxels is None or isinstance(key, indexing.VectorizedIndexer):
+            return ZarrArrayWrapper(self.zarr_array())[key]
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._voxels.read)
 
 
 def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

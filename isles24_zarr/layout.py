@@ -48,7 +48,7 @@ MAX_SHARD_BYTES: Final = 192 * 10**6
 """Raw voxels of a shard at most: a worker holds one, and its encoding."""
 
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
-"""Settings of Blosc. Each chunk is one block of it: in larger blocks Zstandard packs better, and unpacks quicker."""
+"""Settings of Blosc. Each frame of a chunk is a block, and no less: Zstandard packs larger blocks better."""
 
 CHUNK_FRAMES: Final = 2
 CHUNK_ZYX: Final = (8, 128, 128)

@@ -48,9 +48,14 @@ def compressors(dtype: np.dtype[Any] | None = None, chunk: Sequence[int] = ()) -
     chunk
         Its shape.
     """
-    sizes = {"typesize": dtype.itemsize, "blocksize": math.prod(chunk) * dtype.itemsize} if dtype else {}
+    sizes = {"typesize": dtype.itemsize, "blocksize": _block_bytes(dtype, chunk)} if dtype else {}
     options: dict[str, Any] = {**COMPRESSOR, **sizes}
     return [BloscCodec(**options), ZstdCodec(**_CHECKSUM)]
+
+
+def _block_bytes(dtype: np.dtype[Any], chunk: Sequence[int]) -> int:
+    """Return how much Blosc packs by itself: a frame of a chunk, which can be unpacked without the others."""
+    return math.prod(chunk[-3:]) * dtype.itemsize
 
 
 def encoded_chunk(voxels: NDArray[Any], cut: tuple[slice, ...], chunk: tuple[int, ...]) -> bytes:
@@ -72,7 +77,8 @@ def encoded_chunk(voxels: NDArray[Any], cut: tuple[slice, ...], chunk: tuple[int
         whole = np.zeros(chunk, voxels.dtype)
         whole[tuple(slice(0, count) for count in part.shape)] = part
     names: dict[str, Any] = dict(COMPRESSOR)
-    blosc = Blosc(names["cname"], names["clevel"], _SHUFFLES[names["shuffle"]], blocksize=whole.nbytes)
+    shuffle, block = _SHUFFLES[names["shuffle"]], _block_bytes(whole.dtype, chunk)
+    blosc = Blosc(names["cname"], names["clevel"], shuffle, blocksize=block)
     packed: bytes = Zstd(**_CHECKSUM).encode(blosc.encode(whole))
     return packed
 

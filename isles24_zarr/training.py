@@ -162,7 +162,7 @@ def torch_dataset(
     -----
     Patches read the chunks that they touch. The label of a subject is read once in each process, chunk by chunk; what
     is kept of it is a count for each. What goes to worker processes are names and places. Give the DataLoader
-    ``multiprocessing_context="spawn"``: forked processes work, but cannot use the threads of zarrs, and read slower.
+    ``multiprocessing_context="spawn"``: forked processes work, but what they copy may hold locks of threads they lack.
     """
     plan = patches.patch_plan(cohort, images, label, patch=patch, **options)
     return PatchDataset(plan, transform)

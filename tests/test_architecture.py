@@ -34,6 +34,7 @@ ORDER = [
     "convert",
     "verify",
     "export",
+    "unpacking",
     "arrays",
     "dataset",
     "cohort",

@@ -143,14 +143,35 @@ def test_a_ct_window(scan: xr.Dataset) -> None:
         scan.isles.window("belly")
 
 
-def test_reads_go_through_zarrs_and_nothing_global_changes(store: Path) -> None:
+def test_nothing_global_changes(store: Path) -> None:
     before = zarr.config.get("codec_pipeline.path")
     scan = isles24_zarr.open_scan(store, S, chunks=None)
+    scan["ncct"].compute()
     pipelines = [type(array.async_array.codec_pipeline) for array in zarr_arrays(scan)]
     assert pipelines
-    assert set(pipelines) == {ZarrsCodecPipeline}
+    assert set(pipelines) == {ZarrsCodecPipeline}  # of what is not unpacked directly
     assert zarr.config.get("codec_pipeline.path") == before
     assert not isinstance(zarr.open_array(store / S / "space-ncct/ncct").async_array.codec_pipeline, ZarrsCodecPipeline)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"z": 3},
+        {"z": slice(None, None, -2), "x": [5, 1, 5]},
+        {"y": -1, "x": slice(-7, None)},
+        {"time": [2, 0], "y": slice(4, 2)},
+        {"z": xr.DataArray([1, 4, 2], dims="point"), "x": xr.DataArray([7, 0, 3], dims="point")},
+    ],
+)
+@pytest.mark.parametrize("chunks", [None, "auto"])
+def test_any_way_to_index(store: Path, key: dict[str, Any], chunks: Any) -> None:
+    scan = isles24_zarr.open_scan(store, S, chunks=chunks)
+    for name in ("ctp", "tmax"):
+        array = zarr.open_array(store / S / "space-ncct" / name, mode="r")
+        wanted = xr.DataArray(array[...], dims=scan[name].dims)
+        part = {dim: index for dim, index in key.items() if dim in wanted.dims}
+        np.testing.assert_array_equal(scan[name].isel(part).values, wanted.isel(part).values)
 
 
 def zarr_arrays(scan: xr.Dataset) -> list[zarr.Array[Any]]:

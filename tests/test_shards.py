@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,16 @@ import tensorstore
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import Blosc
 from zarr.storage import LocalStore
 
+from isles24_zarr import errors
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
 from isles24_zarr.shards import ShardEncoder, encoded_chunk
 from isles24_zarr.store import write_array
+from isles24_zarr.unpacking import ShardedVoxels, blosc_blocks, can_unpack
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:
@@ -29,12 +34,19 @@ if TYPE_CHECKING:
 AFFINES = [np.diag([-0.5, -0.5, 2]), np.diag([0.5, -0.5, -2]), np.eye(3)[[2, 0, 1]] * 2, -np.eye(3)[[1, 2, 0]]]
 
 
-def written(folder: Path, shape: tuple[int, ...], dtype: str, affine: Any, seed: int) -> tuple[Any, Any]:
-    """Write random voxels of a file (x, y, z[, t]); return them as they lie in the file, and the plan."""
+def written(
+    folder: Path, shape: tuple[int, ...], dtype: str, affine: Any, seed: int, *, noise: bool = False
+) -> tuple[Any, Any]:
+    """Write random voxels of a file (x, y, z[, t]); return them as they lie in the file, and the plan.
+
+    Noise cannot be packed: it is stored as it is.
+    """
     fields = {f"srow_{name}": [*row, 0] for name, row in zip("xyz", affine, strict=True)}
     dims = [len(shape), *shape, *[1] * (7 - len(shape))]
     rng = np.random.default_rng(seed)
     voxels = rng.integers(0, 200, shape[::-1]).astype(dtype)
+    if noise:
+        voxels = np.frombuffer(rng.bytes(voxels.nbytes), dtype).reshape(voxels.shape)
     data = header_bytes(1, dtype[0] if dtype[0] in "<>" else "<", dtype, dim=dims, **fields) + voxels.tobytes()
     file = SourceFile(path="x.nii", size=len(data), stamp="")
     header = read_header(io.BytesIO(data), path="x.nii", size=len(data))
@@ -76,6 +88,161 @@ def test_any_volume_is_read_by_other_clients(
     np.testing.assert_array_equal(by_zarr, wanted)
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / plan.path)}}
     np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), wanted)
+
+
+def selections(length: int) -> st.SearchStrategy[Any]:
+    """What may select along an axis: a number, a slice, or numbers in any order, from either end."""
+    numbers = st.integers(-length, length - 1)
+    edges = st.none() | st.integers(-length - 1, length + 1)
+    return st.one_of(
+        numbers,
+        st.builds(slice, edges, edges, st.none() | st.integers(1, length)),
+        st.lists(numbers, max_size=6).map(lambda chosen: np.array(chosen, np.intp)),
+    )
+
+
+def selected(voxels: Any, selection: tuple[Any, ...]) -> Any:
+    """Select along one axis after the other, from the last one on, as a number drops its axis."""
+    for axis in reversed(range(len(selection))):
+        voxels = voxels[(slice(None),) * axis + (selection[axis],)]
+    return voxels
+
+
+def document_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    data=st.data(),
+    shape=st.tuples(st.integers(1, 150), st.integers(1, 140), st.integers(1, 20), st.integers(1, 7)),
+    rank=st.sampled_from([3, 4]),
+    dtype=st.sampled_from(["<i2", ">f4", "|u1", "<f8"]),
+    affine=st.sampled_from(AFFINES),
+    noise=st.booleans(),
+)
+def test_any_selection_is_unpacked(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    shape: tuple[int, ...],
+    rank: int,
+    dtype: str,
+    affine: Any,
+    *,
+    noise: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    voxels, plan = written(folder, shape[:rank], dtype, affine, 0, noise=noise)
+    wanted = canonical(voxels.reshape(voxels.shape[-3:]) if len(plan.shape) == 3 else voxels, affine)
+    document = document_of(folder / plan.path)
+    assert can_unpack(document)
+    array = ShardedVoxels(folder / plan.path, document)
+    for _ in range(4):
+        selection = data.draw(st.tuples(*map(selections, wanted.shape)))
+        found = array.read(selection)
+        right = selected(wanted, selection)
+        assert found.shape == right.shape
+        assert found.tobytes() == np.ascontiguousarray(right, found.dtype).tobytes()
+
+
+@pytest.mark.parametrize("index", [300, -301, np.array([0, 300]), np.array([-301])])
+def test_a_selection_out_of_bounds(tmp_path: Path, index: Any) -> None:
+    _, plan = written(tmp_path, (300, 10, 10), "<i2", np.eye(3), 0)
+    array = ShardedVoxels(tmp_path / plan.path, document_of(tmp_path / plan.path))
+    with pytest.raises(IndexError):
+        array.read((0, 0, index))
+
+
+@settings(max_examples=100)
+@given(
+    data=st.data(),
+    size=st.integers(1, 40_000),
+    block=st.integers(200, 9000),
+    typesize=st.sampled_from([1, 2, 4, 8]),
+    codec=st.sampled_from(["zstd", "zlib", "lz4", "blosclz"]),
+    shuffle=st.sampled_from([0, 1, 2]),
+    noise=st.booleans(),
+)
+def test_some_blocks_of_a_container(
+    data: st.DataObject, size: int, block: int, typesize: int, codec: str, shuffle: int, *, noise: bool
+) -> None:
+    rng = np.random.default_rng(size)
+    values = rng.integers(0, 256 if noise else 3, size * typesize, "u1").view(f"u{typesize}")
+    packed = Blosc(codec, 5, shuffle, blocksize=block).encode(values)
+    real = int.from_bytes(packed[8:12], "little")  # Blosc rounds it
+    count = -(-values.nbytes // real)
+    first = data.draw(st.integers(0, count - 1))
+    end = data.draw(st.integers(first + 1, count))
+    try:
+        found = Blosc().decode(blosc_blocks(packed, first, end))
+    except ValueError:  # each byte of an element is a stream of its own
+        assert codec != "zstd"
+        assert typesize > 1
+    else:
+        assert found == values.tobytes()[first * real : end * real]
+
+
+def damaged_byte(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def without_first_chunk(data: bytes) -> bytes:
+    """What a writer leaves that has no chunk to store: an index that says so, and its checksum."""
+    index = b"\xff" * 16 + data[-4 - 27 * 16 + 16 : -4]
+    return data[: -4 - 27 * 16] + index + google_crc32c.value(index).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda _: None, "is lost"),
+        (lambda data: data[:-1], "has .* bytes"),
+        (lambda data: data + b"x", "has .* bytes"),
+        (lambda data: damaged_byte(data, 300), "has a damaged chunk"),
+        (lambda data: damaged_byte(data, 5000), "has a damaged chunk"),
+        (lambda data: damaged_byte(data, len(data) - 2), "has a damaged index"),
+        (lambda data: damaged_byte(data, len(data) - 4 - 27 * 16 + 3), "has a damaged index"),
+        (without_first_chunk, "lacks a chunk"),
+    ],
+)
+@pytest.mark.parametrize("selection", [(0, 0, 0), (slice(None),) * 3, (np.array([7, 0]), slice(5), 1)])
+def test_damage_is_an_error(tmp_path: Path, damage: Any, message: str, selection: Any) -> None:
+    _, plan = written(tmp_path, (300, 300, 20), "<i2", np.eye(3), 0)
+    assert tuple(size // chunk for size, chunk in zip(plan.shards, plan.chunks, strict=True)) == (3, 3, 3)
+    path = tmp_path / plan.path
+    array = ShardedVoxels(path, document_of(path))
+    before = array.read(selection)
+    (shard,) = [each for each in (path / "c").rglob("*") if each.is_file()]
+    data = damage(shard.read_bytes())
+    shard.unlink()
+    if data is not None:
+        shard.write_bytes(data)
+    for reader in (array, ShardedVoxels(path, document_of(path))):
+        with pytest.raises(errors.StoreDamageError, match=f"{re.escape(str(shard))}: {message}"):
+            reader.read(selection)
+    assert before.size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["codecs"][0].update(name="bytes"),
+        lambda document: document["codecs"][0]["configuration"].update(index_location="start"),
+        lambda document: document["codecs"][0]["configuration"]["codecs"].pop(),
+        lambda document: document["codecs"][0]["configuration"]["codecs"][0]["configuration"].update(endian="big"),
+        lambda document: document["codecs"][0]["configuration"]["index_codecs"].pop(),
+        lambda document: document.update(codecs=[{"name": "bytes"}]),
+        lambda document: document["chunk_key_encoding"].update(name="v2"),
+        lambda document: document["attributes"].clear(),
+    ],
+)
+def test_what_others_have_written_is_left_to_zarr(tmp_path: Path, change: Any) -> None:
+    _, plan = written(tmp_path, (9, 9, 9), "<i2", np.eye(3), 0)
+    document = document_of(tmp_path / plan.path)
+    assert can_unpack(document)
+    change(document)
+    assert not can_unpack(document)
 
 
 def test_chunks_of_a_slice_are_neighbours(tmp_path: Path) -> None:

@@ -1,0 +1,357 @@
+"""Voxels from the shards of a folder on this machine: read, checked and unpacked by threads, only as far as asked for.
+
+What `shards` writes is taken apart here without Zarr: a chunk is found by the index of its shard, the checksums of the
+index and of the chunk are verified, and of the chunk only those of Blosc's blocks are unpacked that hold voxels of the
+selection. Blosc's container is described in https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, Final
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import Blosc, Zstd
+
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.layout import KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Index = int | slice | NDArray[np.intp]
+
+_ABSENT: Final = 2**64 - 1
+_CHECKSUM_BYTES: Final = 4
+_HEADER: Final = struct.Struct("<BBBBIII")
+"""Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
+_STORED, _UNSPLIT = 0x02, 0x10
+"""Flags: the bytes are as they were; a block is one stream, not one for each byte of an element."""
+
+SERIAL_BYTES: Final = 2 << 20
+"""Reads that unpack less stay in the thread that asks for them: to wake others takes as long."""
+_SCRATCH: Final = threading.local()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """What of a selection along one axis lies in one chunk, and where it goes."""
+
+    chunk: int
+    inside: slice | NDArray[np.intp]
+    to: slice | NDArray[np.intp]
+    bounds: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Piece:
+    """What of a selection lies in one chunk: the blocks to unpack, first and behind the last, and what to take."""
+
+    shard: _Shard
+    place: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
+    inside: tuple[Any, ...]
+    to: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard that is open, with offset and size of each of its chunks."""
+
+    path: Path
+    file: int
+    index: NDArray[np.uint64]
+
+    def chunk(self, place: tuple[int, ...]) -> bytes:
+        """Return a chunk as Blosc packed it."""
+        offset, size = self.index[place].tolist()
+        if offset == _ABSENT:
+            raise StoreDamageError(self.path, "lacks a chunk")
+        try:
+            packed: bytes = Zstd().decode(os.pread(self.file, size, offset))
+        except (RuntimeError, ValueError) as error:
+            raise StoreDamageError(self.path, f"has a damaged chunk ({error})") from error
+        return packed
+
+
+class ShardedVoxels:
+    """The voxels of one array of a store in a folder.
+
+    Parameters
+    ----------
+    folder
+        Of the array.
+    document
+        Its metadata; `can_unpack` is true of it.
+    """
+
+    def __init__(self, folder: Path, document: Mapping[str, Any]) -> None:
+        (sharding,) = document["codecs"]
+        _, blosc, _ = sharding["configuration"]["codecs"]
+        self._shape: tuple[int, ...] = tuple(document["shape"])
+        self._dtype = np.dtype(document["data_type"]).newbyteorder("<")
+        self._folder = folder
+        self._chunk: tuple[int, ...] = tuple(sharding["configuration"]["chunk_shape"])
+        shard = document["chunk_grid"]["configuration"]["chunk_shape"]
+        self._grid = tuple(count // size for count, size in zip(shard, self._chunk, strict=True))
+        self._block: int = blosc["configuration"]["blocksize"]
+        self._sizes: Mapping[str, int] = document["attributes"][KEY]["shards"]
+        self._indices: dict[str, tuple[int, NDArray[np.uint64]]] = {}
+
+    def read(self, selection: Sequence[Index]) -> NDArray[Any]:
+        """Read what is selected along each axis, independently of the others.
+
+        Parameters
+        ----------
+        selection
+            For each axis a whole number, which drops it, a slice with a positive step, or whole numbers in any order.
+
+        Raises
+        ------
+        StoreDamageError
+            A shard is lost, cut short or damaged.
+        """
+        axes = [_parts(*each) for each in zip(selection, self._shape, self._chunk, strict=True)]
+        counts = [count for count, _ in axes]
+        found = np.empty(counts, self._dtype)
+        with contextlib.ExitStack() as stack:
+            pieces = list(self._pieces([parts for _, parts in axes], stack))
+            blocks = sum(end - first for piece in pieces for first, end in piece.runs)
+            pool, threads = _threads() if blocks * self._block > SERIAL_BYTES and len(pieces) > 1 else (None, 1)
+            if pool is None:
+                self._unpack(pieces, found)
+            else:
+                # a few turns for each thread: large enough to be worth one, small enough that all end together
+                turn = max(1, math.ceil(len(pieces) / (4 * threads)))
+                turns = [pieces[start : start + turn] for start in range(0, len(pieces), turn)]
+                futures = [pool.submit(self._unpack, each, found) for each in turns]
+                wait(futures)  # files stay open until no thread reads them
+                for future in futures:
+                    future.result()
+        return found.reshape([count for count, each in zip(counts, selection, strict=True) if not _is_number(each)])
+
+    def _pieces(self, axes: Sequence[Sequence[_Part]], stack: contextlib.ExitStack) -> Iterator[_Piece]:
+        listed = any(isinstance(part.to, np.ndarray) for parts in axes for part in parts)
+        shards: dict[tuple[int, ...], _Shard] = {}
+        for parts in itertools.product(*axes):
+            split = [divmod(part.chunk, count) for part, count in zip(parts, self._grid, strict=True)]
+            where, place = tuple(shard for shard, _ in split), tuple(chunk for _, chunk in split)
+            if where not in shards:
+                shards[where] = stack.enter_context(self._opened("/".join(map(str, ("c", *where)))))
+            inside, to = tuple(part.inside for part in parts), tuple(part.to for part in parts)
+            yield _Piece(
+                shards[where],
+                place,
+                _runs(tuple(part.bounds for part in parts), self._chunk, self._block // self._dtype.itemsize),
+                _mesh(inside) if listed else inside,
+                _mesh(to) if listed else to,
+            )
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[_Shard]:
+        """Open a shard, which is whole as far as its size and the checksum of its index tell."""
+        path = self._folder / key
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StoreDamageError(path, "is lost") from None
+        try:
+            status = os.fstat(file)
+            known, index = self._indices.get(key, (None, None))
+            if index is None or known != status.st_mtime_ns:
+                index = self._read_index(path, file, status.st_size, self._sizes[key])
+                self._indices[key] = status.st_mtime_ns, index
+            yield _Shard(path, file, index)
+        finally:
+            os.close(file)
+
+    def _read_index(self, path: Path, file: int, size: int, wanted: int) -> NDArray[np.uint64]:
+        if size != wanted:
+            raise StoreDamageError(path, f"has {size:,} of {wanted:,} bytes")
+        length = 16 * math.prod(self._grid)
+        data = os.pread(file, length + _CHECKSUM_BYTES, size - length - _CHECKSUM_BYTES)
+        if google_crc32c.value(data[:length]) != int.from_bytes(data[length:], "little"):
+            raise StoreDamageError(path, "has a damaged index")
+        return np.frombuffer(data[:length], "<u8").reshape(*self._grid, 2)
+
+    def _unpack(self, pieces: Sequence[_Piece], found: NDArray[Any]) -> None:
+        size = math.prod(self._chunk) * self._dtype.itemsize
+        if getattr(_SCRATCH, "size", 0) < size:
+            _SCRATCH.size, _SCRATCH.bytes = size, np.empty(size, np.uint8)
+        scratch: NDArray[np.uint8] = _SCRATCH.bytes[:size]
+        voxels = scratch.view(self._dtype).reshape(self._chunk)
+        for piece in pieces:
+            packed = piece.shard.chunk(piece.place)
+            try:
+                for first, end in piece.runs:
+                    start, stop = first * self._block, min(end * self._block, size)
+                    Blosc().decode(blosc_blocks(packed, first, end), scratch[start:stop])
+            except (RuntimeError, ValueError, struct.error) as error:
+                raise StoreDamageError(piece.shard.path, f"has a damaged chunk ({error})") from error
+            found[piece.to] = voxels[piece.inside]
+
+
+def can_unpack(document: Mapping[str, Any]) -> bool:
+    """Whether an array is stored as `convert` stores images.
+
+    Parameters
+    ----------
+    document
+        Its metadata.
+    """
+    if not hasattr(os, "pread"):
+        return False
+    try:
+        (sharding,) = document["codecs"]
+        options = sharding["configuration"]
+        inner, outer = options["codecs"], options["index_codecs"]
+        return (
+            sharding["name"] == "sharding_indexed"
+            and options.get("index_location", "end") == "end"
+            and [codec["name"] for codec in inner] == ["bytes", "blosc", "zstd"]
+            and [codec["name"] for codec in outer] == ["bytes", "crc32c"]
+            and "big" not in {codec.get("configuration", {}).get("endian") for codec in (inner[0], outer[0])}
+            and inner[1]["configuration"]["blocksize"] > 0
+            and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+            and KEY in document["attributes"]
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_number(index: Index) -> bool:
+    return isinstance(index, int | np.integer)
+
+
+def _parts(index: Index, length: int, size: int) -> tuple[int, list[_Part]]:
+    """Cut a selection along an axis at the edges of chunks.
+
+    Parameters
+    ----------
+    index
+        What is selected.
+    length, size
+        Of the axis and of a chunk.
+
+    Returns
+    -------
+    tuple
+        How many are selected, and the parts.
+    """
+    if isinstance(index, np.ndarray):
+        return len(index), list(_listed_parts(index, length, size))
+    if not isinstance(index, slice):
+        start = range(length)[index]
+        index = slice(start, start + 1)
+    selected = range(*index.indices(length))
+    parts = []
+    for chunk in range(selected.start // size, selected[-1] // size + 1) if selected else ():
+        first = max(0, math.ceil((chunk * size - selected.start) / selected.step))
+        end = min(len(selected), math.ceil(((chunk + 1) * size - selected.start) / selected.step))
+        if first < end:
+            low, high = selected[first] - chunk * size, selected[end - 1] - chunk * size
+            parts.append(_Part(chunk, slice(low, high + 1, selected.step), slice(first, end), (low, high)))
+    return len(selected), parts
+
+
+def _listed_parts(index: NDArray[np.intp], length: int, size: int) -> Iterator[_Part]:
+    if index.size and not -length <= np.min(index) <= np.max(index) < length:
+        raise IndexError(f"an index is out of bounds for an axis of {length}")
+    chunks, inside = np.divmod(np.where(index < 0, index + length, index), size)
+    for chunk in np.unique(chunks).tolist():
+        (to,) = np.nonzero(chunks == chunk)
+        found = inside[to]
+        yield _Part(chunk, found, to, (int(np.min(found)), int(np.max(found))))
+
+
+def _mesh(parts: Sequence[slice | NDArray[np.intp]]) -> tuple[NDArray[np.intp], ...]:
+    return np.ix_(*(np.arange(p.start, p.stop, p.step) if isinstance(p, slice) else p for p in parts))
+
+
+@functools.lru_cache(4096)
+def _runs(bounds: tuple[tuple[int, int], ...], chunk: tuple[int, ...], block: int) -> tuple[tuple[int, int], ...]:
+    """Say which blocks of a chunk hold a region of it.
+
+    Parameters
+    ----------
+    bounds
+        First and last voxel along each axis.
+    chunk
+        Its shape, of at least two axes.
+    block
+        Number of voxels in a block; the last one may have fewer.
+
+    Returns
+    -------
+    tuple
+        Runs of blocks: the first, and the one behind the last.
+    """
+    *outer, (top, bottom), (left, right) = bounds
+    *_, rows, columns = chunk
+    needed: set[int] = set()
+    for place in itertools.product(*(range(low, high + 1) for low, high in outer)):
+        plane = 0
+        for at, count in zip(place, chunk, strict=False):
+            plane = plane * count + at
+        origin = plane * rows * columns
+        needed.update(range((origin + top * columns + left) // block, (origin + bottom * columns + right) // block + 1))
+    starts = sorted(number for number in needed if number - 1 not in needed)
+    ends = sorted(number + 1 for number in needed if number + 1 not in needed)
+    return tuple(zip(starts, ends, strict=True))
+
+
+def blosc_blocks(packed: bytes, first: int, end: int) -> bytes:
+    """Return a container of Blosc with some of the blocks of another.
+
+    Parameters
+    ----------
+    packed
+        A container whose blocks are single streams.
+    first, end
+        The first block, and the one behind the last.
+    """
+    *kind, flags, typesize, size, block, _ = _HEADER.unpack_from(packed)
+    if (first, end) == (0, math.ceil(size / block)):
+        return packed
+    size = min(end * block, size) - first * block
+    if flags & _STORED:
+        voxels = packed[_HEADER.size + first * block :][:size]
+        return _HEADER.pack(*kind, flags, typesize, size, min(block, size), _HEADER.size + size) + voxels
+    if not flags & _UNSPLIT:
+        raise ValueError("its blocks are several streams")
+    offsets = struct.unpack_from(f"<{end - first}I", packed, _HEADER.size + 4 * first)
+    streams = [packed[at : at + 4 + int.from_bytes(packed[at : at + 4], "little")] for at in offsets]
+    place = _HEADER.size + 4 * len(streams)
+    starts = itertools.accumulate(map(len, streams[:-1]), initial=place)
+    total = place + sum(map(len, streams))
+    header = _HEADER.pack(*kind, flags, typesize, size, min(block, size), total)
+    return b"".join([header, struct.pack(f"<{len(streams)}I", *starts), *streams])
+
+
+def _threads() -> tuple[ThreadPoolExecutor | None, int]:
+    """Return the threads that unpack in this process, as many as zarr may use, by default one for each core."""
+    limit = zarr.config.get("threading.max_workers", None) or _cores()
+    # those of the parent are not there in a forked child
+    return (_pool(os.getpid(), limit), limit) if limit > 1 else (None, 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.lru_cache(1)
+def _pool(process: int, count: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    return ThreadPoolExecutor(count, thread_name_prefix="isles24-unpack")
