@@ -29,6 +29,7 @@ from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from zarr.abc.store import Store
 
 _PROCESS: Final = os.getpid()
@@ -51,7 +52,7 @@ class StoredArray(BackendArray):
         self._store, self._path, self._document = store, path, dict(document)
         self.shape = tuple(document["shape"])
         self.dtype = np.dtype(document["data_type"])
-
+        self.attributes: Mapping[str, Any] = document["attributes"]
         self._opened: tuple[int, zarr.Array[Any]] | None = None
         self._voxels: ShardedVoxels | None = None
 
@@ -75,11 +76,31 @@ class StoredArray(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read."""
+        voxels = self._unpacked()
+        if voxels is None or isinstance(key, indexing.VectorizedIndexer):
+            return ZarrArrayWrapper(self.zarr_array())[key]
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, voxels.read)
+
+    def read(self, region: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a region, as it is stored.
+
+        Parameters
+        ----------
+        region
+            For each axis a slice with a positive step.
+
+        Raises
+        ------
+        StoreDamageError
+            Part of it is lost or damaged.
+        """
+        voxels = self._unpacked()
+        return np.asarray(self.zarr_array()[region]) if voxels is None else voxels.read(region)
+
+    def _unpacked(self) -> ShardedVoxels | None:
         if self._voxels is None and isinstance(self._store, LocalStore) and can_unpack(self._document):
             self._voxels = ShardedVoxels(self._store.root / self._path, self._document)
-        if self._voxels is None or isinstance(key, indexing.VectorizedIndexer):
-            return ZarrArrayWrapper(self.zarr_array())[key]
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._voxels.read)
+        return self._voxels
 
 
 def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import nibabel as nib
-    import zarr
     from numpy.typing import ArrayLike, NDArray
     from zarr.abc.store import Store
 
@@ -172,8 +171,8 @@ def image_groups(target: Target, subject: str) -> dict[str, list[str]]:
     return dict(_subject_document(target, target.opened(read_only=True), subject)["attributes"][KEY]["images"])
 
 
-def stored_array(target: Target, path: str) -> zarr.Array[Any]:
-    """Open one image as Zarr has it: unscaled, (z, y, x) or (time, z, y, x), read as `open_scan` reads it.
+def stored_array(target: Target, path: str) -> StoredArray:
+    """Open one image as it is stored: unscaled, (z, y, x) or (time, z, y, x).
 
     Parameters
     ----------
@@ -193,7 +192,7 @@ def stored_array(target: Target, path: str) -> zarr.Array[Any]:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
     if isinstance(store, LocalStore):
         check_shards(store, path, document)
-    return StoredArray(store, path, document).zarr_array()
+    return StoredArray(store, path, document)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

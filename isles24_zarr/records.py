@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     import datasets
     import xarray as xr
-    import zarr
     from numpy.typing import NDArray
 
+    from isles24_zarr.arrays import StoredArray
     from isles24_zarr.grid import Orientation
 
 CLINICAL_KEYS: Final = ("age", "sex", "nihss_admission", "mrs_admission", "mrs_3month")
@@ -184,7 +184,7 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
         Part of the array is lost.
     """
     array = stored_array(target, path)
-    ours: Any = array.attrs[KEY]
+    ours: Any = array.attributes[KEY]
     header = base64.b64decode(ours["header"])
     kind = nib.Nifti1Image if len(header) < 544 or header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else nib.Nifti2Image
     # nibabel does not look for voxels before they are used: there are none behind this header
@@ -211,7 +211,7 @@ class StoredVoxels(ArrayProxy):
         self._target = target
         self._path = path
         self._spec = spec
-        self._array: zarr.Array[Any] | None = None
+        self._array: StoredArray | None = None
 
     def copy(self) -> StoredVoxels:
         """Return another proxy of the same voxels."""
@@ -231,7 +231,7 @@ class StoredVoxels(ArrayProxy):
     def _get_unscaled(self, slicer: Any) -> NDArray[Any]:
         if self._array is None:
             self._array = stored_array(self._target, self._path)
-        ours: Any = self._array.attrs[KEY]
+        ours: Any = self._array.attributes[KEY]
         index = canonical_slicers(slicer, self._shape)
         with reading(self._path):
             found = file_voxels(self._array, index, self._shape, recorded_orientation(ours))
@@ -239,7 +239,7 @@ class StoredVoxels(ArrayProxy):
 
 
 def file_voxels(
-    array: Any, index: Sequence[int | slice | None], shape: tuple[int, ...], orientation: Orientation
+    array: StoredArray, index: Sequence[int | slice | None], shape: tuple[int, ...], orientation: Orientation
 ) -> NDArray[Any]:
     """Read a part of an image as its file has it, and no more than that from the store.
 
@@ -275,8 +275,8 @@ def file_voxels(
     if 0 in lengths:
         turned = np.empty(lengths, array.dtype)
     else:
-        # Zarr steps upwards only: what runs down is read upwards and turned
-        block = np.asarray(array[tuple(_upwards(span) for span in wanted)])
+        # regions go upwards: what runs down is read upwards and turned
+        block = array.read(tuple(_upwards(span) for span in wanted))
         block = block[tuple(slice(None, None, -1 if span.step < 0 else None) for span in wanted)]
         places = [block.ndim - 1 - orientation.axes.index(axis) for axis in range(3)]
         turned = block.transpose(*places, *range(block.ndim - 3)).reshape(lengths, order="F")
