@@ -312,8 +312,8 @@ def declaring(offset: int) -> bytes:
 
 
 HEAD, ZEROS = deflated_zeros()
-PACKED = gzip.compress(GOOD)
-EMPTY = gzip.compress(b"")
+PACKED = gzip.compress(GOOD, mtime=0)
+EMPTY = gzip.compress(b"", mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +321,19 @@ EMPTY = gzip.compress(b"")
     [
         # each of these files goes on forever
         (PACKED + HEAD, ZEROS, "TrailingDataError", "decompresses to more than the 472", 2 * MIB, 472),
-        (PACKED, gzip.compress(bytes(MIB)), "TrailingDataError", "decompresses to more than the 472", 2 * MIB, 472),
+        (
+            PACKED,
+            gzip.compress(bytes(MIB), mtime=0),
+            "TrailingDataError",
+            "decompresses to more than the 472",
+            2 * MIB,
+            472,
+        ),
         (HEAD, ZEROS, "HeaderError", "not a NIfTI file", 2 * MIB, 0),
         (PACKED, b"\0", "TrailingDataError", "zeros or more after 472", 8 * MIB, 472),
         (PACKED, b"A", "TrailingDataError", "no gzip data after 472", MIB, 472),
         (
-            gzip.compress(declaring(MAX_HEADER_BYTES)) + HEAD,
+            gzip.compress(declaring(MAX_HEADER_BYTES), mtime=0) + HEAD,
             ZEROS,
             "TrailingDataError",
             f"{MAX_HEADER_BYTES + 120:,}",
@@ -334,7 +341,7 @@ EMPTY = gzip.compress(b"")
             MAX_HEADER_BYTES + 120,
         ),
         (
-            gzip.compress(declaring(MAX_HEADER_BYTES + 64)) + HEAD,
+            gzip.compress(declaring(MAX_HEADER_BYTES + 64), mtime=0) + HEAD,
             ZEROS,
             "UnsupportedImageError",
             "bytes of header",
