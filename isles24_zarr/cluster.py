@@ -37,7 +37,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, UnknownNameError, WorkerStartError
+from isles24_zarr.errors import (
+    ClusterLostError,
+    SchedulerNotFoundError,
+    UnknownNameError,
+    WorkerMismatchError,
+    WorkerStartError,
+)
+from isles24_zarr.workers import check_workers, packed, perform, stop_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -74,8 +81,14 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     workers
         Number of processes of a cluster of one's own, each with one thread; by default one for each core. They are
         spawned, never forked: a forked child inherits locks of threads that it does not have.
+
+    Raises
+    ------
+    NoWorkersError, WorkerMismatchError, ClusterLostError
+        The caller's cluster cannot do the work, see `check_workers`.
     """
     if client is not None:
+        check_workers(client)
         yield client
         return
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -166,7 +179,8 @@ def completed_tasks(
     """Run tasks, the largest first, and yield each with its result as it ends.
 
     A task that raises ends them all with its exception; one whose workers keep dying, or have too little memory, is
-    told of, and the others go on.
+    told of, and the others go on. Whatever ends them, what has not begun is cancelled, and what is running stops at its
+    next `advance`; the cluster stays.
 
     Parameters
     ----------
@@ -190,17 +204,25 @@ def completed_tasks(
     ------
     ClusterLostError
         The scheduler has gone.
+    WorkerMismatchError
+        A worker that joined while tasks were running lacks this package, or has another version of it.
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
     order = sorted(range(len(tasks)), key=lambda index: -weights[index])
     with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
+
+        def submit(index: int, retries: int) -> Any:
+            nbytes = 0 if sizes is None else sizes[index]
+            call = packed(function, tasks[index])
+            return client.submit(perform, *call, nbytes, topic, pure=False, retries=retries)
+
         # an interrupt may come at any moment: what was submitted until then is cancelled
         futures: dict[Any, int] = {}
         try:
             for index in order:
-                futures[client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES)] = index
+                futures[submit(index, _RETRIES)] = index
             again = []
             for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
@@ -215,11 +237,13 @@ def completed_tasks(
             for index in again:
                 # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
                 try:
-                    yield tasks[index], client.submit(function, tasks[index], topic, pure=False).result()
+                    yield tasks[index], submit(index, 0).result()
                 except (KilledWorker, MemoryError) as error:
                     yield tasks[index], TaskLost.of(error)
         except (CancelledError, CommClosedError) as error:
             raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
+        except ImportError as error:
+            raise WorkerMismatchError("a Dask worker", f"cannot load what it is to run ({error})") from error
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
@@ -227,7 +251,14 @@ def completed_tasks(
 
 
 def advance(topic: str, count: int) -> None:
-    """Tell of bytes that a running task has handled."""
+    """Tell of bytes that a running task has handled.
+
+    Raises
+    ------
+    CancelledError
+        Nobody wants its result any more.
+    """
+    stop_if_cancelled()
     get_worker().log_event(topic, count)
 
 

@@ -30,7 +30,7 @@ from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
 from isles24_zarr.layout import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
 from isles24_zarr.release import selected_names
-from isles24_zarr.resume import Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
+from isles24_zarr.resume import NOTHING, Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
 from isles24_zarr.source import Source
 from isles24_zarr.store import Target, child_names, read_document, read_root, remove, remove_partial_objects
 
@@ -186,18 +186,19 @@ def convert(
     with store_errors(target), target.locked():
         zarr_store = target.opened(read_only=False)
         for subject in chosen.values():
-            if overwrite:
-                remove(zarr_store, subject.name)
-            earlier = earlier_run(zarr_store, subject.name)
+            earlier = NOTHING if overwrite else earlier_run(zarr_store, subject.name)
             job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
             problems += found
             if job:
                 jobs.append(job)
         if jobs or not is_complete(zarr_store, dictionary):
-            remove_partial_objects(zarr_store, "")
-            write_root(zarr_store, origin, dictionary, state="converting")
-            with contextlib.ExitStack() as stack:
-                kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
+            with _client_for(jobs, client, workers) as running, contextlib.ExitStack() as stack:
+                # nothing is changed for a cluster that cannot do the work
+                for job in jobs if overwrite else ():
+                    remove(zarr_store, job.subject.name)
+                remove_partial_objects(zarr_store, "")
+                write_root(zarr_store, origin, dictionary, state="converting")
+                kept = _run(jobs, origin, target, running, stack, progress=progress)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             write_cohort(zarr_store, dictionary.entries)
@@ -253,14 +254,25 @@ def _check_target(target: Target) -> None:
             ) from None
 
 
+@contextlib.contextmanager
+def _client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) -> Iterator[Client | None]:
+    """Give a client where there is anything for workers to do."""
+    from isles24_zarr.cluster import dask_client
+
+    if any(job.plan.arrays for job in jobs):
+        with dask_client(client, workers) as running:
+            yield running
+    else:
+        yield None
+
+
 def _run(
     jobs: Sequence[Job],
     source: Source,
     target: Target,
+    client: Client | None,
     stack: contextlib.ExitStack,
     *,
-    client: Client | None,
-    workers: int | None,
     progress: bool,
 ) -> dict[str, Problem]:
     """Run the tasks of all jobs and commit each subject after its last one.
@@ -270,17 +282,13 @@ def _run(
     dict
         Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
     """
-    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
-
-    clients: list[Client] = []
+    from isles24_zarr.cluster import TaskLost, completed_tasks
 
     def completed(function: Any, tasks: list[FileTask], title: str) -> Iterator[tuple[FileTask, Any]]:
-        if not tasks:
+        if not tasks or client is None:
             return iter(())
-        running = clients[0] if clients else stack.enter_context(dask_client(client, workers))
-        clients[:] = [running]
         sizes = [task.plan.nbytes for task in tasks]
-        done = completed_tasks(running, function, tasks, sizes=sizes, title=title, progress=progress)
+        done = completed_tasks(client, function, tasks, sizes=sizes, title=title, progress=progress)
         return stack.enter_context(contextlib.closing(done))
 
     kept: dict[str, Problem] = {}

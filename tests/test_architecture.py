@@ -28,6 +28,7 @@ ORDER = [
     "shards",
     "store",
     "commit",
+    "workers",
     "cluster",
     "ingest",
     "resume",
