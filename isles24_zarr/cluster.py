@@ -26,6 +26,7 @@ from distributed import (
     get_worker,
 )
 from distributed.comm.core import CommClosedError
+from distributed.protocol.pickle import loads
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -44,7 +45,7 @@ from isles24_zarr.errors import (
     WorkerMismatchError,
     WorkerStartError,
 )
-from isles24_zarr.workers import check_workers, packed, perform, stop_if_cancelled
+from isles24_zarr.workers import check_workers, packed, stop_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -214,9 +215,8 @@ def completed_tasks(
         client.subscribe_topic(topic, bar.on_event)
 
         def submit(index: int, retries: int) -> Any:
-            nbytes = 0 if sizes is None else sizes[index]
-            call = packed(function, tasks[index])
-            return client.submit(perform, *call, nbytes, topic, pure=False, retries=retries)
+            call = packed(function, tasks[index], nbytes=0 if sizes is None else sizes[index], topic=topic)
+            return client.submit(loads, call, pure=False, retries=retries)
 
         # an interrupt may come at any moment: what was submitted until then is cancelled
         futures: dict[Any, int] = {}

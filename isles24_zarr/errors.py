@@ -116,9 +116,9 @@ class NoWorkersError(RequestError):
 
 
 class WorkerMismatchError(RequestError):
-    """A worker or the scheduler of a Dask cluster lacks this package, or has another version of it."""
+    """A worker of a Dask cluster lacks this package, or has another version of it."""
 
-    advice = "install the same isles24-zarr on all workers and the scheduler, start them anew, then run this again"
+    advice = "install the same isles24-zarr where all workers run, start them anew, then run the same command again"
 
 
 class DestinationError(RequestError):

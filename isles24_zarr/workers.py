@@ -2,7 +2,9 @@
 
 A cluster is started by others, and its workers come and go. Those that are there are asked for their version of this
 package before work begins. A task tells which version it is from, to be refused by any worker that joined later with
-another one: objects of another version must not even be unpickled, as they would be mistaken for ours.
+another one: objects of another version must not even be unpickled, as they would be mistaken for ours. A worker that
+lacks the package would die of a message that names it, without a word, and be blamed for too little memory: messages
+hold nothing but bytes and functions of Dask's own. The scheduler, which only passes them on, needs no package at all.
 """
 
 from __future__ import annotations
@@ -55,19 +57,14 @@ def check_workers(client: Client) -> None:
     NoWorkersError
         None has joined.
     WorkerMismatchError
-        A worker, or the scheduler, lacks this package or has another version of it.
+        A worker lacks this package or has another version of it.
     ClusterLostError
         The scheduler has gone.
     """
     try:
         if not client.nthreads():
             _wait_for_worker(client)
-        try:
-            scheduler = client.run_on_scheduler(version, _PACKAGE)
-        except PackageNotFoundError as error:
-            scheduler = error
         # a function of the standard library: one of ours would need the package to tell that it is not there
-        _compare({f"the scheduler {_address(client)}": scheduler})
         _compare(client.run(version, _PACKAGE, on_error="return"))
         _compare(client.run(loaded_version, on_error="return"))
     except (CancelledError, CommClosedError) as error:
@@ -115,9 +112,29 @@ def _compare(found: Mapping[str, Any]) -> None:
         raise WorkerMismatchError(address, f"{what}{others}; this process has {PACKAGE_VERSION}")
 
 
-def packed(function: Callable[[Any, str], Any], task: object) -> tuple[str, bytes]:
-    """Return a call as `perform` takes it: the version that made it, and its pickle."""
-    return PACKAGE_VERSION, pickle.dumps((function, task))
+def packed(function: Callable[[Any, str], Any], task: object, *, nbytes: int, topic: str) -> bytes:
+    """Return a call as bytes, for any worker to make by `distributed.protocol.pickle.loads`.
+
+    Parameters
+    ----------
+    function, task
+        What to call, with the task and the topic.
+    nbytes
+        Of voxels that the task handles, 0 where that is not known.
+    topic
+        Where it may tell of progress.
+    """
+    return bytes(pickle.dumps(_Call(PACKAGE_VERSION, pickle.dumps((function, task)), nbytes, topic)))
+
+
+class _Call:
+    """A call of `perform` that is made where it is unpickled."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._arguments = arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        return perform, self._arguments
 
 
 def perform(made_by: str, call: bytes, nbytes: int, topic: str) -> Any:
@@ -125,12 +142,12 @@ def perform(made_by: str, call: bytes, nbytes: int, topic: str) -> Any:
 
     Parameters
     ----------
-    made_by, call
-        As from `packed`.
-    nbytes
-        Of voxels that the task handles, 0 where that is not known.
-    topic
-        Where it may tell of progress.
+    made_by
+        Version of the package that packed it.
+    call
+        The pickle of function and task.
+    nbytes, topic
+        As for `packed`.
 
     Raises
     ------
