@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import dask
 import psutil
 import pytest
+import typer
 from distributed import Client, LocalCluster
 
 import isles24_zarr
 from isles24_zarr import cluster
+from isles24_zarr.cli import app
 from isles24_zarr.cluster import advance, completed_tasks
 from isles24_zarr.errors import NoWorkersError, WorkerMismatchError
 from isles24_zarr.workers import check_workers
@@ -303,3 +309,78 @@ def test_clusters_of_threads_will_do(release: Path, store: Path, tmp_path: Path)
     with LocalCluster(**options) as local, Client(local) as client:
         assert isles24_zarr.convert(release, tmp_path / "x.zarr", client=client, progress=False).ok
     assert_identical_stores(store, tmp_path / "x.zarr")
+
+
+# --- batch systems, as docs/how-to/cluster.md has them ---
+
+
+PAGE = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
+
+
+def options_of(program: str, command: str) -> set[str]:
+    """The options that a command line knows."""
+    if program == "isles24-zarr":
+        found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    else:
+        found = importlib.import_module(f"distributed.cli.dask_{command}").main
+    return {option for parameter in found.params for option in parameter.opts}
+
+
+def test_command_lines_of_the_manifest_exist() -> None:
+    yaml = pytest.importorskip("yaml")
+    (manifest,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+    documents = list(yaml.safe_load_all(manifest))
+    ends = [
+        each["spec"]["template"]["spec"]["containers"][0]["args"] for each in documents if "template" in each["spec"]
+    ]
+    assert [line[:2] for line in ends] == [["dask", "scheduler"], ["dask", "worker"], ["isles24-zarr", "convert"]]
+    for program, command, *words in ends:
+        assert {word for word in words if word.startswith("--")} <= options_of(program, command)
+    service, scheduler_, worker_, _ = documents
+    assert service["spec"]["selector"] == scheduler_["spec"]["template"]["metadata"]["labels"]
+    for deployment in (scheduler_, worker_):
+        assert deployment["spec"]["selector"]["matchLabels"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}" in ends[1]
+
+
+def test_the_batch_script_converts(release: Path, store: Path, tmp_path: Path) -> None:
+    (script,) = re.findall(r"^```sh\n(#!/bin/bash\n.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    target = tmp_path / "isles24.zarr"
+    for old, new in (("/scratch/train", release), ("/scratch/isles24.zarr", target), ("8786", port)):
+        assert old in script
+        script = script.replace(old, str(new))
+    (tmp_path / "convert.sh").write_text(script)
+    programs = {
+        "srun": 'shift; "$@" & "$@"',  # a batch system of two tasks
+        "hostname": "echo 127.0.0.1",
+        "dask": f'exec {sys.executable} -m dask "$@"',
+        "isles24-zarr": f'exec {sys.executable} -m isles24_zarr "$@"',
+    }
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**ours(), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            ["bash", tmp_path / "convert.sh"], stdout=log, stderr=log, env=env, start_new_session=True
+        ) as job,
+    ):
+        try:
+            assert job.wait(timeout=SECONDS) == 0, (tmp_path / "log").read_text()
+        finally:
+            os.killpg(job.pid, signal.SIGKILL)  # as the batch system does at the end of a job
+    assert_identical_stores(store, target)
+
+
+def test_jobs_of_dask_jobqueue_are_workers_of_one_thread() -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    (call,) = re.findall(r"SLURMCluster\((.*?)\)", PAGE)
+    options = {word.arg or "": ast.literal_eval(word.value) for word in ast.parse(f"f({call})").body[0].value.keywords}  # type: ignore[attr-defined]
+    with jobqueue.SLURMCluster(**options, scheduler_options={"dashboard": False}) as found:
+        script = found.job_script()
+    assert "#SBATCH --cpus-per-task=8" in script
+    assert "--nthreads 1 --memory-limit 1.86GiB --nworkers 8 --nanny" in script

@@ -97,7 +97,7 @@ def fences() -> Iterator[tuple[str, str]]:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {language for _, language in fences()} <= {"", "python", "py", "sh"}
+    assert {language for _, language in fences()} <= {"", "python", "py", "sh", "yaml"}
 
 
 def commands() -> list[str]:
