@@ -222,9 +222,12 @@ def writable_repository(place: Place, options: Mapping[str, Any]) -> Any:
     """
     if place.kind != "branch":
         raise UnknownNameError(place.url, "is a version that stays as it is; commits go to a branch")
-    with write_errors(place):
+    try:
         if not place.in_bucket:
             Path(place.root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreWriteError(place.url, f"cannot be written ({error})") from error
+    with write_errors(place):
         repository = _icechunk().Repository.open_or_create(storage(place, options))
         if place.name not in repository.list_branches():
             repository.create_branch(place.name, repository.lookup_branch(MAIN))
@@ -233,7 +236,7 @@ def writable_repository(place: Place, options: Mapping[str, Any]) -> Any:
 
 def _reason(error: Exception) -> str:
     """Return the first line of what Icechunk says, without its decoration."""
-    lines = [
-        line.strip().removeprefix("x ").removeprefix("\N{MULTIPLICATION SIGN} ") for line in str(error).splitlines()
-    ]
-    return next((line for line in lines if line), type(error).__name__)
+    marks = ("x ", "\N{MULTIPLICATION SIGN} ")
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = next((line for line in lines if line), type(error).__name__)
+    return found[2:] if found.startswith(marks) else found

@@ -28,7 +28,7 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.repository import Place
 from isles24_zarr.store import Target, listed_keys
-from tests.clusters import ROOT, ours
+from tests.clusters import ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,16 +60,15 @@ def repo(release: Path, store: Path, client: Client, tmp_path_factory: pytest.Te
 
 
 def test_every_object_comes_back(repo: Path, store: Path) -> None:
-    found, wanted = opened(repo).readonly_session("main").store, LocalStore(store, read_only=True)
-    keys = listed_keys(wanted, "")
-    sizes = {path.relative_to(store).as_posix(): path.stat().st_size for path in store.rglob("*") if path.is_file()}
-    assert not keys or keys.keys() <= sizes.keys()
-    for key, size in sizes.items():
+    found = opened(repo).readonly_session("main").store
+    paths = [path for path in store.rglob("*") if path.is_file()]
+    for path in paths:
+        key = path.relative_to(store).as_posix()
         copy = sync(found.get(key, default_buffer_prototype()))
         assert copy is not None, key
-        assert len(copy.to_bytes()) == size or key.startswith("phenotype/")
-        if not key.startswith("phenotype/"):
-            assert copy.to_bytes() == (store / key).read_bytes(), key
+        # the table is made anew, of the same values
+        assert key.startswith("phenotype/") or copy.to_bytes() == path.read_bytes(), key
+    assert len(listed_keys(found, "sub-stroke0001")) == sum("sub-stroke0001" in path.parts for path in paths)
 
 
 def test_every_image_by_zarr_alone(repo: Path, store: Path) -> None:
@@ -203,11 +202,12 @@ def test_by_the_command_line(release: Path, store: Path, tmp_path: Path) -> None
 # --- what goes wrong ---
 
 
-def test_lost_data_are_an_error(repo: Path, store: Path, client: Client, tmp_path: Path) -> None:
+def test_lost_data_are_an_error(repo: Path, client: Client, tmp_path: Path) -> None:
     damaged = tmp_path / "repo"
     shutil.copytree(repo, damaged)
     for chunk in (damaged / "chunks").iterdir():
-        chunk.unlink()
+        if chunk.stat().st_size > 10_000:  # the smaller ones are coordinates
+            chunk.unlink()
     url = f"icechunk://{damaged}"
     scan = isles24_zarr.open_scan(url, "sub-stroke0001", chunks=None)
     with pytest.raises(StoreDamageError, match="sub-stroke0001/space-ncct/ctp/c/0/0/0/0: cannot be read"):
@@ -237,6 +237,10 @@ def test_a_store_that_has_lost_something_is_not_committed(store: Path, tmp_path:
     assert len(list(opened(tmp_path / "repo").ancestry(branch="main"))) == 1
 
 
+def nothing(place: Path) -> None:
+    assert not place.exists()
+
+
 def not_ours(place: Path) -> None:
     session = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place))).writable_session("main")
     zarr.create_group(session.store)
@@ -247,8 +251,8 @@ def not_ours(place: Path) -> None:
     ("prepare", "version", "error", "what"),
     [
         (not_ours, "", DestinationError, "holds something else"),
-        (lambda place: None, "?tag=v1", UnknownNameError, "commits go to a branch"),
-        (lambda place: None, "?version=v1", UnknownNameError, "names no version"),
+        (nothing, "?tag=v1", UnknownNameError, "commits go to a branch"),
+        (nothing, "?version=v1", UnknownNameError, "names no version"),
         (lambda place: place.write_text("a file"), "", StoreWriteError, "cannot be written"),
     ],
 )
@@ -273,7 +277,7 @@ def test_who_commits_meanwhile_is_told_of(store: Path, tmp_path: Path, monkeypat
 
     def interfering(*args: Any) -> None:
         other = opened(tmp_path / "repo").writable_session("main")
-        zarr.create_group(other.store, path="other")
+        zarr.create_group(other.store, path="other", overwrite=True)
         other.commit("meanwhile")
         copy(*args)
 
@@ -309,6 +313,5 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("icechunk://", "icechunk+s3://"):
         with pytest.raises(NotAStoreError, match="names no place"):
             Place.of(url)
-    assert ROOT.is_dir()
     assert repository.is_versioned("icechunk://x")
     assert not repository.is_versioned("s3://x")
