@@ -161,9 +161,9 @@ def _scaling_figure(found: Sequence[Measurement]) -> Figure:
     left, right = figure.subplots(1, 2)
     medians = {(each.measure, each.by): each.median for each in found}
     for cores in (cores for cores in range(1, 1025) if (scaling.FULL, scaling.full_name(1, cores)) in medians):
-        for measure, style in ((scaling.FULL, "-o"), (scaling.IN_ORDER, ":")):
+        for measure, style in ((scaling.FULL, "-o"), (scaling.IN_OTHER_ORDERS["given"], ":")):
             seconds = [medians[measure, scaling.full_name(workers, cores)] for workers in scaling.WORKERS]
-            label = f"{scaling.cores_name(cores)}, {'files in order' if style == ':' else 'largest first'}"
+            label = f"{scaling.cores_name(cores)}, {'files as listed' if style == ':' else 'as it is'}"
             (line,) = left.plot(scaling.WORKERS, [each / 3600 for each in seconds], style, label=label)
             alone = medians[scaling.FULL, scaling.full_name(1, cores)]
             right.plot(scaling.WORKERS, [alone / each for each in seconds], style, color=line.get_color(), label=label)

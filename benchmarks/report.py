@@ -70,7 +70,8 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
         parts += [f"![{title}]({figures}/{name}.png)" for name, (of, _) in FIGURES.items() if of == section]
         if section == scaling.SECTION:
             parts.append(_table(*scaling.model_rows(results)))
-            found = [each for each in found if each.measure not in (scaling.FULL, scaling.IN_ORDER)]
+            shown = {scaling.FULL, *scaling.IN_OTHER_ORDERS.values()}
+            found = [each for each in found if each.measure not in shown]
         parts.append(_matrix(found) if section in (reads.SECTION, chunks.SECTION) else _list(found))
     if results.left_out:
         rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]

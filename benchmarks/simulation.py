@@ -1,20 +1,23 @@
 """A conversion without a cluster: which worker does which file when, given how long each takes.
 
-What is simulated is what `isles24_zarr.cluster.completed_tasks` and Dask do: tasks in the order of their sizes, the
-largest first, each to the worker that is free first (list scheduling; R. L. Graham, Bounds on multiprocessing timing
-anomalies, SIAM J. Appl. Math. 17, 1969); and one process that hands them out and commits each subject after its last.
+What is simulated is what `isles24_zarr.cluster.completed_tasks` and Dask do: the files of a subject after each other,
+the subject with the largest file first, each file to the worker that is free first (list scheduling; R. L. Graham,
+Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969); and one process that hands them out and
+commits each subject after its last.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+Order = Literal["subjects", "files", "given"]
 
 LARGEST: Final = "space-ncct/ctp"
 SUBJECTS: Final = 149
@@ -90,7 +93,7 @@ def simulated(
     *,
     dispatch: float = 0.0,
     commit: float = 0.0,
-    largest_first: bool = True,
+    order: Order = "subjects",
 ) -> Run:
     """Simulate a conversion.
 
@@ -104,13 +107,12 @@ def simulated(
         Seconds that handing out a task takes, one after the other.
     commit
         Seconds that the commit of a subject takes, one after the other.
-    largest_first
-        As the converter does; otherwise in the order in which they are given.
+    order
+        ``"subjects"``: as the converter does; ``"files"``: the largest file first, whose ever it is; ``"given"``.
     """
-    order = sorted(range(len(tasks)), key=lambda index: -tasks[index].megabytes if largest_first else index)
     free = [0.0] * workers
     starts, ends = [0.0] * len(tasks), [0.0] * len(tasks)
-    for number, index in enumerate(order, start=1):
+    for number, index in enumerate(ordered(tasks, order), start=1):
         starts[index] = max(heapq.heappop(free), number * dispatch)
         ends[index] = starts[index] + tasks[index].seconds
         heapq.heappush(free, ends[index])
@@ -121,6 +123,20 @@ def simulated(
     for end in sorted(last.values()):
         committed = max(committed, end) + commit
     return Run(starts=tuple(starts), ends=tuple(ends), seconds=committed)
+
+
+def ordered(tasks: Sequence[Task], order: Order) -> list[int]:
+    """Return the places of tasks in the order in which they are handed out."""
+    largest: dict[int, float] = {}
+    for task in tasks:
+        largest[task.subject] = max(task.megabytes, largest.get(task.subject, 0.0))
+
+    def key(index: int) -> tuple[float, ...]:
+        task = tasks[index]
+        by_subject = (-largest[task.subject], task.subject) if order == "subjects" else ()
+        return () if order == "given" else (*by_subject, -task.megabytes)
+
+    return sorted(range(len(tasks)), key=key)
 
 
 def release_megabytes(subjects: int = SUBJECTS) -> list[dict[str, float]]:

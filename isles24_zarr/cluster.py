@@ -174,10 +174,11 @@ def completed_tasks(
     tasks: Sequence[Task],
     *,
     sizes: Sequence[int] | None,
+    groups: Sequence[str] | None = None,
     title: str,
     progress: bool,
 ) -> Generator[tuple[Task, Result | TaskLost]]:
-    """Run tasks, the largest first, and yield each with its result as it ends.
+    """Run tasks, the largest or those of the largest group first, and yield each with its result as it ends.
 
     A task that raises ends them all with its exception; one whose workers keep dying, or have too little memory, is
     told of, and the others go on. Whatever ends them, what has not begun is cancelled, and what is running stops at its
@@ -191,6 +192,9 @@ def completed_tasks(
         Called with a task and a topic, which it may pass to `advance`.
     tasks, sizes
         What to run, and how many bytes each of them handles; without sizes, the bar counts tasks.
+    groups
+        What each task belongs to. Tasks of a group follow each other, the group with the largest task is first: what is
+        done after the last task of a group is done while others run, and not for all of them at the end.
     title
         Of the progress bar.
     progress
@@ -210,7 +214,7 @@ def completed_tasks(
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
-    order = sorted(range(len(tasks)), key=lambda index: -weights[index])
+    order = _order(weights, groups)
     with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
 
@@ -248,6 +252,15 @@ def completed_tasks(
             if client.status == "running":
                 client.cancel(list(futures))
                 client.unsubscribe_topic(topic)
+
+
+def _order(weights: Sequence[int], groups: Sequence[str] | None) -> list[int]:
+    if groups is None:
+        return sorted(range(len(weights)), key=lambda index: -weights[index])
+    largest: dict[str, int] = {}
+    for group, weight in zip(groups, weights, strict=True):
+        largest[group] = max(weight, largest.get(group, 0))
+    return sorted(range(len(weights)), key=lambda index: (-largest[groups[index]], groups[index], -weights[index]))
 
 
 def advance(topic: str, count: int) -> None:

@@ -305,8 +305,8 @@ def _run(
     def completed(function: Any, tasks: list[FileTask], title: str) -> Iterator[tuple[FileTask, Any]]:
         if not tasks or client is None:
             return iter(())
-        sizes = [task.plan.nbytes for task in tasks]
-        done = completed_tasks(client, function, tasks, sizes=sizes, title=title, progress=progress)
+        sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
+        done = completed_tasks(client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=progress)
         return stack.enter_context(contextlib.closing(done))
 
     kept: dict[str, Problem] = {}

@@ -196,6 +196,11 @@ class VersionStore(WrapperStore[Any]):
             raise StoreDamageError(f"{self._url}/{key}", f"cannot be read ({_reason(error)})") from error
         return found
 
+    async def getsize(self, key: str) -> int:
+        """Return the size that the version lists; zarr-python would read the object."""
+        size: int = await self._store.getsize(key)
+        return size
+
 
 @contextlib.contextmanager
 def write_errors(place: Place) -> Iterator[None]:

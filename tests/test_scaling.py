@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from benchmarks import scaling
 from benchmarks.measurement import OURS, Results
 from benchmarks.report import markdown
-from benchmarks.simulation import LARGEST, SIZES_MB, Run, Task, release_megabytes, simulated
+from benchmarks.simulation import LARGEST, SIZES_MB, Order, Run, Task, ordered, release_megabytes, simulated
+from isles24_zarr import cluster
 from isles24_zarr.convert import planned
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+ORDERS = st.sampled_from(["subjects", "files", "given"])
 SECONDS = st.floats(0.001, 1000)
 
 
@@ -32,9 +35,9 @@ def busy_at_most(run: Run, moment: float) -> int:
     return sum(start <= moment < end for start, end in zip(run.starts, run.ends, strict=True))
 
 
-@given(tasks(), st.integers(1, 50), st.booleans())
-def test_the_bounds_of_list_scheduling(work: list[Task], workers: int, largest_first: bool) -> None:
-    run = simulated(work, workers, largest_first=largest_first)
+@given(tasks(), st.integers(1, 50), ORDERS)
+def test_the_bounds_of_list_scheduling(work: list[Task], workers: int, order: Order) -> None:
+    run = simulated(work, workers, order=order)
     seconds = [task.seconds for task in work]
     total, longest = math.fsum(seconds), max(seconds)
     assert run.seconds == max(run.ends)
@@ -44,16 +47,25 @@ def test_the_bounds_of_list_scheduling(work: list[Task], workers: int, largest_f
         assert run.seconds == pytest.approx(total)
 
 
-@given(tasks(), st.integers(1, 50))
-def test_nobody_does_two_things_and_nobody_waits_for_work(work: list[Task], workers: int) -> None:
-    run = simulated(work, workers)
+@given(tasks(), st.integers(1, 50), ORDERS)
+def test_nobody_does_two_things_and_nobody_waits_for_work(work: list[Task], workers: int, order: Order) -> None:
+    run = simulated(work, workers, order=order)
     for task, start, end in zip(work, run.starts, run.ends, strict=True):
         assert end - start == pytest.approx(task.seconds)
         assert busy_at_most(run, start) <= workers
         before = math.nextafter(start, -math.inf)
         assert start == 0 or busy_at_most(run, before) == workers
-    order = sorted(range(len(work)), key=lambda index: -work[index].megabytes)
-    assert [run.starts[index] for index in order] == sorted(run.starts)
+    assert [run.starts[index] for index in ordered(work, order)] == sorted(run.starts)
+
+
+@given(tasks())
+def test_the_order_is_that_of_the_converter(work: list[Task]) -> None:
+    sizes = [round(task.megabytes * 1e6) for task in work]
+    groups = [f"{task.subject:04d}" for task in work]
+    work = [dataclasses.replace(task, megabytes=float(size)) for task, size in zip(work, sizes, strict=True)]
+    assert ordered(work, "subjects") == cluster._order(sizes, groups)
+    assert ordered(work, "files") == cluster._order(sizes, None)
+    assert ordered(work, "given") == list(range(len(work)))
 
 
 @given(tasks(), st.integers(1, 50))
@@ -91,7 +103,8 @@ def test_files_of_the_synthetic_release_are_those_of_the_model(release: Path) ->
 def test_the_table_of_the_model_by_hand() -> None:
     results = Results()
     for workers in scaling.WORKERS:
-        for measure, seconds in ((scaling.FULL, 7200 / workers), (scaling.IN_ORDER, 7200.0)):
+        others = dict.fromkeys(scaling.IN_OTHER_ORDERS.values(), 7200.0)
+        for measure, seconds in ((scaling.FULL, 7200 / workers), *others.items()):
             results.add(scaling.SECTION, measure, scaling.full_name(workers, 1), [seconds])
     for image in SIZES_MB:
         results.add(scaling.SECTION, f"{scaling.RATE}, {image}", scaling.cores_name(1), [0.1])
@@ -100,7 +113,7 @@ def test_the_table_of_the_model_by_hand() -> None:
         results.add(scaling.SECTION, measure, OURS, [0.01])
     head, rows = scaling.model_rows(results)
     total = sum(sum(subject.values()) for subject in release_megabytes())
-    assert rows[3] == ["8", "1", "0.250", "8.0", "100%", f"{total / 900:,.0f}", "2.000"]
+    assert rows[3] == ["8", "1", "0.250", "8.0", "100%", f"{total / 900:,.0f}", "2.000", "2.000"]
     assert all(len(row) == len(head) for row in rows)
     machine = {
         "cores": 1, "processor": "x", "memory_gb": 1, "system": "x", "python": "3", "load_before": 0, "packages": {},
