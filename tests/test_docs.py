@@ -31,6 +31,7 @@ NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2}
 NEEDS = {
     "how-to/analysis.md": ("scipy",),
     "how-to/training.md": ("torch", "datasets"),
+    "how-to/versions.md": ("icechunk",),
 }
 """What pages need that is not everywhere."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +30,10 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.repository import Place
 from isles24_zarr.store import Target, listed_keys
-from tests.clusters import ours
+from tests.clusters import ours, process, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from distributed import Client
@@ -197,6 +199,52 @@ def test_by_the_command_line(release: Path, store: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"error: icechunk://{tmp_path}/repo?tag=none: has no tag 'none'; it has none"]
+
+
+# --- a bucket ---
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A bucket of a server in a process of its own; gives the options to reach it."""
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    def made() -> bool:
+        put = urllib.request.Request(f"{address}/versions", method="PUT")  # noqa: S310 - on this machine
+        try:
+            return bool(urllib.request.urlopen(put, timeout=10).status == 200)  # noqa: S310
+        except OSError:
+            return False
+
+    with process(*command, env=ours(), cwd=tmp_path):
+        until(made)
+        yield {
+            "endpoint_url": address,
+            "key": "testing",
+            "secret": "testing",
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+
+
+def test_a_repository_in_a_bucket(
+    bucket: dict[str, Any], release: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "x.zarr")
+    options: dict[str, Any] = {"client": client, "progress": False, "storage_options": bucket}
+    for count in (3, 0):
+        report = isles24_zarr.convert(release, tmp_path / "x.zarr", icechunk="s3://versions/isles24", **options)
+        assert len(report.snapshots) == count
+    url = "icechunk+s3://versions/isles24"
+    assert isles24_zarr.verify(url, **options).ok
+    scan = isles24_zarr.open_scan(url, "sub-stroke0001", storage_options=bucket)
+    xr.testing.assert_identical(scan.load(), isles24_zarr.open_scan(store, "sub-stroke0001").load())
+    with pytest.raises(NotAStoreError, match="there is no Icechunk repository"):
+        isles24_zarr.open_cohort(f"{url}-2", storage_options=bucket)
 
 
 # --- what goes wrong ---
