@@ -380,7 +380,7 @@ def test_jobs_of_dask_jobqueue_are_workers_of_one_thread() -> None:
     jobqueue = pytest.importorskip("dask_jobqueue")
     (call,) = re.findall(r"SLURMCluster\((.*?)\)", PAGE)
     options = {word.arg or "": ast.literal_eval(word.value) for word in ast.parse(f"f({call})").body[0].value.keywords}  # type: ignore[attr-defined]
-    with jobqueue.SLURMCluster(**options, scheduler_options={"dashboard": False}) as found:
+    with jobqueue.SLURMCluster(**options, scheduler_options={"dashboard_address": ":0"}) as found:
         script = found.job_script()
     assert "#SBATCH --cpus-per-task=8" in script
     assert "--nthreads 1 --memory-limit 1.86GiB --nworkers 8 --nanny" in script
