@@ -25,11 +25,12 @@ from benchmarks.measurement import Results
 from benchmarks.reads import reads
 from benchmarks.reference import Reference
 from benchmarks.report import markdown, read_json, write_json
+from benchmarks.scaling import scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARTS = ("startup", "reads", "chunks", "conversion", "cohort")
+PARTS = ("startup", "reads", "chunks", "conversion", "scaling", "cohort")
 DOCS = Path("docs")
 
 
@@ -93,6 +94,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         results.extend(_part(conversion, release, places["conversion"], repeats=options.repeats))
         rounds = options.converter_repeats or options.repeats
         results.extend(_part(other_converters, release, places["conversion"], repeats=rounds))
+    if "scaling" in places:
+        results.extend(_part(scaling, release, places["scaling"], repeats=options.repeats))
     if "cohort" in places:
         results.extend(_part(cohort, places["cohort"], repeats=options.repeats, sizes=options.cohorts))
     for place in places.values():
@@ -128,6 +131,12 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
             f"process for each core, the largest file first, and {options.converter_repeats or options.repeats} rounds."
         )
         return [subject, alternated, "Processes start and import before the clock does.", others]
+    if part == "scaling":
+        return [
+            subject,
+            "Rates: seconds of a file on a worker, less those of one of next to nothing, by MB (10^6 bytes) of gzip.",
+            "Four subjects are copies of the reference subject; the cores of this machine are shared by its workers.",
+        ]
     return [subject, alternated]
 
 

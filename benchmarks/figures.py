@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import chunks, cohort, conversion, converters, reads, regions
+from benchmarks import chunks, cohort, conversion, converters, reads, regions, scaling
 from benchmarks.measurement import OURS
 
 if TYPE_CHECKING:
@@ -155,10 +155,33 @@ def _startup_figure(found: Sequence[Measurement]) -> Figure:
     return figure
 
 
+def _scaling_figure(found: Sequence[Measurement]) -> Figure:
+    """Draw the hours and the speed-up of the model over the number of workers."""
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    medians = {(each.measure, each.by): each.median for each in found}
+    for cores in (cores for cores in range(1, 1025) if (scaling.FULL, scaling.full_name(1, cores)) in medians):
+        for measure, style in ((scaling.FULL, "-o"), (scaling.IN_OTHER_ORDERS["given"], ":")):
+            seconds = [medians[measure, scaling.full_name(workers, cores)] for workers in scaling.WORKERS]
+            label = f"{scaling.cores_name(cores)}, {'files as listed' if style == ':' else 'as it is'}"
+            (line,) = left.plot(scaling.WORKERS, [each / 3600 for each in seconds], style, label=label)
+            alone = medians[scaling.FULL, scaling.full_name(1, cores)]
+            right.plot(scaling.WORKERS, [alone / each for each in seconds], style, color=line.get_color(), label=label)
+    right.plot(scaling.WORKERS, scaling.WORKERS, color=_OTHERS, lw=0.8, label="as many times as workers")
+    for axes, title in ((left, "hours"), (right, "speed-up")):
+        axes.set(xscale="log", yscale="log", xlabel="workers", ylabel=title)
+        axes.set_xticks(scaling.WORKERS, [str(count) for count in scaling.WORKERS])
+        axes.set_title(f"{title} of the full release, modelled", loc="left", fontweight="bold")
+        axes.grid(visible=True, which="major", alpha=0.2)
+        axes.legend(frameon=False)
+    return figure
+
+
 FIGURES: Final[dict[str, tuple[str, Callable[[Sequence[Measurement]], Figure]]]] = {
     "reads": (reads.SECTION, _reads_figure),
     "chunks": (chunks.SECTION, _chunks_figure),
     "conversion": (conversion.SECTION, _conversion_figure),
+    "scaling": (scaling.SECTION, _scaling_figure),
     "cohort": (cohort.SECTION, _cohort_figure),
     "startup": (cohort.STARTUP, _startup_figure),
 }

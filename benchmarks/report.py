@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import chunks, cohort, conversion, reads
+from benchmarks import chunks, cohort, conversion, reads, scaling
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
 from benchmarks.figures import FIGURES
@@ -21,6 +21,7 @@ TITLES = {
     reads.SECTION: "Reads",
     chunks.SECTION: "Chunks, levels and blocks",
     conversion.SECTION: "Conversion",
+    scaling.SECTION: "Scaling to a cluster",
     cohort.SECTION: "Cohorts of toy subjects",
     cohort.STARTUP: "Start-up",
 }
@@ -67,6 +68,10 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
             continue
         parts += [f"## {title}", *_circumstances(about[section]), *_remarks(section, results)]
         parts += [f"![{title}]({figures}/{name}.png)" for name, (of, _) in FIGURES.items() if of == section]
+        if section == scaling.SECTION:
+            parts.append(_table(*scaling.model_rows(results)))
+            shown = {scaling.FULL, *scaling.IN_OTHER_ORDERS.values()}
+            found = [each for each in found if each.measure not in shown]
         parts.append(_matrix(found) if section in (reads.SECTION, chunks.SECTION) else _list(found))
     if results.left_out:
         rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]
@@ -96,6 +101,8 @@ def _remarks(section: str, results: Results) -> Iterator[str]:
             "along (time, z, y, x), the level of Zstandard, and what is one block of Blosc. "
             f"The store uses: {chunks.chosen().name}."
         )
+    if section == scaling.SECTION:
+        yield from scaling.remarks(results)
     share = check_share(results)
     if section == cohort.STARTUP and share is not None:
         yield f"Looking whether every shard is there and whole takes {share:.0%} of `open_scan(chunks=None)`."

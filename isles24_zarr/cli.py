@@ -131,6 +131,10 @@ def convert(
     scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    icechunk: Annotated[
+        str | None,
+        typer.Option(help="Commit each subject to this Icechunk repository, too: a folder or s3://bucket/prefix."),
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -142,7 +146,16 @@ def convert(
     from isles24_zarr.resume import FIRST_TIME
 
     with connected_client(scheduler) as client:
-        report = run(source, store, subjects=subject, images=image, client=client, workers=workers, overwrite=overwrite)
+        report = run(
+            source,
+            store,
+            subjects=subject,
+            images=image,
+            client=client,
+            workers=workers,
+            overwrite=overwrite,
+            icechunk=icechunk,
+        )
     if as_json:
         _print_json(**dataclasses.asdict(report))
         return report.ok
@@ -151,6 +164,8 @@ def convert(
         f"{report.images} images written, {_megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
         soft_wrap=True,
     )
+    if icechunk:
+        _out().print(f"{icechunk}: {len(report.snapshots)} subjects committed", soft_wrap=True)
     for name, reason in report.reasons.items():
         if reason != FIRST_TIME:
             _out().print(f"{name} was converted again: {reason}", soft_wrap=True)

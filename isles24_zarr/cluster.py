@@ -26,6 +26,7 @@ from distributed import (
     get_worker,
 )
 from distributed.comm.core import CommClosedError
+from distributed.protocol.pickle import loads
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,7 +38,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, UnknownNameError, WorkerStartError
+from isles24_zarr.errors import (
+    ClusterLostError,
+    SchedulerNotFoundError,
+    UnknownNameError,
+    WorkerMismatchError,
+    WorkerStartError,
+)
+from isles24_zarr.workers import check_workers, packed, stop_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -74,8 +82,14 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     workers
         Number of processes of a cluster of one's own, each with one thread; by default one for each core. They are
         spawned, never forked: a forked child inherits locks of threads that it does not have.
+
+    Raises
+    ------
+    NoWorkersError, WorkerMismatchError, ClusterLostError
+        The caller's cluster cannot do the work, see `check_workers`.
     """
     if client is not None:
+        check_workers(client)
         yield client
         return
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -160,13 +174,15 @@ def completed_tasks(
     tasks: Sequence[Task],
     *,
     sizes: Sequence[int] | None,
+    groups: Sequence[str] | None = None,
     title: str,
     progress: bool,
 ) -> Generator[tuple[Task, Result | TaskLost]]:
-    """Run tasks, the largest first, and yield each with its result as it ends.
+    """Run tasks, the largest or those of the largest group first, and yield each with its result as it ends.
 
     A task that raises ends them all with its exception; one whose workers keep dying, or have too little memory, is
-    told of, and the others go on.
+    told of, and the others go on. Whatever ends them, what has not begun is cancelled, and what is running stops at its
+    next `advance`; the cluster stays.
 
     Parameters
     ----------
@@ -176,6 +192,9 @@ def completed_tasks(
         Called with a task and a topic, which it may pass to `advance`.
     tasks, sizes
         What to run, and how many bytes each of them handles; without sizes, the bar counts tasks.
+    groups
+        What each task belongs to. Tasks of a group follow each other, the group with the largest task is first: what is
+        done after the last task of a group is done while others run, and not for all of them at the end.
     title
         Of the progress bar.
     progress
@@ -190,17 +209,24 @@ def completed_tasks(
     ------
     ClusterLostError
         The scheduler has gone.
+    WorkerMismatchError
+        A worker that joined while tasks were running lacks this package, or has another version of it.
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
-    order = sorted(range(len(tasks)), key=lambda index: -weights[index])
+    order = _order(weights, groups)
     with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
+
+        def submit(index: int, retries: int) -> Any:
+            call = packed(function, tasks[index], nbytes=0 if sizes is None else sizes[index], topic=topic)
+            return client.submit(loads, call, pure=False, retries=retries)
+
         # an interrupt may come at any moment: what was submitted until then is cancelled
         futures: dict[Any, int] = {}
         try:
             for index in order:
-                futures[client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES)] = index
+                futures[submit(index, _RETRIES)] = index
             again = []
             for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
@@ -215,19 +241,37 @@ def completed_tasks(
             for index in again:
                 # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
                 try:
-                    yield tasks[index], client.submit(function, tasks[index], topic, pure=False).result()
+                    yield tasks[index], submit(index, 0).result()
                 except (KilledWorker, MemoryError) as error:
                     yield tasks[index], TaskLost.of(error)
         except (CancelledError, CommClosedError) as error:
             raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
+        except ImportError as error:
+            raise WorkerMismatchError("a Dask worker", f"cannot load what it is to run ({error})") from error
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
                 client.unsubscribe_topic(topic)
 
 
+def _order(weights: Sequence[int], groups: Sequence[str] | None) -> list[int]:
+    if groups is None:
+        return sorted(range(len(weights)), key=lambda index: -weights[index])
+    largest: dict[str, int] = {}
+    for group, weight in zip(groups, weights, strict=True):
+        largest[group] = max(weight, largest.get(group, 0))
+    return sorted(range(len(weights)), key=lambda index: (-largest[groups[index]], groups[index], -weights[index]))
+
+
 def advance(topic: str, count: int) -> None:
-    """Tell of bytes that a running task has handled."""
+    """Tell of bytes that a running task has handled.
+
+    Raises
+    ------
+    CancelledError
+        Nobody wants its result any more.
+    """
+    stop_if_cancelled()
     get_worker().log_event(topic, count)
 
 

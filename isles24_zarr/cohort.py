@@ -276,6 +276,8 @@ def mapped_subjects(
         There are no such subjects.
     ClusterLostError
         The scheduler has gone.
+    NoWorkersError, WorkerMismatchError
+        The cluster has no worker, or one that lacks this package or has another version of it.
 
     Notes
     -----
@@ -283,7 +285,7 @@ def mapped_subjects(
     task's own thread, one Dask chunk after the other: subjects are what runs in parallel. To see where a function
     failed, call it with ``cohort.isles.scan(subject)``.
     """
-    from isles24_zarr.cluster import TaskLost, completed_tasks, current_client, threaded_tasks
+    from isles24_zarr.cluster import TaskLost, completed_tasks, current_client, dask_client, threaded_tasks
 
     target, order = cohort_target(cohort), subject_names(cohort)
     chosen = order
@@ -298,8 +300,9 @@ def mapped_subjects(
             zip(chosen, threaded_tasks(work, tasks, title=title, progress=progress), strict=True)
         )
     else:
-        results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
-        done = {task.subject: result for task, result in results}
+        with dask_client(running, None):
+            results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
+            done = {task.subject: result for task, result in results}
     rows = [
         _Row(subject=name, values={}, error=one_line(row.why)) if isinstance(row, TaskLost) else row
         for name, row in ((name, done[name]) for name in chosen)

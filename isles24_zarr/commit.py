@@ -29,6 +29,7 @@ from isles24_zarr.tables import MAX_TABLE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    import xarray as xr
     from zarr.abc.store import Store
 
     from isles24_zarr.layout import ArrayPlan, SubjectPlan
@@ -153,15 +154,20 @@ def read_dictionary(source: Source, release: Release) -> Dictionary:
 
 def write_cohort(store: Store, dictionary: Mapping[str, phenotype.DictionaryEntry]) -> None:
     """Write the cohort table of all subjects that are committed, by whatever run."""
-    subjects = committed_subjects(store)
+    write_dataset(store, PHENOTYPE, cohort_dataset(committed_subjects(store), dictionary))
+
+
+def cohort_dataset(
+    subjects: Mapping[str, Mapping[str, Any]], dictionary: Mapping[str, phenotype.DictionaryEntry]
+) -> xr.Dataset:
+    """Make the cohort table of the attributes of subjects, by name."""
     values = {name: {k: v for k, v in attributes.items() if k != KEY} for name, attributes in subjects.items()}
-    table = phenotype.cohort_table(
+    return phenotype.cohort_table(
         list(subjects),
         {name: phenotype.ClinicalRecord(values=values[name], unread={}, problems=()) for name in subjects},
         {name: attributes[KEY]["images"] for name, attributes in subjects.items()},
         dictionary,
     )
-    write_dataset(store, PHENOTYPE, table)
 
 
 def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: str) -> None:

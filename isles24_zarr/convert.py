@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -30,12 +31,13 @@ from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
 from isles24_zarr.layout import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
 from isles24_zarr.release import selected_names
-from isles24_zarr.resume import Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
+from isles24_zarr.repository import is_versioned
+from isles24_zarr.resume import NOTHING, Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
 from isles24_zarr.source import Source
 from isles24_zarr.store import Target, child_names, read_document, read_root, remove, remove_partial_objects
+from isles24_zarr.versions import commit_versions, repository_place
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from distributed import Client
@@ -66,6 +68,8 @@ class Report:
         Time taken.
     problems
         Everything that went wrong or is odd.
+    snapshots
+        Of the Icechunk repository, where there is one: the commit of each subject that this run added to it.
     """
 
     store: str
@@ -76,6 +80,7 @@ class Report:
     voxel_bytes: int
     seconds: float
     problems: tuple[Problem, ...]
+    snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -138,6 +143,7 @@ def convert(
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Report:
     """Convert a release, resuming what an earlier run finished.
@@ -158,8 +164,11 @@ def convert(
         Convert the chosen subjects afresh, whatever the store holds of them.
     progress
         Show a progress bar on stderr.
+    icechunk
+        An Icechunk repository to commit to as well, one commit a subject: a folder, ``s3://bucket/prefix``, or a URL as
+        ``open_scan`` takes it, for another branch than main. It is made if need be. Extra ``icechunk``.
     storage_options
-        For fsspec, for those of source and store that are URLs.
+        For fsspec, for those of source and store that are URLs; for Icechunk likewise.
 
     Returns
     -------
@@ -179,6 +188,7 @@ def convert(
     chosen = _chosen_subjects(release, subjects)
     wanted = _wanted_images(images)
     _check_target(target)
+    place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
     dictionary = read_dictionary(origin, release)
@@ -186,22 +196,28 @@ def convert(
     with store_errors(target), target.locked():
         zarr_store = target.opened(read_only=False)
         for subject in chosen.values():
-            if overwrite:
-                remove(zarr_store, subject.name)
-            earlier = earlier_run(zarr_store, subject.name)
+            earlier = NOTHING if overwrite else earlier_run(zarr_store, subject.name)
             job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
             problems += found
             if job:
                 jobs.append(job)
         if jobs or not is_complete(zarr_store, dictionary):
-            remove_partial_objects(zarr_store, "")
-            write_root(zarr_store, origin, dictionary, state="converting")
-            with contextlib.ExitStack() as stack:
-                kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
+            with _client_for(jobs, client, workers) as running, contextlib.ExitStack() as stack:
+                # nothing is changed for a cluster that cannot do the work
+                for job in jobs if overwrite else ():
+                    remove(zarr_store, job.subject.name)
+                remove_partial_objects(zarr_store, "")
+                write_root(zarr_store, origin, dictionary, state="converting")
+                kept = _run(jobs, origin, target, running, stack, progress=progress)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             write_cohort(zarr_store, dictionary.entries)
             write_root(zarr_store, origin, dictionary, state="complete")
+        snapshots = (
+            commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
+            if place
+            else {}
+        )
     written = [count for job in jobs for count in job.written if count]
     return Report(
         store=target.url,
@@ -212,6 +228,7 @@ def convert(
         voxel_bytes=sum(written),
         seconds=time.monotonic() - started,
         problems=(*problems, *(problem for job in jobs for problem in job.problems)),
+        snapshots=snapshots,
     )
 
 
@@ -243,6 +260,8 @@ def _chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str,
 
 def _check_target(target: Target) -> None:
     """Make sure that the target is ours, or nothing yet."""
+    if is_versioned(target.url):
+        target.opened(read_only=False)
     store = target.opened(read_only=True)
     try:
         read_root(store)
@@ -253,14 +272,25 @@ def _check_target(target: Target) -> None:
             ) from None
 
 
+@contextlib.contextmanager
+def _client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) -> Iterator[Client | None]:
+    """Give a client where there is anything for workers to do."""
+    from isles24_zarr.cluster import dask_client
+
+    if any(job.plan.arrays for job in jobs):
+        with dask_client(client, workers) as running:
+            yield running
+    else:
+        yield None
+
+
 def _run(
     jobs: Sequence[Job],
     source: Source,
     target: Target,
+    client: Client | None,
     stack: contextlib.ExitStack,
     *,
-    client: Client | None,
-    workers: int | None,
     progress: bool,
 ) -> dict[str, Problem]:
     """Run the tasks of all jobs and commit each subject after its last one.
@@ -270,17 +300,13 @@ def _run(
     dict
         Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
     """
-    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
-
-    clients: list[Client] = []
+    from isles24_zarr.cluster import TaskLost, completed_tasks
 
     def completed(function: Any, tasks: list[FileTask], title: str) -> Iterator[tuple[FileTask, Any]]:
-        if not tasks:
+        if not tasks or client is None:
             return iter(())
-        running = clients[0] if clients else stack.enter_context(dask_client(client, workers))
-        clients[:] = [running]
-        sizes = [task.plan.nbytes for task in tasks]
-        done = completed_tasks(running, function, tasks, sizes=sizes, title=title, progress=progress)
+        sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
+        done = completed_tasks(client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=progress)
         return stack.enter_context(contextlib.closing(done))
 
     kept: dict[str, Problem] = {}

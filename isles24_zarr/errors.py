@@ -109,6 +109,18 @@ class WorkerStartError(RequestError):
     advice = "in a script, make the call under 'if __name__ == \"__main__\":'"
 
 
+class NoWorkersError(RequestError):
+    """A Dask cluster has no workers, and none joins."""
+
+    advice = "start workers and run the same command again; DASK_ISLES24_ZARR__WAIT_FOR_WORKERS=8h waits longer"
+
+
+class WorkerMismatchError(RequestError):
+    """A worker of a Dask cluster lacks this package, or has another version of it."""
+
+    advice = "install the same isles24-zarr where all workers run, start them anew, then run the same command again"
+
+
 class DestinationError(RequestError):
     """The place to write to cannot be used."""
 

@@ -60,6 +60,10 @@ class Earlier:
     damage: str | None = None
 
 
+NOTHING: Final = Earlier(record={}, images=frozenset())
+"""Of a subject that is new, or to be converted afresh."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class Job:
     """A subject on its way to its commit.

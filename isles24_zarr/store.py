@@ -30,9 +30,17 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
-from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError, StoreWriteError
+from isles24_zarr.errors import (
+    DestinationError,
+    NotAStoreError,
+    StoreDamageError,
+    StoreLockedError,
+    StoreVersionError,
+    StoreWriteError,
+)
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.layout import FORMAT_VERSION, KEY, final_attributes, seal, shard_key
+from isles24_zarr.repository import Place, is_versioned, opened_version
 from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ class Target:
     Parameters
     ----------
     url
-        An absolute path or an fsspec URL.
+        An absolute path, an fsspec URL, or that of a version of an Icechunk repository (see `repository`).
     storage_options
         For fsspec.
     """
@@ -78,6 +86,8 @@ class Target:
             raise NotAStoreError(repr(text), "names no place")
         if text.startswith(("file://", "local://")):
             text = fsspec.core.url_to_fs(text)[1]
+        if is_versioned(text):
+            text = Place.of(text).url
         if "://" in text:
             return cls(url=text, storage_options=dict(storage_options or {}))
         return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
@@ -89,7 +99,13 @@ class Target:
         ------
         NotAStoreError
             It is a file, or there is no file system for its URL.
+        DestinationError
+            It is a version of an Icechunk repository, and to be written.
         """
+        if is_versioned(self.url):
+            if not read_only:
+                raise DestinationError(self.url, "is written by commits: convert into a folder, and add --icechunk")
+            return opened_version(self.url, self.storage_options)
         if "://" not in self.url:
             if Path(self.url).exists() and not Path(self.url).is_dir():
                 raise NotAStoreError(self.url, "is a file")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from benchmarks import cohort, conversion, converters, targets
+from benchmarks import cohort, conversion, converters, scaling, targets
 from benchmarks.chunked import READERS, Ours, OursDask, TensorStore
 from benchmarks.measurement import OURS, Measurement, Results, alternated
 from benchmarks.readers import MemoryMap, NibabelGzip
@@ -78,6 +78,11 @@ def test_every_measurement_is_there(suite: Path) -> None:
     for measure in (conversion.IDLE, conversion.STORED, conversion.FILES, conversion.LONG_PEAK):
         assert (measure, OURS) in found
     assert (conversion.BOUND, "gunzip + encode") in found
+    for measure in (scaling.REAL, scaling.MODELLED):
+        assert (measure, conversion.workers_name(1)) in found
+    assert {by for measure, by in found if measure == scaling.FULL} >= {
+        scaling.full_name(count, 1) for count in scaling.WORKERS
+    }
     for name in converters.CONVERTERS:
         assert name in left_out or (converters.QUARTER_SECONDS, name) in found
     assert (cohort.open_name(149), cohort.DATATREE) in found
@@ -92,7 +97,7 @@ def test_page_shows_targets_and_figures(suite: Path) -> None:
     for target in targets.targets():
         assert f"| {target.measure} | {target.against} | {target.wanted} |" in page
     figures = sorted(suite.glob("*.png"))
-    assert [figure.stem for figure in figures] == ["chunks", "cohort", "conversion", "reads", "startup"]
+    assert [figure.stem for figure in figures] == ["chunks", "cohort", "conversion", "reads", "scaling", "startup"]
     for figure in figures:
         assert f"(./{figure.name})" in page
         assert figure.read_bytes().startswith(b"\x89PNG")

@@ -57,6 +57,13 @@ def test_the_largest_come_first() -> None:
         assert [task for task, _ in done] == tasks[::-1]
 
 
+def test_tasks_of_a_group_follow_each_other() -> None:
+    with dask_client(None, 1) as client:
+        tasks, groups = [3, 9, 1, 5, 8], ["b", "a", "a", "b", "c"]
+        done = completed_tasks(client, order_and_progress, tasks, sizes=tasks, groups=groups, title="", progress=False)
+        assert [task for task, _ in done] == [9, 1, 8, 5, 3]
+
+
 def test_the_callers_client_stays_open(client: Client) -> None:
     with dask_client(client, None) as given:
         assert given is client

@@ -31,6 +31,7 @@ NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2}
 NEEDS = {
     "how-to/analysis.md": ("scipy",),
     "how-to/training.md": ("torch", "datasets"),
+    "how-to/versions.md": ("icechunk",),
 }
 """What pages need that is not everywhere."""
 
@@ -97,7 +98,7 @@ def fences() -> Iterator[tuple[str, str]]:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {language for _, language in fences()} <= {"", "python", "py", "sh"}
+    assert {language for _, language in fences()} <= {"", "python", "py", "sh", "yaml"}
 
 
 def commands() -> list[str]:
