@@ -1,7 +1,8 @@
 """Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read.
 
 Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
-opened here and to no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
+opened here and to no others, zarr's global configuration stays as it is. Stores behind URLs are read by zarr-python, with
+the ranges of neighbouring chunks fetched as one (see `ranges`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
+from isles24_zarr.ranges import RangeReads
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.store import WholeStore
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ class StoredArray(BackendArray):
                 pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
                 # a frozen dataclass that takes its pipeline from the global configuration alone
                 object.__setattr__(array, "codec_pipeline", pipeline)
+            elif isinstance(self._store, RemoteStore):
+                object.__setattr__(array, "codec_pipeline", RangeReads.from_codecs(metadata.codecs))
             self._opened = os.getpid(), zarr.Array(array)
         return self._opened[1]
 

@@ -36,7 +36,7 @@ from isles24_zarr.store import Target, child_names, read_document, read_root, re
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from distributed import Client
 
@@ -183,7 +183,7 @@ def convert(
     unreadable = {problem.path: problem for problem in problems}
     dictionary = read_dictionary(origin, release)
     jobs, problems = [], [*release.problems, *dictionary.problems]
-    with store_errors(target), target.locked():
+    with store_errors(target), target.locked() as confirm:
         zarr_store = target.opened(read_only=False)
         for subject in chosen.values():
             if overwrite:
@@ -197,9 +197,10 @@ def convert(
             remove_partial_objects(zarr_store, "")
             write_root(zarr_store, origin, dictionary, state="converting")
             with contextlib.ExitStack() as stack:
-                kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
+                kept = _run(jobs, origin, target, stack, confirm, client=client, workers=workers, progress=progress)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
+            confirm()
             write_cohort(zarr_store, dictionary.entries)
             write_root(zarr_store, origin, dictionary, state="complete")
     written = [count for job in jobs for count in job.written if count]
@@ -258,6 +259,7 @@ def _run(
     source: Source,
     target: Target,
     stack: contextlib.ExitStack,
+    confirm: Callable[[], None],
     *,
     client: Client | None,
     workers: int | None,
@@ -295,12 +297,14 @@ def _run(
     tasks = [task for job in by_subject.values() for task in job.tasks(source, target)]
     for job in by_subject.values():
         if not job.pending:
+            confirm()
             _commit(job, source, target)
     for task, result in completed(convert_file, tasks, "converting"):
         job = by_subject[task.plan.subject]
         lost = isinstance(result, TaskLost)
         job.take(task, FileResult(present=False, problem=_lost(task, result)) if lost else result)
         if not job.pending:
+            confirm()
             _commit(job, source, target)
     return kept
 
