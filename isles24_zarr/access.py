@@ -44,7 +44,7 @@ def is_url(text: str) -> bool:
     return "://" in text or "::" in text
 
 
-def url_options(url: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+def url_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that concern a URL.
 
     Parameters
@@ -54,7 +54,7 @@ def url_options(url: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     options
         Of that file system; or by protocol, as ``{"s3": {...}}``, where source and store need different ones.
     """
-    found = dict(options or {})
+    found = dict(options)
     if "::" in url:  # by protocol, as fsspec has it
         return found
     protocol = url.split("://", maxsplit=1)[0]
@@ -64,7 +64,7 @@ def url_options(url: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"use_listings_cache": False, **found}
 
 
-def options_from_texts(texts: Iterable[str]) -> dict[str, Any]:
+def options_from_texts(texts: Iterable[str] | None) -> dict[str, Any]:
     """Parse options as they are given on a command line.
 
     Parameters
@@ -79,7 +79,7 @@ def options_from_texts(texts: Iterable[str]) -> dict[str, Any]:
         One has no name or no value, or two contradict each other.
     """
     options: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or ():
         name, equals, value = text.partition("=")
         *outer, last = name.split(".")
         if not equals or not all((*outer, last)):
@@ -97,8 +97,8 @@ def options_from_texts(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, with blocking calls, and the path on it."""
-    filesystem, path = fsspec.core.url_to_fs(url, **options)
+    """Return the fsspec file system of a URL, with blocking calls, and the path on it; options as for `url_options`."""
+    filesystem, path = fsspec.core.url_to_fs(url, **url_options(url, options))
     return filesystem, str(path)
 
 
@@ -125,7 +125,9 @@ def refusal(error: BaseException) -> str | None:
     """Say why a place cannot be used at all; ``None`` of errors that concern one request."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _NO_CREDENTIALS:
-        return f"there are no credentials for it ({_short(error)}); without any, a public bucket takes the option anon=true"
+        return (
+            f"there are no credentials for it ({_short(error)}); a public bucket needs none, with the option anon=true"
+        )
     if names & _NO_ENDPOINT:
         return f"its server cannot be reached ({_short(error)})"
     if error_code(error) == "NoSuchBucket":

@@ -1,8 +1,8 @@
 """Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read.
 
 Arrays of a folder on this machine are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are
-opened here and to no others, zarr's global configuration stays as it is. Stores behind URLs are read by zarr-python, with
-the ranges of neighbouring chunks fetched as one (see `ranges`).
+opened here and to no others, zarr's global configuration stays as it is. Stores behind URLs are read by
+zarr-python, with the ranges of neighbouring chunks fetched as one (see `ranges`).
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Hea
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
         try:
-            with source.opened(file) as opened:
+            with source.opened(file, header=True) as opened:
                 return read_header(opened, path=file.path, size=file.size)
         except SourceError as error:
             return Problem.from_error(error, subject=subject, image=image)

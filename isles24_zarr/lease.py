@@ -1,8 +1,8 @@
 """One conversion at a time into a store behind a URL: a small object that one of them can create, and that runs out.
 
 The lock is made by a conditional put (``If-None-Match: *``), which an object store grants to one of many. Its holder
-renews it; one that was killed does not, and so the lock does not outlive it for long. On the machine of the holder it is
-known at once that the process is gone.
+renews it; one that was killed does not, and so the lock does not outlive it for long. On the machine of the holder it
+is known at once that the process is gone.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _has_run_out(found: Mapping[str, Any]) -> bool:
 def _told(found: Mapping[str, Any]) -> str:
     process = found["process"]
     return (
-        f"another conversion is writing into it (process {process['pid']} on {process['host']}, since {found['since']}; "
-        f"if that is gone, its lock runs out at {found['until']})"
+        f"another conversion is writing into it: process {process['pid']} on {process['host']}, "
+        f"since {found['since']} (if that is gone, its lock runs out at {found['until']})"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,9 +65,7 @@ def merged_ranges(
     widths = {at: joined[at][0] - joined[at - 1][1] for at in range(1, len(joined))}
     wide = sorted((at for at in widths if widths[at] > gap), key=lambda at: -widths[at])[: most - 1]
     cuts = [0, *sorted(wide), len(joined)]
-    return [
-        (joined[first][0], joined[last - 1][1]) for first, last in zip(cuts, cuts[1:], strict=False) if first < last
-    ]
+    return [(joined[first][0], joined[last - 1][1]) for first, last in itertools.pairwise(cuts) if first < last]
 
 
 def touched_chunks(selection: Any, shard: Sequence[int], chunk: Sequence[int]) -> NDArray[np.int64]:
@@ -141,8 +140,9 @@ class RangeReads(BatchedCodecPipeline):
             some = batch[first : first + _SHARDS_AT_ONCE]
             fetched = await asyncio.gather(*(self._fetched(*info[:3]) for info in some))
             ready = [(getter, *info[1:]) for getter, info in zip(fetched, some, strict=True)]
-            # later versions of zarr-python tell what became of each chunk
-            results += await super().read(ready, out, drop_axes) or ()
+            # later versions of zarr-python tell what became of each chunk, earlier ones return nothing
+            reading: Any = super().read(ready, out, drop_axes)
+            results += await reading or ()
         return tuple(results)
 
     async def _fetched(self, place: Any, spec: Any, selection: Any) -> ByteGetter:

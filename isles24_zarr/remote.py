@@ -1,12 +1,13 @@
-"""Stores behind URLs: zarr-python's store on fsspec, which says in one line what fails and lists sizes in one request."""
+"""Stores behind URLs: zarr-python's store on fsspec, with errors of ours and sizes listed in one request."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from zarr.storage import FsspecStore
 
-from isles24_zarr.access import access_errors, error_code, filesystem_of, refusal
+from isles24_zarr.access import access_errors, error_code, filesystem_of, refusal, url_options
 from isles24_zarr.errors import StoreAccessError
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ class RemoteStore(FsspecStore):
     Objects of an object store appear whole or not at all, so that nothing is left of an interrupted write.
     """
 
-    url: str
-    options: Mapping[str, Any]
+    url = ""
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
-    def at(cls, url: str, options: Mapping[str, Any], *, read_only: bool) -> Self:
+    def at(cls, url: str, options: Mapping[str, Any], *, read_only: bool) -> RemoteStore:
         """Make a store of a URL; nothing is asked of a server yet.
 
         Parameters
@@ -35,7 +36,8 @@ class RemoteStore(FsspecStore):
         read_only
             Refuse to write.
         """
-        store = cls.from_url(url, storage_options=dict(options), read_only=read_only)
+        plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
+        store = cls(fs=plain.fs, path=plain.path, read_only=read_only)
         store.url, store.options = url.rstrip("/"), dict(options)
         return store
 

@@ -30,7 +30,6 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
-from isles24_zarr.access import url_options
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.layout import FORMAT_VERSION, KEY, final_attributes, seal, shard_key
@@ -82,7 +81,7 @@ class Target:
         if text.startswith(("file://", "local://")):
             text = fsspec.core.url_to_fs(text)[1]
         if "://" in text:
-            return cls(url=text.rstrip("/"), storage_options=url_options(text, storage_options))
+            return cls(url=text.rstrip("/"), storage_options=dict(storage_options or {}))
         return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
 
     def opened(self, *, read_only: bool) -> Store:

@@ -16,6 +16,7 @@ PACKAGE = Path(isles24_zarr.__file__).parent
 
 ORDER = [
     "errors",
+    "access",
     "vocabulary",
     "grid",
     "release",
@@ -26,6 +27,8 @@ ORDER = [
     "nifti",
     "layout",
     "shards",
+    "remote",
+    "lease",
     "store",
     "commit",
     "cluster",
@@ -34,6 +37,7 @@ ORDER = [
     "convert",
     "verify",
     "export",
+    "ranges",
     "arrays",
     "dataset",
     "cohort",
