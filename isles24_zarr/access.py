@@ -102,9 +102,9 @@ def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
-def library_errors() -> tuple[type[Exception], ...]:
-    """Return what file systems raise: a library that was not imported has raised nothing."""
-    found: list[type[Exception]] = [OSError]
+def library_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return what file systems raise, and others: a library that was not imported has raised nothing."""
+    found: list[type[Exception]] = [OSError, *others]
     for module, name in _LIBRARY_ERRORS:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))

@@ -136,7 +136,7 @@ class Source:
             block = {"block_size": _HEADER_BLOCK_BYTES if header else _BLOCK_BYTES}
             opened = filesystem.open(path, "rb", **(block if isinstance(filesystem, AsyncFileSystem) else {}))
         # ImportError: where a worker lacks what this process has; RuntimeError: of encrypted members of a zip file
-        except (*library_errors(), ImportError, KeyError, RuntimeError) as error:
+        except library_errors(ImportError, KeyError, RuntimeError) as error:
             raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
         except zipfile.BadZipFile as error:
             raise CorruptFileError(file.path, f"cannot be opened ({error})") from error

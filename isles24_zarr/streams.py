@@ -82,7 +82,7 @@ class HashedFile:
                 f"its archive is damaged after {self.consumed:,} bytes of it ({str(error) or 'it ends there'})",
             ) from error
         # RuntimeError: the zip reader on encrypted members and unknown compression
-        except (*library_errors(), RuntimeError) as error:
+        except library_errors(RuntimeError) as error:
             raise UnreadableFileError(self._path, f"cannot be read ({error})") from error
         self._piece = _READ_BYTES
         self._sha256.update(piece)
