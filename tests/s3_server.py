@@ -76,8 +76,8 @@ class Proxy(ThreadingHTTPServer):
     """Hands requests on to a server; `fault` may name what is to go wrong with one.
 
     ``"500"``, ``"503"``, ``"403"``: the server never sees it. ``"lost"``: it does, and the answer is an error all the
-    same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays. ``"broken"``: it
-    stops halfway, and the connection ends. ``"refused"``: the connection ends without a word.
+    same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays.
+    ``"broken"``: it stops halfway, and the connection ends. ``"refused"``: the connection ends without a word.
     """
 
     daemon_threads = True

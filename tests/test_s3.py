@@ -126,16 +126,17 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def test_a_store_in_s3_is_that_on_disk_object_for_object(s3: Any, store: Path, converted: str, tmp_path: Path) -> None:
-    found = download(s3, "converted", "deep/isles24.zarr", tmp_path / "x.zarr")
+    bucket, _, prefix = converted.removeprefix("s3://").partition("/")
+    found = download(s3, bucket, prefix, tmp_path / "x.zarr")
     assert not (found / LOCK).exists()
-    assert keys(s3, "converted", "") == []
     assert_identical_stores(store, found)
 
 
 def test_zarr_python_and_nibabel_agree_on_what_is_in_s3(release: Path, converted: str, options: dict[str, Any]) -> None:
     store = FsspecStore.from_url(converted, storage_options=options, read_only=True)
     group = zarr.open_group(store, path=S, mode="r")
-    arrays = [node for _, node in group.members(max_depth=None) if "isles24_zarr" in node.attrs and node.ndim > 2]
+    arrays = [node for _, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
+    arrays = [array for array in arrays if "isles24_zarr" in array.attrs]
     assert len(arrays) == 18
     for array in arrays:
         image = nib.load(release / array.attrs["isles24_zarr"]["source"]["path"])
@@ -151,11 +152,9 @@ def test_scans_are_read_bit_for_bit(release: Path, converted: str, options: dict
         assert np.asarray(scan[name].values).tobytes() == wanted.tobytes(), name
         for cut in (np.s_[..., 3, :, :], np.s_[..., 5], np.s_[..., 2:9:3, 1:4, ::7], np.s_[..., [0, 9, 4], :, :]):
             assert np.array_equal(scan[name].data[cut], wanted[cut], equal_nan=True), (name, cut)
-    points = {axis: ("point", [0, 5, 11]) for axis in "zyx"}
-    wanted = canonical_voxels(nib.load(release / scan["ctp"].attrs["isles24_zarr"]["source"]["path"]))
-    found = scan["ctp"].isel({axis: scan["ctp"][axis].variable[:0].copy() for axis in ()}).isel(time=1)
-    for z, y, x in zip(*(each[1] for each in points.values()), strict=True):
-        assert found.isel(z=z, y=y, x=x).item() == wanted[1, z, y, x]
+    places = {axis: ("point", [0, 5, 11]) for axis in "zyx"}
+    voxels = scan["ctp"].isel(places).values
+    assert np.array_equal(voxels, scan["ctp"].values[:, [0, 5, 11], [0, 5, 11], [0, 5, 11]])
 
 
 def test_a_release_in_s3_is_the_one_on_disk(
@@ -195,8 +194,7 @@ def test_resuming_verifying_and_exporting(
     isles24_zarr.export(store, tmp_path / "nifti", **common)
     for path, file in images_below(tmp_path / "nifti").items():
         assert gzip.decompress(file.read_bytes()) == gzip.decompress((release / path).read_bytes())
-    lost, cut = (key for key in keys(s3, bucket, f"x.zarr/{S}/space-ncct/ctp/c") if "zarr.json" not in key), None
-    key = next(lost)
+    key = keys(s3, bucket, f"x.zarr/{S}/space-ncct/ctp/c")[0]
     cut = f"x.zarr/{S}/space-ncct/lesion_mask/c/0/0/0"
     whole = s3.get_object(Bucket=bucket, Key=cut)["Body"].read()
     s3.delete_object(Bucket=bucket, Key=key)
