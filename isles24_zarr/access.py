@@ -25,6 +25,7 @@ _LIBRARY_ERRORS: Final = (
 )
 """What libraries of object stores raise that is no OSError."""
 
+_S3: Final = frozenset({"s3", "s3a"})
 _NO_CREDENTIALS: Final = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError"}
 )
@@ -61,7 +62,12 @@ def url_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(found.get(protocol), dict):
         found = dict(found[protocol])
     # what others write meanwhile must be seen
-    return {"use_listings_cache": False, **found}
+    usual: dict[str, Any] = {"use_listings_cache": False}
+    if protocol in _S3:
+        # an object is read by one request, which is tried again as a whole: s3fs would ask for its size first, and not
+        # try again what breaks off while it is read in pieces
+        usual["max_concurrency"] = 1
+    return {**usual, **found}
 
 
 def options_from_texts(texts: Iterable[str] | None) -> dict[str, Any]:

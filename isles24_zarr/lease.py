@@ -116,7 +116,7 @@ class Lease:
                 return
             found, etag = self._read()
             if found.get("owner") == self._owner:  # the answer to our request was lost, not the request
-                self._etag = etag
+                self._adopt(found, etag)
                 return
             if found and not _has_run_out(found):
                 raise StoreLockedError(self._url, _told(found))
@@ -160,8 +160,10 @@ class Lease:
             if error_code(error) not in _LOST_CODES:
                 raise
             found, etag = self._read()
-            self._etag = etag
-            self._lost = found.get("owner") != self._owner
+            if found.get("owner") == self._owner:
+                self._adopt(found, etag)
+            else:
+                self._lost = True
 
     def confirm(self) -> None:
         """Make sure that the lock is still held.
@@ -192,6 +194,10 @@ class Lease:
         answer = self._files.pipe_file(self._path, json.dumps(content).encode(), **conditions)
         self._until = until
         self._etag = answer.get("ETag", "") if isinstance(answer, dict) else ""
+
+    def _adopt(self, found: Mapping[str, Any], etag: str) -> None:
+        """Take note of what was put, although the answer to that was lost."""
+        self._until, self._etag = dt.datetime.fromisoformat(found["until"]), etag
 
     def _read(self) -> tuple[dict[str, Any], str]:
         """Return what the lock says and its version; nothing of one that is gone or not ours."""
