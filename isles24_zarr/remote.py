@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from zarr.storage import FsspecStore
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from zarr.core.buffer import Buffer
+
+_LEAST_SECONDS: Final = 180.0
+_LEAST_BYTES_PER_SECOND: Final = 100_000
+"""Time for one object, with all tries of it: aiohttp itself waits for the leave to send one (``100 Continue``) forever."""
 
 
 class RemoteStore(FsspecStore):
@@ -81,9 +86,11 @@ class RemoteStore(FsspecStore):
         with access_errors(self.url):
             return await super().get_partial_values(*args, **options)
 
-    async def set(self, *args: Any, **options: Any) -> None:  # noqa: D102
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:  # noqa: D102
+        seconds = _LEAST_SECONDS + len(value) / _LEAST_BYTES_PER_SECOND
         with access_errors(self.url, writing=True):
-            await super().set(*args, **options)
+            async with asyncio.timeout(seconds):
+                await super().set(key, value, byte_range)
 
     async def delete(self, key: str) -> None:  # noqa: D102
         with access_errors(self.url, writing=True):

@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[start : start + 1 + len(body) // 5])
                 self.wfile.flush()
                 time.sleep(0.02)
-        elif fault in ("stalled", "broken"):
+        elif body and fault in ("stalled", "broken"):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             if fault == "stalled":
