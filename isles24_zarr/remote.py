@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LEAST_SECONDS: Final = 180.0
 _LEAST_BYTES_PER_SECOND: Final = 100_000
-"""Time for one object, with all tries of it: aiohttp itself waits for the leave to send one (``100 Continue``) forever."""
+"""Time for one object, with all tries of it: aiohttp itself would wait for the leave to send one, ``100``, forever."""
 
 
 class RemoteStore(FsspecStore):

@@ -24,9 +24,12 @@ import zarr
 from zarr.storage import FsspecStore
 
 import isles24_zarr
+from isles24_zarr.access import options_from_texts
+from isles24_zarr.dataset import read_path
 from isles24_zarr.errors import (
     DestinationError,
     NotAStoreError,
+    OptionError,
     StoreAccessError,
     StoreDamageError,
     StoreLockedError,
@@ -63,6 +66,8 @@ FEW = {"subjects": [S], "images": ["ncct", "ctp", "lesion_mask"], "progress": Fa
 LOCK = "isles24-zarr.lock"
 HASTY = {"config_kwargs": {"read_timeout": 2, "retries": {"max_attempts": 3}}}
 """So that stalled connections are given up early; how often is left to the libraries."""
+IMPATIENT = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+"""So that what fails for good does it soon."""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +114,18 @@ def few(release: Path, client: Client, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("few") / "isles24.zarr"
     assert isles24_zarr.convert(release, path, client=client, **FEW).ok
     return path
+
+
+@pytest.fixture(scope="module")
+def few_files(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `few` was converted from, without the rest of the release."""
+    folder = tmp_path_factory.mktemp("few") / "train"
+    for path in release.rglob("*"):
+        wanted = f"/{S}/" in str(path) and any(part in path.name for part in ("ncct.", "ctp.", "lesion-msk", ".xlsx"))
+        if path.is_file() and (wanted or path.name.startswith("clinical")):
+            (folder / path.relative_to(release)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path.relative_to(release)).write_bytes(path.read_bytes())
+    return folder
 
 
 def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -231,7 +248,7 @@ def test_the_command_line(converted: str, options: dict[str, Any], store: Path) 
     document = json.loads(run("info", converted, "--json", *told).stdout)
     assert document["read_by"] == "zarr-python, in merged ranges through S3FileSystem of fsspec"
     assert len(document["subjects"]) == 3
-    assert "zarrs" in json.loads(run("info", store, S, "--json").stdout)["read_by"]
+    assert read_path(store) == "zarrs, from files of this machine"
     # credentials and endpoint as all AWS tools have them
     by_environment = {
         "AWS_ACCESS_KEY_ID": KEYS["key"],
@@ -274,13 +291,13 @@ def test_faults_are_outlived(
     fault: str,
     s3: Any,
     bucket: str,
-    release: Path,
+    few_files: Path,
     few: Path,
     proxy: Proxy,
     client: Client,
     tmp_path: Path,
 ) -> None:
-    upload(s3, release, bucket, "train")
+    upload(s3, few_files, bucket, "train")
     proxy.fault = every(23, fault)
     through = {**proxy.options, **HASTY}
     report = isles24_zarr.convert(
@@ -302,7 +319,7 @@ def test_a_server_that_stays_broken_is_told_of_and_the_conversion_resumes(
         return "500" if request.method == "PUT" and "/ctp/c/" in request.path else None
 
     proxy.fault = no_shards
-    through, target = {**proxy.options, **HASTY}, f"s3://{bucket}/x.zarr"
+    through, target = {**proxy.options, **IMPATIENT}, f"s3://{bucket}/x.zarr"
     with pytest.raises(StoreWriteError, match="cannot be written") as raised:
         isles24_zarr.convert(release, target, client=client, storage_options=through, **FEW)
     assert "\n" not in str(raised.value)
@@ -317,30 +334,42 @@ def test_a_server_that_stays_broken_is_told_of_and_the_conversion_resumes(
 
 
 def test_places_out_of_reach_are_told_of_in_one_line(
-    bucket: str, release: Path, options: dict[str, Any], proxy: Proxy
+    bucket: str, release: Path, options: dict[str, Any], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        deaf = {**KEYS, "endpoint_url": f"http://127.0.0.1:{nobody.getsockname()[1]}"}
+        deaf = {**KEYS, "endpoint_url": f"http://127.0.0.1:{nobody.getsockname()[1]}", **IMPATIENT}
     proxy.fault = lambda _: "403"
-    place, patience = f"s3://{bucket}/x.zarr", ["--storage-option", "config_kwargs.retries.max_attempts=1"]
-    endpoint = ["--storage-option", f"endpoint_url={options['endpoint_url']}"]
-    cases = {
-        "there are no credentials": endpoint,
-        "its server cannot be reached": [*flags(deaf), *patience],
-        "access is refused": flags(proxy.options),
-        "an option is unknown": [*flags(options), "--storage-option", "endpont=1"],
-        "is not a name and a value": ["--storage-option", "anon"],
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment().items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    place = f"s3://{bucket}/x.zarr"
+    cases: dict[str, dict[str, Any]] = {
+        "there are no credentials": {"endpoint_url": options["endpoint_url"]},
+        "its server cannot be reached": deaf,
+        "access is refused": proxy.options,
+        "an option is unknown": {**options, "endpont": 1},
     }
     for what, told in cases.items():
-        for command in (("info", place), ("convert", release, place), ("scan", place)):
-            if command[0] == "convert" and "name" in what:
-                continue
-            done = run(*command, *told)
-            assert (done.returncode, done.stdout) == (2, ""), (what, command, done.stderr)
-            (line,) = done.stderr.strip().splitlines()
-            assert line.startswith("error: ")
-            assert what in line
+        for call in (
+            lambda told: isles24_zarr.open_cohort(place, storage_options=told),
+            lambda told: isles24_zarr.open_scan(place, S, storage_options=told),
+            lambda told: isles24_zarr.convert(release, place, storage_options=told, progress=False),
+            lambda told: isles24_zarr.scan(place, told),
+        ):
+            with pytest.raises(StoreAccessError, match=what) as raised:
+                call(told)
+            assert "\n" not in str(raised.value)
+    done = run("info", place, *flags({"endpoint_url": options["endpoint_url"]}))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {place}: there are no credentials")
+    assert done.stderr.count("\n") == 1
+    for wrong in ("anon", "=1", "a..b=1"):
+        with pytest.raises(OptionError, match="is not a name and a value"):
+            options_from_texts([wrong])
+    assert options_from_texts(["anon=true", "a.b=1", "a.c=x"]) == {"anon": True, "a": {"b": 1, "c": "x"}}
     nowhere = "s3://no-such-bucket-anywhere/x.zarr"
     with pytest.raises(StoreAccessError, match="there is no such bucket"):
         isles24_zarr.open_cohort(nowhere, storage_options=options)
