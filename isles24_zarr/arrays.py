@@ -2,7 +2,8 @@
 
 Arrays of a folder on this machine are unpacked directly, see `unpacking`. Where Zarr itself is needed, as for voxels
 here and there, they are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are opened here and to
-no others, zarr's global configuration stays as it is. Other stores are read by zarr-python.
+no others, zarr's global configuration stays as it is. Stores behind URLs are read by zarr-python, with the ranges of
+neighbouring chunks fetched as one (see `ranges`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
+from isles24_zarr.ranges import RangeReads
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.store import WholeStore
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
@@ -71,6 +74,8 @@ class StoredArray(BackendArray):
                 pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
                 # a frozen dataclass that takes its pipeline from the global configuration alone
                 object.__setattr__(array, "codec_pipeline", pipeline)
+            elif isinstance(self._store, RemoteStore):
+                object.__setattr__(array, "codec_pipeline", RangeReads.from_codecs(metadata.codecs))
             self._opened = os.getpid(), zarr.Array(array)
         return self._opened[1]
 

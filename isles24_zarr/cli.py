@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from isles24_zarr.access import options_from_texts
 from isles24_zarr.errors import Isles24Error, Problem, RequestError
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this
 Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        help="For places that are URLs, as 'endpoint_url=https://s3.example.org' or 'anon=true'; may be repeated.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
 
@@ -80,11 +89,17 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
 
 
 @_command
-def scan(source: Source, *, as_json: AsJson = False, verbose: Verbose = False) -> bool:  # noqa: ARG001
+def scan(
+    source: Source,
+    *,
+    storage_option: Options = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
     """List the subjects, images and tables of a release, and everything odd. Reads headers only."""
     from isles24_zarr.convert import scan as scan_release
 
-    release = scan_release(source)
+    release = scan_release(source, options_from_texts(storage_option))
     if as_json:
         _print_json(
             source=release.source,
@@ -135,12 +150,14 @@ def convert(
         str | None,
         typer.Option(help="Commit each subject to this Icechunk repository, too: a folder or s3://bucket/prefix."),
     ] = None,
+    storage_option: Options = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
+    options = options_from_texts(storage_option)
     if dry_run:
-        return _print_plan(source, subject, image, as_json=as_json)
+        return _print_plan(source, subject, image, options, as_json=as_json)
     from isles24_zarr import convert as run
     from isles24_zarr.cluster import connected_client
     from isles24_zarr.resume import FIRST_TIME
@@ -155,6 +172,7 @@ def convert(
             workers=workers,
             overwrite=overwrite,
             icechunk=icechunk,
+            storage_options=options,
         )
     if as_json:
         _print_json(**dataclasses.asdict(report))
@@ -172,10 +190,12 @@ def convert(
     return _tell_problems(report.problems)
 
 
-def _print_plan(source: str, subjects: list[str] | None, images: list[str] | None, *, as_json: bool) -> bool:
+def _print_plan(
+    source: str, subjects: list[str] | None, images: list[str] | None, options: dict[str, Any], *, as_json: bool
+) -> bool:
     from isles24_zarr.convert import planned
 
-    plans, problems = planned(source, subjects=subjects, images=images)
+    plans, problems = planned(source, subjects=subjects, images=images, storage_options=options)
     arrays = [array for plan in plans for array in plan.arrays]
     if as_json:
         keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
@@ -214,24 +234,28 @@ def info(
     store: Store,
     subject: Annotated[str | None, typer.Argument(help="Tell of the arrays of this subject.")] = None,
     *,
+    storage_option: Options = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Show the cohort of a store, or the grids and arrays of one subject with their sizes."""
     from isles24_zarr.cohort import open_cohort
-    from isles24_zarr.dataset import described_arrays
+    from isles24_zarr.dataset import described_arrays, read_path
 
+    options = options_from_texts(storage_option)
+    reader = read_path(store, storage_options=options)
     if subject is None:
-        cohort = open_cohort(store)
+        cohort = open_cohort(store, storage_options=options)
         if as_json:
             table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
-            _print_json(attributes=cohort.attrs, subjects=table)
+            _print_json(attributes=cohort.attrs, read_by=reader, subjects=table)
         else:
             _print_cohort(cohort)
+            _out().print(f"read by {reader}")
         return True
-    arrays = described_arrays(store, subject)
+    arrays = described_arrays(store, subject, storage_options=options)
     if as_json:
-        _print_json(subject=subject, arrays=[dataclasses.asdict(array) for array in arrays])
+        _print_json(subject=subject, read_by=reader, arrays=[dataclasses.asdict(array) for array in arrays])
         return True
     rows = (
         (
@@ -248,6 +272,7 @@ def info(
         for array in arrays
     )
     _print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
+    _out().print(f"read by {reader}")
     return True
 
 
@@ -260,6 +285,7 @@ def verify(
     fast: Annotated[bool, typer.Option("--fast", help="Presence, sizes and metadata only.")] = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    storage_option: Options = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -267,8 +293,11 @@ def verify(
     import isles24_zarr
     from isles24_zarr.cluster import connected_client
 
+    options = options_from_texts(storage_option)
     with connected_client(scheduler) as client:
-        report = isles24_zarr.verify(store, source, subjects=subject, fast=fast, client=client, workers=workers)
+        report = isles24_zarr.verify(
+            store, source, subjects=subject, fast=fast, client=client, workers=workers, storage_options=options
+        )
     if as_json:
         _print_json(ok=report.ok, **dataclasses.asdict(report))
         return report.ok
@@ -289,14 +318,24 @@ def export(
     image: Images = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    storage_option: Options = None,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Write the NIfTI tree back: once decompressed, every file is the one that was converted."""
     import isles24_zarr
     from isles24_zarr.cluster import connected_client
 
+    options = options_from_texts(storage_option)
     with connected_client(scheduler) as client:
-        report = isles24_zarr.export(store, destination, subjects=subject, images=image, client=client, workers=workers)
+        report = isles24_zarr.export(
+            store,
+            destination,
+            subjects=subject,
+            images=image,
+            client=client,
+            workers=workers,
+            storage_options=options,
+        )
     _out().print(
         f"{report.destination}: {report.written} files written, {report.unchanged} were there, {report.seconds:.1f} s",
         soft_wrap=True,

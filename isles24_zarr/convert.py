@@ -38,7 +38,7 @@ from isles24_zarr.store import Target, child_names, read_document, read_root, re
 from isles24_zarr.versions import commit_versions, repository_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from distributed import Client
 
@@ -193,7 +193,7 @@ def convert(
     unreadable = {problem.path: problem for problem in problems}
     dictionary = read_dictionary(origin, release)
     jobs, problems = [], [*release.problems, *dictionary.problems]
-    with store_errors(target), target.locked():
+    with store_errors(target), target.locked() as confirm:
         zarr_store = target.opened(read_only=False)
         for subject in chosen.values():
             earlier = NOTHING if overwrite else earlier_run(zarr_store, subject.name)
@@ -208,9 +208,10 @@ def convert(
                     remove(zarr_store, job.subject.name)
                 remove_partial_objects(zarr_store, "")
                 write_root(zarr_store, origin, dictionary, state="converting")
-                kept = _run(jobs, origin, target, running, stack, progress=progress)
+                kept = _run(jobs, origin, target, running, stack, confirm, progress=progress)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
+            confirm()
             write_cohort(zarr_store, dictionary.entries)
             write_root(zarr_store, origin, dictionary, state="complete")
         snapshots = (
@@ -238,7 +239,7 @@ def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Hea
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
         try:
-            with source.opened(file) as opened:
+            with source.opened(file, header=True) as opened:
                 return read_header(opened, path=file.path, size=file.size)
         except SourceError as error:
             return Problem.from_error(error, subject=subject, image=image)
@@ -290,6 +291,7 @@ def _run(
     target: Target,
     client: Client | None,
     stack: contextlib.ExitStack,
+    confirm: Callable[[], None],
     *,
     progress: bool,
 ) -> dict[str, Problem]:
@@ -321,12 +323,14 @@ def _run(
     tasks = [task for job in by_subject.values() for task in job.tasks(source, target)]
     for job in by_subject.values():
         if not job.pending:
+            confirm()
             _commit(job, source, target)
     for task, result in completed(convert_file, tasks, "converting"):
         job = by_subject[task.plan.subject]
         lost = isinstance(result, TaskLost)
         job.take(task, FileResult(present=False, problem=_lost(task, result)) if lost else result)
         if not job.pending:
+            confirm()
             _commit(job, source, target)
     return kept
 

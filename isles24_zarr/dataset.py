@@ -22,8 +22,9 @@ from isles24_zarr.arrays import (
 )
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
-from isles24_zarr.layout import KEY, recorded_orientation
+from isles24_zarr.layout import KEY, MAX_SHARD_BYTES, recorded_orientation
 from isles24_zarr.release import SUBJECT_NAME
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.store import (
     DOCUMENT,
     Target,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 DASK_CHUNK_BYTES: Final = 64 * 10**6
 """How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
+
+REMOTE_DASK_CHUNK_BYTES: Final = MAX_SHARD_BYTES
+"""The same behind a URL, where every chunk costs a request: no shard is cut."""
 
 COORDINATES: Final = ("time", "z", "y", "x")
 
@@ -122,7 +126,8 @@ def open_scan(
     if chunks is None:
         return scan
     token = f"{target.url}-{group}-{record['times']['converted']}"
-    sizes = dask_chunks(scan) if isinstance(chunks, str) and chunks == "auto" else chunks
+    most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
+    sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
     return scan.chunk(sizes, name_prefix="isles24-", token=token)
 
 
@@ -242,19 +247,37 @@ def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
     )
 
 
-def dask_chunks(scan: xr.Dataset) -> dict[str, int]:
+def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Say what reads the images of a store.
+
+    Parameters
+    ----------
+    store, storage_options
+        As for `open_scan`.
+    """
+    opened = Target.of(store, storage_options).opened(read_only=True)
+    if isinstance(opened, RemoteStore):
+        return f"zarr-python, in merged ranges through {type(opened.fs).__name__} of fsspec"
+    if isinstance(opened, LocalStore):
+        return "threads that unpack shards of this machine"
+    return f"zarr-python, through {opened}"
+
+
+def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, int]:
     """Choose Dask chunks for the arrays of a scan, the same for all so that they combine without rechunking.
 
     Parameters
     ----------
     scan
         As it comes from Zarr, with the chunks and shards of its arrays in their encoding.
+    most
+        Bytes of a chunk of the largest array.
 
     Returns
     -------
     dict
-        By dimension: multiples of the stored chunks that never cross a shard, of up to `DASK_CHUNK_BYTES` for the
-        largest array. Planes stay whole as long as possible: it is along z and then along time that arrays are cut.
+        By dimension: multiples of the stored chunks that never cross a shard, of up to ``most`` bytes for the largest
+        array. Planes stay whole as long as possible: it is along z and then along time that arrays are cut.
     """
     arrays = [array for array in scan.data_vars.values() if array.encoding.get("chunks")]
     unit: dict[str, int] = {}
@@ -274,7 +297,7 @@ def dask_chunks(scan: xr.Dataset) -> dict[str, int]:
     for name in ("z", "time", "y", "x"):
         units = sizes.get(name, 0) // unit.get(name, 1)
         if units:
-            wanted = min(units, max(1, units * DASK_CHUNK_BYTES // largest()))
+            wanted = min(units, max(1, units * most // largest()))
             # between two cuts, only a divisor keeps later chunks from crossing one
             fitting = wanted if name not in cuts else max(n for n in range(1, wanted + 1) if units % n == 0)
             sizes[name] = fitting * unit[name]

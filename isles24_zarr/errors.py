@@ -77,6 +77,18 @@ class StoreLockedError(RequestError):
     advice = "wait until it has ended, then run the same command again"
 
 
+class StoreAccessError(RequestError):
+    """A place behind a URL is out of reach."""
+
+    advice = "check the address, the credentials, the storage options and the network, then run the same command again"
+
+
+class OptionError(RequestError):
+    """An option is given in a form that it does not have."""
+
+    advice = "write it as name=value, as 'anon=true' or 'client_kwargs.region_name=eu-central-1'"
+
+
 class UnknownNameError(RequestError):
     """A subject, image, space or option value that does not exist was asked for."""
 

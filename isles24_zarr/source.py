@@ -9,10 +9,11 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
+from isles24_zarr.access import access_errors, filesystem_of, is_url, library_errors
 from isles24_zarr.errors import (
     CorruptFileError,
     Problem,
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 _ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """The others are unpacked by zipfile in pieces of any size."""
+
+_HEADER_BLOCK_BYTES: Final = 2**16
+_BLOCK_BYTES: Final = 16 * 2**20
+"""What is asked of a server at a time: a header is read for itself, voxels from end to end."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,7 @@ class Source:
         text = os.fspath(source)
         if not text:
             raise SourceNotFoundError(repr(text), "names no place")
-        if "://" in text or "::" in text:
+        if is_url(text):
             return cls(url=text, storage_options=dict(storage_options or {}))
         path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
         is_zip = path.suffix.lower() == ".zip" and path.is_file()
@@ -71,14 +76,18 @@ class Source:
         ------
         SourceNotFoundError
             There is nothing at that place, or no fsspec file system for it.
+        StoreAccessError
+            Its server, or the server's permission, is out of reach.
         """
-        try:
-            filesystem, root = fsspec.core.url_to_fs(self.url, **self.storage_options)
-            found = root == "" or filesystem.isdir(root)
-        except (OSError, ValueError, ImportError, zipfile.BadZipFile) as error:
-            raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
-        if not found:
-            raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
+        gone = FileNotFoundError if is_url(self.url) else OSError
+        with access_errors(self.url):
+            try:
+                filesystem, root = filesystem_of(self.url, self.storage_options)
+                found = root == "" or filesystem.isdir(root)
+            except (gone, ValueError, ImportError, zipfile.BadZipFile) as error:
+                raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
+            if not found:
+                raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
         return filesystem, root
 
     def listed(self) -> Release:
@@ -88,11 +97,14 @@ class Source:
         ------
         SourceNotFoundError
             There is nothing of a release.
+        StoreAccessError
+            Its server does not answer.
         """
         filesystem, root = self.filesystem()
         problems: list[Problem] = []
         try:
-            files = list(_listed_files(filesystem, root, problems))
+            with access_errors(self.url):
+                files = list(_listed_files(filesystem, root, problems))
         except RecursionError as error:  # fsspec walks from each member of an archive up to its top
             raise SourceNotFoundError(self.url, "has folders that are too deep in each other to be listed") from error
         release = release_from_files(self.url, files, problems)
@@ -101,8 +113,15 @@ class Source:
         return release
 
     @contextlib.contextmanager
-    def opened(self, file: SourceFile) -> Iterator[BinaryIO]:
+    def opened(self, file: SourceFile, *, header: bool = False) -> Iterator[BinaryIO]:
         """Open a file of the release for reading bytes.
+
+        Parameters
+        ----------
+        file
+            Of the release.
+        header
+            Nothing but its beginning will be read.
 
         Raises
         ------
@@ -110,13 +129,14 @@ class Source:
             The file system refuses, or the archive around the file is damaged or of an unusual kind.
         """
         try:
-            filesystem, root = self.filesystem()
+            filesystem, root = filesystem_of(self.url, self.storage_options)
             path = f"{root.rstrip('/')}/{file.path}" if root else file.path
             if isinstance(filesystem, ZipFileSystem) and filesystem.info(path)["compress_type"] not in _ZIP_METHODS:
                 raise UnsupportedArchiveError(file.path, "is packed by another method than deflate")
-            opened = filesystem.open(path, "rb")
-        # the place itself may have gone meanwhile; RuntimeError: of encrypted members of a zip file
-        except (OSError, KeyError, RuntimeError, SourceNotFoundError) as error:
+            block = {"block_size": _HEADER_BLOCK_BYTES if header else _BLOCK_BYTES}
+            opened = filesystem.open(path, "rb", **(block if isinstance(filesystem, AsyncFileSystem) else {}))
+        # ImportError: where a worker lacks what this process has; RuntimeError: of encrypted members of a zip file
+        except library_errors(ImportError, KeyError, RuntimeError) as error:
             raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
         except zipfile.BadZipFile as error:
             raise CorruptFileError(file.path, f"cannot be opened ({error})") from error

@@ -28,7 +28,7 @@ import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from isles24_zarr.errors import (
     DestinationError,
@@ -40,6 +40,8 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.layout import FORMAT_VERSION, KEY, final_attributes, seal, shard_key
+from isles24_zarr.lease import LOCK, leased
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.repository import Place, is_versioned, opened_version
 from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
@@ -89,7 +91,7 @@ class Target:
         if is_versioned(text):
             text = Place.of(text).url
         if "://" in text:
-            return cls(url=text, storage_options=dict(storage_options or {}))
+            return cls(url=text.rstrip("/"), storage_options=dict(storage_options or {}))
         return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
 
     def opened(self, *, read_only: bool) -> Store:
@@ -111,15 +113,20 @@ class Target:
                 raise NotAStoreError(self.url, "is a file")
             return LocalStore(self.url, read_only=read_only)
         try:
-            return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
+            return RemoteStore.at(self.url, self.storage_options, read_only=read_only)
         except (ValueError, ImportError) as error:
             raise NotAStoreError(self.url, f"cannot be opened ({error})") from error
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the store for writing; the lock is the kernel's, on the folder, and dies with this process.
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold the store for writing.
 
-        URLs are not locked: an object store has no such thing.
+        The lock of a folder is the kernel's, and dies with this process; that of a URL is an object that runs out.
+
+        Yields
+        ------
+        callable
+            Raises `StoreLockedError` where the lock was lost; to be called before a commit.
 
         Raises
         ------
@@ -127,7 +134,8 @@ class Target:
             Another process holds it.
         """
         if "://" in self.url:
-            yield
+            with leased(self.url, self.storage_options) as confirm:
+                yield confirm
             return
         Path(self.url).mkdir(parents=True, exist_ok=True)
         folder = os.open(self.url, os.O_RDONLY)
@@ -139,7 +147,7 @@ class Target:
         except OSError as error:
             warnings.warn(f"{self.url} cannot be locked ({error}): run no second conversion into it", stacklevel=3)
         try:
-            yield
+            yield lambda: None
         finally:
             os.close(folder)
 
@@ -231,6 +239,8 @@ def read_root(store: Store) -> dict[str, Any]:
     document = read_document(store, "")
     attributes: dict[str, Any] = (document or {}).get("attributes", {})
     if KEY not in attributes:
+        if document is None and isinstance(store, RemoteStore):
+            store.check_place()
         what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
         raise NotAStoreError(store, what)
     version = attributes.get("format_version")
@@ -284,16 +294,18 @@ def remove_partial_objects(store: Store, path: str) -> None:
 
 
 def child_names(store: Store, path: str) -> list[str]:
-    """Return the names of everything right below a path, documents left out."""
+    """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
 
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
 
-    return sorted(name.rstrip("/") for name in sync(listed()) if name != DOCUMENT)
+    return sorted(name.rstrip("/") for name in sync(listed()) if name not in (DOCUMENT, LOCK))
 
 
 def listed_keys(store: Store, path: str) -> dict[str, int]:
     """Return the size of every object below a path, by key."""
+    if isinstance(store, RemoteStore):
+        return dict(sorted(store.sizes(path).items()))
 
     async def listed() -> dict[str, int]:
         return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
@@ -491,11 +503,12 @@ def withdraw(store: Store, path: str, grids: Iterable[str]) -> None:
 def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
     """Return the attributes of all subjects that were committed, by name."""
     names = [name for name in child_names(store, "") if name.startswith("sub-")]
+    documents = read_objects(store, [f"{name}/{DOCUMENT}" for name in names])
     found: dict[str, dict[str, Any]] = {}
-    for name in names:
+    for name, data in zip(names, documents.values(), strict=True):
         # one that cannot be read is not committed
         with contextlib.suppress(StoreDamageError):
-            attributes = (read_document(store, name) or {}).get("attributes", {})
+            attributes = (document_from_bytes(data, path=name) or {}).get("attributes", {})
             if "arrays" in attributes.get(KEY, {}):
                 found[name] = attributes
     return found

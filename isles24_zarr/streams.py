@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from isal import igzip_lib
 
+from isles24_zarr.access import library_errors
 from isles24_zarr.errors import CorruptFileError, TrailingDataError, TruncatedFileError, UnreadableFileError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class HashedFile:
                 f"its archive is damaged after {self.consumed:,} bytes of it ({str(error) or 'it ends there'})",
             ) from error
         # RuntimeError: the zip reader on encrypted members and unknown compression
-        except (OSError, RuntimeError) as error:
+        except library_errors(RuntimeError) as error:
             raise UnreadableFileError(self._path, f"cannot be read ({error})") from error
         self._piece = _READ_BYTES
         self._sha256.update(piece)

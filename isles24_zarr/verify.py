@@ -22,6 +22,7 @@ import zarr
 from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
+from isles24_zarr.access import library_errors
 from isles24_zarr.errors import Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE, seal
 from isles24_zarr.release import SourceFile, selected_names
@@ -414,7 +415,7 @@ def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
             header = plain.read(len(base64.b64decode(task.ours["header"])))
             while piece := plain.read(_READ_BYTES):
                 voxels.update(piece)
-    except (SourceError, OSError, EOFError, zlib.error) as error:
+    except library_errors(SourceError, EOFError, zlib.error) as error:
         return [Problem(path=path, message=f"cannot be compared ({_first_line(error)})")]
     problems = []
     if header != base64.b64decode(task.ours["header"]):

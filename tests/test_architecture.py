@@ -16,6 +16,7 @@ PACKAGE = Path(isles24_zarr.__file__).parent
 
 ORDER = [
     "errors",
+    "access",
     "vocabulary",
     "grid",
     "release",
@@ -27,6 +28,8 @@ ORDER = [
     "layout",
     "shards",
     "repository",
+    "remote",
+    "lease",
     "store",
     "commit",
     "versions",
@@ -38,6 +41,7 @@ ORDER = [
     "verify",
     "export",
     "unpacking",
+    "ranges",
     "arrays",
     "dataset",
     "cohort",

@@ -1,0 +1,264 @@
+"""One conversion at a time into a store behind a URL: a small object that one of them can create, and that runs out.
+
+The lock is made by a conditional put (``If-None-Match: *``), which an object store grants to one of many. Its holder
+renews it; one that was killed does not, and so the lock does not outlive it for long. On the machine of the holder it
+is known at once that the process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import socket
+import threading
+import uuid
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from isles24_zarr.access import access_errors, error_code, filesystem_of, library_errors
+from isles24_zarr.errors import StoreLockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+LOCK: Final = "isles24-zarr.lock"
+"""Key of the object, below the root of the store."""
+
+LEASE_SECONDS: Final = 300.0
+"""How long a lock holds that nobody renews. Clocks may differ by less: S3 itself refuses those that are far off."""
+
+_RENEWAL_SECONDS: Final = LEASE_SECONDS / 5
+_LOST_CODES: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    """A process, as others on its machine can recognize it."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: str
+
+    @classmethod
+    def current(cls) -> _Process:
+        return cls(
+            host=socket.gethostname(),
+            boot=_text("/proc/sys/kernel/random/boot_id"),
+            namespace=_link("/proc/self/ns/pid"),
+            pid=os.getpid(),
+            started=_start(os.getpid()),
+        )
+
+    def is_gone(self) -> bool:
+        """Tell whether it is known to have ended; of other machines nothing is known."""
+        here = _Process.current()
+        same = (here.host, here.boot, here.namespace) == (self.host, self.boot, self.namespace)
+        return bool(same and self.boot and self.started and _start(self.pid) != self.started)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - what it names is no path
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> str:
+    """Return when a process was started, in ticks since the machine was; empty of one that has ended."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+class Lease:
+    """A lock that was taken.
+
+    Parameters
+    ----------
+    url, options
+        The store, for fsspec.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._url = url
+        self._files, root = filesystem_of(url, options)
+        self._path = f"{root.rstrip('/')}/{LOCK}"
+        protocols = self._files.protocol
+        self._is_s3 = "s3" in ((protocols,) if isinstance(protocols, str) else protocols)
+        self._owner = uuid.uuid4().hex
+        self._since = dt.datetime.now(dt.UTC)
+        self._until = self._since
+        self._etag = ""
+        self._lost = False
+
+    def take(self) -> None:
+        """Take the lock, from a holder that is gone if need be.
+
+        Raises
+        ------
+        StoreLockedError
+            Another conversion holds it.
+        """
+        with access_errors(self._url, writing=True):
+            if self._created():
+                return
+            found, etag = self._read()
+            if found.get("owner") == self._owner:  # the answer to our request was lost, not the request
+                self._adopt(found, etag)
+                return
+            if found and not _has_run_out(found):
+                raise StoreLockedError(self._url, _told(found))
+            if not self._replaced(etag):
+                raise StoreLockedError(self._url, "another conversion has just begun to write into it")
+
+    def _created(self) -> bool:
+        try:
+            self._put(mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error_code(error) not in _LOST_CODES:
+                raise
+            return False
+        except (NotImplementedError, TypeError, ValueError) as error:  # a file system without conditional puts
+            warnings.warn(f"{self._url} cannot be locked ({error}): run no second conversion into it", stacklevel=5)
+        return True
+
+    def _replaced(self, etag: str) -> bool:
+        """Take over a lock that has run out: on S3 only if it is still the one that was looked at."""
+        if not self._is_s3:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._path)
+            return self._created()
+        if not etag:  # it was released meanwhile
+            return self._created()
+        try:
+            self._put(IfMatch=etag)
+        except OSError as error:
+            if error_code(error) not in _LOST_CODES:
+                raise
+            return False
+        return True
+
+    def renew(self) -> None:
+        """Hold the lock for longer; where it was lost, `confirm` will say so."""
+        try:
+            self._put(**({"IfMatch": self._etag} if self._is_s3 and self._etag else {}))
+        except OSError as error:
+            if error_code(error) not in _LOST_CODES:
+                raise
+            found, etag = self._read()
+            if found.get("owner") == self._owner:
+                self._adopt(found, etag)
+            else:
+                self._lost = True
+
+    def confirm(self) -> None:
+        """Make sure that the lock is still held.
+
+        Raises
+        ------
+        StoreLockedError
+            It could not be renewed in time, and another conversion may hold it.
+        """
+        if self._lost or dt.datetime.now(dt.UTC) > self._until:
+            raise StoreLockedError(self._url, "the lock was lost, this process was out of touch for too long")
+
+    def release(self) -> None:
+        """Give the lock back, if it is still held."""
+        with access_errors(self._url, writing=True):
+            if self._read()[0].get("owner") == self._owner:
+                self._files.rm_file(self._path)
+
+    def _put(self, **conditions: Any) -> None:
+        now = dt.datetime.now(dt.UTC)
+        until = now + dt.timedelta(seconds=LEASE_SECONDS)
+        content = {
+            "owner": self._owner,
+            "process": dataclasses.asdict(_Process.current()),
+            "since": self._since.isoformat(timespec="seconds"),
+            "until": until.isoformat(timespec="seconds"),
+        }
+        answer = self._files.pipe_file(self._path, json.dumps(content).encode(), **conditions)
+        self._until = until
+        self._etag = answer.get("ETag", "") if isinstance(answer, dict) else ""
+
+    def _adopt(self, found: Mapping[str, Any], etag: str) -> None:
+        """Take note of what was put, although the answer to that was lost."""
+        self._until, self._etag = dt.datetime.fromisoformat(found["until"]), etag
+
+    def _read(self) -> tuple[dict[str, Any], str]:
+        """Return what the lock says and its version; nothing of one that is gone or not ours."""
+        try:
+            version = str(self._files.info(self._path).get("ETag", ""))
+            found = json.loads(self._files.cat_file(self._path))
+        except FileNotFoundError:
+            return {}, ""
+        except ValueError:
+            return {}, version
+        return (found if isinstance(found, dict) else {}), version
+
+
+def _has_run_out(found: Mapping[str, Any]) -> bool:
+    try:
+        until = dt.datetime.fromisoformat(found["until"])
+        return dt.datetime.now(dt.UTC) > until or _Process(**found["process"]).is_gone()
+    except (KeyError, TypeError, ValueError):  # written by something else
+        return True
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    process = found["process"]
+    return (
+        f"another conversion is writing into it: process {process['pid']} on {process['host']}, "
+        f"since {found['since']} (if that is gone, its lock runs out at {found['until']})"
+    )
+
+
+@contextlib.contextmanager
+def leased(url: str, options: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Hold the store behind a URL for writing.
+
+    Parameters
+    ----------
+    url, options
+        For fsspec.
+
+    Yields
+    ------
+    callable
+        To be called before what a reader will see is written: raises `StoreLockedError` where the lock was lost.
+
+    Raises
+    ------
+    StoreLockedError
+        Another conversion holds it.
+    """
+    lease = Lease(url, options)
+    lease.take()
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(_RENEWAL_SECONDS):
+            # what may pass is tried again; what does not, `confirm` tells
+            with contextlib.suppress(*library_errors()):
+                lease.renew()
+
+    threading.Thread(target=keep, name="isles24-zarr-lease", daemon=True).start()
+    try:
+        yield lease.confirm
+    finally:
+        ended.set()
+        lease.release()
