@@ -15,7 +15,14 @@ from urllib.parse import parse_qsl, urlencode
 
 from zarr.storage import WrapperStore
 
-from isles24_zarr.errors import MissingExtraError, NotAStoreError, StoreDamageError, StoreWriteError, UnknownNameError
+from isles24_zarr.errors import (
+    DestinationError,
+    MissingExtraError,
+    NotAStoreError,
+    StoreDamageError,
+    StoreWriteError,
+    UnknownNameError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -222,6 +229,8 @@ def writable_repository(place: Place, options: Mapping[str, Any]) -> Any:
     ------
     UnknownNameError
         The place is no branch.
+    DestinationError
+        The folder holds something else.
     StoreWriteError
         The repository cannot be opened or made.
     """
@@ -232,8 +241,13 @@ def writable_repository(place: Place, options: Mapping[str, Any]) -> Any:
             Path(place.root).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreWriteError(place.url, f"cannot be written ({error})") from error
+    icechunk_ = _icechunk()
     with write_errors(place):
-        repository = _icechunk().Repository.open_or_create(storage(place, options))
+        kept = storage(place, options)
+        # it would be made among the files of a store, too
+        if not place.in_bucket and any(Path(place.root).iterdir()) and not icechunk_.Repository.exists(kept):
+            raise DestinationError(place.url, "is a folder with something else in it; give a new one")
+        repository = icechunk_.Repository.open_or_create(kept)
         if place.name not in repository.list_branches():
             repository.create_branch(place.name, repository.lookup_branch(MAIN))
     return repository

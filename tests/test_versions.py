@@ -289,6 +289,11 @@ def nothing(place: Path) -> None:
     assert not place.exists()
 
 
+def a_folder(place: Path) -> None:
+    place.mkdir()
+    (place / "zarr.json").write_text("{}")
+
+
 def not_ours(place: Path) -> None:
     session = icechunk.Repository.create(icechunk.local_filesystem_storage(str(place))).writable_session("main")
     zarr.create_group(session.store)
@@ -299,6 +304,7 @@ def not_ours(place: Path) -> None:
     ("prepare", "version", "error", "what"),
     [
         (not_ours, "", DestinationError, "holds something else"),
+        (a_folder, "", DestinationError, "is a folder with something else in it"),
         (nothing, "?tag=v1", UnknownNameError, "commits go to a branch"),
         (nothing, "?version=v1", UnknownNameError, "names no version"),
         (lambda place: place.write_text("a file"), "", StoreWriteError, "cannot be written"),
