@@ -39,12 +39,20 @@ app = typer.Typer(
 )
 
 Source = Annotated[
-    str, typer.Argument(help="The release: a folder with raw_data/, derivatives/ and phenotype/, a zip file or a URL.")
+    str,
+    typer.Argument(
+        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
+        "or a URL."
+    ),
 ]
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
 Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
+Spool = Annotated[
+    str | None,
+    typer.Option(help="Folder for copies of an archive's members, some GB at a time; where the store is by default."),
+]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
@@ -131,6 +139,7 @@ def convert(
     scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    spool: Spool = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -142,7 +151,16 @@ def convert(
     from isles24_zarr.resume import FIRST_TIME
 
     with connected_client(scheduler) as client:
-        report = run(source, store, subjects=subject, images=image, client=client, workers=workers, overwrite=overwrite)
+        report = run(
+            source,
+            store,
+            subjects=subject,
+            images=image,
+            client=client,
+            workers=workers,
+            overwrite=overwrite,
+            spool=spool,
+        )
     if as_json:
         _print_json(**dataclasses.asdict(report))
         return report.ok
@@ -243,6 +261,7 @@ def verify(
     source: Annotated[str | None, typer.Option(help="Compare with this release, too.")] = None,
     subject: Subjects = None,
     fast: Annotated[bool, typer.Option("--fast", help="Presence, sizes and metadata only.")] = False,
+    spool: Spool = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -253,7 +272,9 @@ def verify(
     from isles24_zarr.cluster import connected_client
 
     with connected_client(scheduler) as client:
-        report = isles24_zarr.verify(store, source, subjects=subject, fast=fast, client=client, workers=workers)
+        report = isles24_zarr.verify(
+            store, source, subjects=subject, fast=fast, client=client, workers=workers, spool=spool
+        )
     if as_json:
         _print_json(ok=report.ok, **dataclasses.asdict(report))
         return report.ok

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_RETRIES: Final = 2
+RETRIES: Final = 2
 _CONNECT_SECONDS: Final = "10s"
 
 
@@ -194,13 +194,13 @@ def completed_tasks(
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
     order = sorted(range(len(tasks)), key=lambda index: -weights[index])
-    with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
+    with ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
         client.subscribe_topic(topic, bar.on_event)
         # an interrupt may come at any moment: what was submitted until then is cancelled
         futures: dict[Any, int] = {}
         try:
             for index in order:
-                futures[client.submit(function, tasks[index], topic, pure=False, retries=_RETRIES)] = index
+                futures[client.submit(function, tasks[index], topic, pure=False, retries=RETRIES)] = index
             again = []
             for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
@@ -248,7 +248,7 @@ def threaded_tasks(
     list
         The results, in the order of the tasks.
     """
-    with _Progress(title, total=len(tasks), in_bytes=False, shown=progress) as bar:
+    with ProgressBar(title, total=len(tasks), in_bytes=False, shown=progress) as bar:
 
         def counted(task: Task) -> Result:
             result = function(task)
@@ -298,7 +298,7 @@ COMPUTED_HERE: Final = _ComputedHere()
 """Of this process."""
 
 
-class _Progress:
+class ProgressBar:
     """A bar over bytes, those of finished tasks and what the running ones have told of, or over tasks."""
 
     def __init__(self, title: str, *, total: int, in_bytes: bool, shown: bool) -> None:
@@ -316,7 +316,7 @@ class _Progress:
         self._finished = 0
         self._told = 0
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self
 
@@ -324,11 +324,13 @@ class _Progress:
         self._progress.stop()
 
     def on_event(self, event: tuple[Any, int]) -> None:
+        """Note down what a running task has told of."""
         _, count = event
         self._told += count
         self._show()
 
     def finish(self, size: int) -> None:
+        """Note down a task that has ended."""
         with self._lock:
             self._finished += size
         self._show()

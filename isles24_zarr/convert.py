@@ -37,6 +37,7 @@ from isles24_zarr.store import Target, child_names, read_document, read_root, re
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from distributed import Client
 
@@ -89,7 +90,7 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     Parameters
     ----------
     source
-        A folder, a zip file or any fsspec URL.
+        A folder, an archive (zip, tar, 7z) or any fsspec URL.
     storage_options
         For fsspec, where the source is a URL.
 
@@ -139,13 +140,14 @@ def convert(
     overwrite: bool = False,
     progress: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    spool: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Convert a release, resuming what an earlier run finished.
 
     Parameters
     ----------
     source
-        A folder, a zip file or any fsspec URL of a release.
+        A folder, an archive (zip, tar, 7z) or any fsspec URL of a release.
     store
         Where to write: a new place, or a store that this function wrote.
     subjects, images
@@ -160,6 +162,9 @@ def convert(
         Show a progress bar on stderr.
     storage_options
         For fsspec, for those of source and store that are URLs.
+    spool
+        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
+        workers must see it.
 
     Returns
     -------
@@ -170,16 +175,22 @@ def convert(
     ------
     RequestError
         The source is no release, the store is something else, or a name is unknown.
-    StoreWriteError
+    StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
     """
+    from isles24_zarr.spool import opened_spool, read_ahead
+
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), Target.of(store, storage_options)
     release = origin.listed()
     chosen = _chosen_subjects(release, subjects)
     wanted = _wanted_images(images)
     _check_target(target)
-    headers, problems = _headers(origin, chosen.values())
+    if origin.streamed:
+        undecided = _undecided(target, chosen, wanted, overwrite=overwrite)
+        origin, headers, problems = read_ahead(origin, undecided, release.dictionary)
+    else:
+        headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
     dictionary = read_dictionary(origin, release)
     jobs, problems = [], [*release.problems, *dictionary.problems]
@@ -197,7 +208,10 @@ def convert(
             remove_partial_objects(zarr_store, "")
             write_root(zarr_store, origin, dictionary, state="converting")
             with contextlib.ExitStack() as stack:
-                kept = _run(jobs, origin, target, stack, client=client, workers=workers, progress=progress)
+                folder = stack.enter_context(opened_spool(spool, target)) if origin.streamed else None
+                kept = _run(
+                    jobs, origin, target, stack, client=client, workers=workers, progress=progress, folder=folder
+                )
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             write_cohort(zarr_store, dictionary.entries)
@@ -215,8 +229,24 @@ def convert(
     )
 
 
+def _undecided(
+    target: Target, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
+) -> list[Subject]:
+    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
+    store = target.opened(read_only=True)
+    return [
+        subject
+        for name, subject in subjects.items()
+        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=earlier_run(store, name))[0]
+    ]
+
+
 def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Header], list[Problem]]:
     """Read the headers of all images by path; a file without a usable one becomes a problem."""
+    if source.streamed:
+        from isles24_zarr.spool import read_ahead
+
+        return read_ahead(source, subjects, None)[1:]
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
@@ -262,6 +292,7 @@ def _run(
     client: Client | None,
     workers: int | None,
     progress: bool,
+    folder: Path | None,
 ) -> dict[str, Problem]:
     """Run the tasks of all jobs and commit each subject after its last one.
 
@@ -271,6 +302,7 @@ def _run(
         Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
     """
     from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
+    from isles24_zarr.spool import arrivals, completed_arrivals
 
     clients: list[Client] = []
 
@@ -279,8 +311,14 @@ def _run(
             return iter(())
         running = clients[0] if clients else stack.enter_context(dask_client(client, workers))
         clients[:] = [running]
-        sizes = [task.plan.nbytes for task in tasks]
-        done = completed_tasks(running, function, tasks, sizes=sizes, title=title, progress=progress)
+        if folder:
+            by_path = {task.plan.source.path: task for task in tasks}
+            nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
+            arriving, total = arrivals(source, by_path, nbytes, folder), sum(nbytes.values())
+            done = completed_arrivals(running, function, arriving, total=total, title=title, progress=progress)
+        else:
+            sizes = [task.plan.nbytes for task in tasks]
+            done = completed_tasks(running, function, tasks, sizes=sizes, title=title, progress=progress)
         return stack.enter_context(contextlib.closing(done))
 
     kept: dict[str, Problem] = {}

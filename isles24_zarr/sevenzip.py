@@ -2,8 +2,8 @@
 
 Files are packed one after the other into blocks ("folders" in the words of the format), most often all into a single
 one, which can only be unpacked from its start. py7zr reads the directory at the end of the archive; blocks are unpacked
-here, by the standard library and piece by piece, so that memory holds the dictionary of the packer and a piece, whatever
-the sizes in the directory say. A block that holds nothing of interest is not read.
+here, by the standard library and piece by piece, so that memory holds the dictionary of the packer and a piece,
+whatever the sizes in the directory say. A block that holds nothing of interest is not read.
 
 Format: https://py7zr.readthedocs.io/en/latest/archive_format.html
 """
@@ -60,8 +60,11 @@ _DIRECTORY_ERRORS: Final = (
 
 
 class _Decoder(Protocol):
-    eof: bool
-    needs_input: bool
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
