@@ -311,6 +311,59 @@ def export(
 
 
 @_command
+def fetch(
+    destination: Annotated[Path, typer.Argument(help="A folder for the files; made if need be.")],
+    *,
+    record: Annotated[
+        str | None, typer.Option(help="Number or DOI of a Zenodo record; the training data of ISLES'24 by default.")
+    ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", help="Only this file of the record; may be repeated.")
+    ] = None,
+    api: Annotated[str | None, typer.Option(help="Another server that answers as Zenodo does.")] = None,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Download the release from Zenodo, 99 GB. Run it again to go on where it stopped."""
+    from isles24_zarr.fetch import RECORD, ZENODO
+    from isles24_zarr.fetch import fetch as download
+
+    report = download(destination, record=record or RECORD, files=file, api=api or ZENODO)
+    _out().print(
+        f"{report.destination}: {len(report.fetched)} files fetched, {len(report.unchanged)} were there, "
+        f"{_megabytes(report.nbytes)} MB in {report.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    for name in (*report.fetched, *report.unchanged):
+        _out().print(str(Path(report.destination) / name), soft_wrap=True)
+    return True
+
+
+@_command
+def serve(
+    store: Annotated[str, typer.Argument(help="The Zarr store: a folder.")],
+    *,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    origin: Annotated[
+        list[str] | None, typer.Option("--origin", help="Only pages of this web site may read; may be repeated.")
+    ] = None,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Serve a store over HTTP, read-only, until Ctrl-C: for browsers and for Zarr on other machines."""
+    from isles24_zarr.serve import serve as run
+
+    def tell(url: str) -> None:
+        _out().print(f"{url} serves {store}; Ctrl-C ends it", soft_wrap=True)
+        sys.stdout.flush()
+
+    try:
+        run(store, host=host, port=port, origins=origin or ["*"], tell=tell)
+    except KeyboardInterrupt:  # the usual end
+        return True
+    return True
+
+
+@_command
 def synthesize(
     destination: Annotated[Path, typer.Argument(help="A new folder.")],
     *,

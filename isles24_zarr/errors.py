@@ -117,6 +117,18 @@ class DestinationError(RequestError):
     """The place to write to cannot be used."""
 
 
+class RecordError(RequestError):
+    """There is no such record of files to fetch."""
+
+    advice = "give the number or the DOI of a Zenodo record with '--record'"
+
+
+class AddressError(RequestError):
+    """A server cannot listen at an address."""
+
+    advice = "give another '--port' or '--host'"
+
+
 class SourceError(Isles24Error):
     """One file of the release cannot be used."""
 
@@ -191,6 +203,12 @@ class SpoolError(Isles24Error):
     """The place for copies of an archive's members cannot be written."""
 
     advice = "free space there or give another folder with '--spool', then run the same command again: it resumes"
+
+
+class DownloadError(Isles24Error):
+    """A file could not be fetched."""
+
+    advice = "run the same command again: it goes on where it stopped"
 
 
 class StoreDamageError(Isles24Error):

@@ -58,6 +58,8 @@ ORDER = [
     "accessor",
     "phantom",
     "synthetic",
+    "fetch",
+    "serve",
     "cli",
 ]
 """Each module may import only from those above it."""
