@@ -120,7 +120,9 @@ def fetch(
     started = time.monotonic()
     folder = Path(os.path.realpath(Path(destination).expanduser()))
     logging.getLogger("pooch").setLevel(logging.ERROR)
-    fetched, unchanged, came = [], [], 0
+    fetched: list[str] = []
+    unchanged: list[str] = []
+    came = 0
     with requests.Session() as session:
         chosen = _chosen_files(recorded_files(session, record, api), files, record)
         _check_folder(folder, chosen)
@@ -285,6 +287,8 @@ class _Download:
             with self._session.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:
                 if answer.status_code in {408, 429} or answer.status_code >= 500:
                     return f"status {answer.status_code}"
+                if answer.status_code == 416:
+                    raise DownloadError(url, f"ends after {begin:,} of the {self._file.size:,} bytes of the record")
                 if answer.status_code not in {200, 206}:
                     raise DownloadError(url, f"is refused (status {answer.status_code})")
                 if answer.status_code == 206:
