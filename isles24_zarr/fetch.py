@@ -30,7 +30,8 @@ RECORD: Final = "17652035"
 _RECORD_ID: Final = re.compile(r"(?:(?:https?://)?(?:doi\.org/)?10\.5281/zenodo\.)?([0-9]{1,12})", re.ASCII)
 _NAME: Final = re.compile(r"[\w][\w.+ -]{0,200}", re.ASCII)
 _MD5: Final = re.compile(r"md5:([0-9a-f]{32})", re.ASCII)
-_PIECE_BYTES: Final = 2**20
+_PIECE_BYTES: Final = 2**16
+"""When a connection breaks, up to as much of what has come is lost."""
 _SECONDS: Final = 60
 _ATTEMPTS: Final = 6
 """In a row in which nothing came."""
@@ -119,7 +120,7 @@ def fetch(
         raise MissingExtraError("fetching", "run: pip install 'isles24-zarr[fetch]'") from error
     started = time.monotonic()
     folder = Path(os.path.realpath(Path(destination).expanduser()))
-    logging.getLogger("pooch").setLevel(logging.ERROR)
+    pooch.get_logger().setLevel(logging.ERROR)
     fetched: list[str] = []
     unchanged: list[str] = []
     came = 0
