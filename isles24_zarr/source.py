@@ -118,6 +118,8 @@ class Source:
             filesystem, root = self.filesystem()
             try:
                 files = list(_listed_files(filesystem, root, problems))
+                if isinstance(filesystem, ZipFileSystem):
+                    files = list(_unambiguous(files, Counter(filesystem.zip.namelist()), problems))
             except RecursionError as error:  # fsspec walks from each member of an archive up to its top
                 what = "has folders that are too deep in each other to be listed"
                 raise SourceNotFoundError(self.url, what) from error
@@ -127,23 +129,13 @@ class Source:
         return release
 
     def _listed_members(self) -> tuple[list[SourceFile], list[Problem]]:
-        """List the members of an archive; of names that are there more than once, none is used."""
         archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
         try:
             found, problems = archives.listed_members(self.url)
         except OSError as error:
             raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
-        counts = Counter(file.path for file in found)
-        files = []
-        for file in found:
-            name = file.path.encode(errors="surrogateescape")
-            if len(name) > _MOST_NAME_BYTES:
-                short = UnsafePathError(f"{file.path[:80]}...", f"the name has {len(name):,} bytes")
-                problems.append(Problem.from_error(short))
-            elif counts[file.path] == 1:
-                files.append(file)
-        twice = (UnsafePathError(path, f"is in the archive {n} times") for path, n in counts.items() if n > 1)
-        return files, [*problems, *map(Problem.from_error, twice)]
+        files = list(_unambiguous(found, Counter(file.path for file in found), problems))
+        return files, problems
 
     def members(self, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream | SourceError]]:
         """Yield members of a streamed archive in their order; those that it does not hold in full come last.
@@ -215,6 +207,21 @@ class Source:
             while hashed.consumed <= most and (piece := hashed.read()):
                 pieces.append(piece)
         return b"".join(pieces)[: most + 1]
+
+
+def _unambiguous(files: list[SourceFile], counts: Mapping[str, int], problems: list[Problem]) -> Iterator[SourceFile]:
+    """Yield members of an archive; of names that are there more than once, or too long for a file, none is used."""
+    refused = set()
+    for file in files:
+        length = len(file.path.encode(errors="surrogateescape"))
+        if length <= _MOST_NAME_BYTES and counts.get(file.path, 1) == 1:
+            yield file
+        elif file.path not in refused:
+            refused.add(file.path)
+            long = length > _MOST_NAME_BYTES
+            name = f"{file.path[:80]}..." if long else file.path
+            what = f"the name has {length:,} bytes" if long else f"is in the archive {counts[file.path]} times"
+            problems.append(Problem.from_error(UnsafePathError(name, what)))
 
 
 def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:

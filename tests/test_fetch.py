@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAME, TABLE = "train.7z", "clinical_data-description.xlsx"
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 PIECE = 2**16  # what is written at once
-MD5 = hashlib.md5(CONTENT).hexdigest()
+MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
 @dataclasses.dataclass
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
             {
                 "key": name,
                 "size": len(content),
-                "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
+                "checksum": f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}",
                 "links": {"self": f"{self.api}/records/17652035/files/{name}/content"},
             }
             for name, content in files.items()
@@ -171,7 +171,7 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path, status: in
 
 def test_what_came_is_gone_on_with_by_the_next_run(server: Server, tmp_path: Path) -> None:
     server.behaviour.breaks = [10 * PIECE, *[0] * 6]
-    with pytest.raises(DownloadError, match="broke off after 655,360 of 3,000,000 bytes .*goes on where it stopped"):
+    with pytest.raises(DownloadError, match=r"broke off after 655,360 of 3,000,000 bytes .*goes on where it stopped"):
         fetched(server, tmp_path, NAME)
     assert names(tmp_path) == [f".{NAME}.{MD5}.part"]
     report = fetched(server, tmp_path, NAME)
@@ -253,14 +253,14 @@ def test_answers_that_are_no_record(server: Server, tmp_path: Path, document: by
 
 
 def test_requests_that_are_wrong(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="cannot be had .status 404.; give the number or the DOI"):
+    with pytest.raises(RecordError, match=r"cannot be had .status 404.; give the number or the DOI"):
         fetch(tmp_path, record="1", api=server.api, progress=False)
     with pytest.raises(RecordError, match="neither the number of a Zenodo record nor its DOI"):
         fetch(tmp_path, record="../users", api=server.api, progress=False)
     with pytest.raises(UnknownNameError, match=f"not in record 17652035, which has {NAME}"):
         fetched(server, tmp_path, "test.7z")
     server.behaviour.entry = {"size": 10**18}
-    with pytest.raises(DestinationError, match="has room for .* bytes, and 1,000,000,000,000,000,000 are missing"):
+    with pytest.raises(DestinationError, match=r"has room for .* bytes, and 1,000,000,000,000,000,000 are missing"):
         fetched(server, tmp_path, NAME)
     with pytest.raises(DownloadError, match="nobody answers"):
         fetch(tmp_path, api="http://127.0.0.1:1/api", progress=False)
