@@ -238,6 +238,8 @@ def _blocks(archive: Any, path: str) -> list[_Block]:
     for folder, packed in zip(streams.unpackinfo.folders, streams.packinfo.packsizes, strict=False):
         members = tuple(by_folder.get(id(folder), ()))
         block = _Block(start=start, packed=packed, members=members, **_packing(folder.coders, path))
+        if packed < 0 or start < 0 or any(int(member.uncompressed) < 0 for member in members):
+            raise UnusableArchiveError(path, "its directory has impossible sizes; fetch the archive again")
         start += packed
         if block.dictionary_bytes() > _MOST_DICTIONARY_BYTES:
             need = f"{block.dictionary_bytes() / 1e6:,.0f} MB of memory"

@@ -159,7 +159,7 @@ def opened_spool(place: str | os.PathLike[str] | None, target: Target) -> Iterat
 def _new_folder(parent: Path) -> tuple[Path, int]:
     while True:
         folder = parent / f"{_PREFIX}{uuid.uuid4().hex}"
-        folder.mkdir(mode=0o755)
+        folder.mkdir(mode=0o700)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError, BlockingIOError):
             lock = stack.enter_context(_locked(folder))
             folder.stat()  # another process may have taken it for a leftover just before it was locked

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import py7zr
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import isles24_zarr
@@ -344,6 +344,7 @@ share = st.floats(0, 1, exclude_max=True)
     changes=st.lists(st.tuples(share, st.integers(0, 255)), min_size=1, max_size=3),
     cut=st.one_of(st.just(1.0), share),
 )
+@example(kind="copy", encoded=False, lies=True, changes=[(0.056640625, 48)], cut=1.0)  # sizes below 0
 @settings(max_examples=200)
 def test_any_damage_to_a_7z_is_told_of(
     kind: str,
