@@ -188,7 +188,7 @@ def convert(
     _check_target(target)
     if origin.streamed:
         undecided = _undecided(target, chosen, wanted, overwrite=overwrite)
-        origin, headers, problems = read_ahead(origin, undecided, release.dictionary)
+        origin, headers, problems = read_ahead(origin, undecided, release.dictionary, progress=progress)
     else:
         headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
@@ -246,7 +246,7 @@ def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Hea
     if source.streamed:
         from isles24_zarr.spool import read_ahead
 
-        return read_ahead(source, subjects, None)[1:]
+        return read_ahead(source, subjects, None, progress=False)[1:]
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
