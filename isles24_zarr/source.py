@@ -100,7 +100,10 @@ class Source:
         except (OSError, ValueError, ImportError, zipfile.BadZipFile) as error:
             raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
         if not found:
-            raise SourceNotFoundError(self.url, "is not a folder" if filesystem.exists(root) else "does not exist")
+            what = "is not a folder" if filesystem.exists(root) else "does not exist"
+            if "://" in self.url and self.url.lower().endswith((".7z", *_TAR_NAMES)):
+                what = "is an archive that is not on this machine; copy it here first"
+            raise SourceNotFoundError(self.url, what)
         return filesystem, root
 
     def listed(self) -> Release:

@@ -96,14 +96,13 @@ def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
         try:
             archive = _Archive(file, path=path)
             for member in _members(archive):
-                last = member.name or last
+                last = name = _name(member)
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
-                    what = "is a link or no regular file"
-                    problems.append(Problem.from_error(UnsafePathError(member.name, what)))
+                    problems.append(Problem.from_error(UnsafePathError(name, "is a link or no regular file")))
                     continue
-                files.append(SourceFile(path=member.name, size=member.size, stamp=str(member.mtime)))
+                files.append(SourceFile(path=name, size=member.size, stamp=str(member.mtime)))
             if not archive.ended:
                 raise DamagedArchiveError(path, f"has no end: it is cut short or damaged after {last}")
             archive.finish()
@@ -128,11 +127,17 @@ def read_members(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Memb
     with Path(path).open("rb") as file, contextlib.suppress(SourceError, *_HEADER_ERRORS):  # listing has told of it
         archive = _Archive(file, path=path)
         for member in _members(archive):
-            if member.name in left and member.isreg():
-                left.discard(member.name)
-                yield member.name, MemberStream(archive.read, path=member.name, size=member.size)
+            name = _name(member)
+            if name in left and member.isreg():
+                left.discard(name)
+                yield name, MemberStream(archive.read, path=name, size=member.size)
                 if not left:
                     return
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    """Return the name as a listing of the folder would have it, of an archive that was made in it, too."""
+    return member.name.removeprefix("./")
 
 
 def _members(archive: _Archive) -> Iterator[tarfile.TarInfo]:
