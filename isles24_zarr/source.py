@@ -21,7 +21,6 @@ from fsspec.implementations.zip import ZipFileSystem
 
 from isles24_zarr import sevenzip, tarball
 from isles24_zarr.errors import (
-    CorruptFileError,
     DamagedArchiveError,
     Problem,
     SourceError,
@@ -166,7 +165,7 @@ class Source:
 
         Raises
         ------
-        UnreadableFileError, CorruptFileError, UnsupportedArchiveError
+        UnreadableFileError, DamagedArchiveError, UnsupportedArchiveError
             The file system refuses, or the archive around the file is damaged or of an unusual kind.
         """
         held = self.held.get(file.path)
@@ -185,7 +184,7 @@ class Source:
         except (OSError, KeyError, RuntimeError, SourceNotFoundError) as error:
             raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
         except zipfile.BadZipFile as error:
-            raise CorruptFileError(file.path, f"cannot be opened ({error})") from error
+            raise DamagedArchiveError(file.path, f"cannot be opened ({error})") from error
         with opened:
             yield opened
 
@@ -201,7 +200,7 @@ class Source:
 
         Raises
         ------
-        UnreadableFileError, CorruptFileError
+        UnreadableFileError, DamagedArchiveError
             The file system refuses, or the archive around the file is damaged.
         """
         pieces = []

@@ -77,13 +77,13 @@ class HashedFile:
 
         Raises
         ------
-        UnreadableFileError, CorruptFileError
+        UnreadableFileError, DamagedArchiveError
             The file system refuses, or the archive around the file is damaged.
         """
         try:
             piece = self._file.read(self._piece)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise CorruptFileError(
+            raise DamagedArchiveError(
                 self._path,
                 f"its archive is damaged after {self.consumed:,} bytes of it ({str(error) or 'it ends there'})",
             ) from error
