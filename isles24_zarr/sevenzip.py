@@ -26,7 +26,7 @@ from isles24_zarr.errors import (
     UnusableArchiveError,
 )
 from isles24_zarr.release import SourceFile
-from isles24_zarr.streams import MemberStream
+from isles24_zarr.streams import MOST_MEMBERS, MemberStream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -221,6 +221,8 @@ def _opened(path: str) -> Iterator[Any]:
         except MemoryError as error:
             raise UnusableArchiveError(path, f"its directory takes more memory than there is{_UNPACK}") from error
         with archive:
+            if hasattr(archive, "files") and len(archive.files) > MOST_MEMBERS:
+                raise UnusableArchiveError(path, f"has more than {MOST_MEMBERS:,} members{_UNPACK}")
             yield archive
 
 

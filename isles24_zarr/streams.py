@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _FIRST_READ_BYTES: Final = 2**14
 _READ_BYTES: Final = 2**20
+MOST_MEMBERS: Final = 200_000
+"""Of an archive; the release has 3,000."""
+
 _INFLATE_BYTES: Final = 4 * 2**20
 _FIRST_FEED_BYTES: Final = 2**14
 """What a new gzip member is given first: it hands back what is not its own, and there may be millions of them."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from isles24_zarr.errors import DamagedArchiveError, Problem, SourceError, UnsafePathError
 from isles24_zarr.release import SourceFile
-from isles24_zarr.streams import GzipStream, HashedFile, MemberStream
+from isles24_zarr.streams import MOST_MEMBERS, GzipStream, HashedFile, MemberStream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -95,7 +95,9 @@ def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
     with Path(path).open("rb") as file:
         try:
             archive = _Archive(file, path=path)
-            for member in _members(archive):
+            for number, member in enumerate(_members(archive)):
+                if number >= MOST_MEMBERS:
+                    raise DamagedArchiveError(path, f"has more than {MOST_MEMBERS:,} members")
                 last = name = _name(member)
                 if member.isdir():
                     continue
