@@ -1,7 +1,7 @@
 """The command line: options, exit codes and rendering; what is done is done elsewhere.
 
 Results go to stdout, logs and progress to stderr. Exit codes: 0 all good; 1 finished, with the problems listed;
-2 the request itself is wrong; 130 interrupted.
+2 the request itself is wrong; 130 interrupted. To be interrupted is how `serve` ends: with 0.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -246,7 +247,7 @@ def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Hea
     if source.streamed:
         from isles24_zarr.spool import read_ahead
 
-        return read_ahead(source, subjects, None, progress=False)[1:]
+        return read_ahead(source, subjects, None, progress=sys.stderr.isatty())[1:]
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item

@@ -1,6 +1,6 @@
 """The release from Zenodo, or files of any other record there: size and MD5 are those of the record.
 
-pooch decides what is to be downloaded and checks the MD5. A download of 99 GB breaks off: what has come stays in a
+pooch gives a file its place once its MD5 is right. A download of 99 GB breaks off: what has come stays in a
 part file beside the wanted one, and is gone on with by HTTP Range (RFC 9110), in the same run or in a later one.
 """
 
@@ -128,10 +128,13 @@ def fetch(
         chosen = _chosen_files(recorded_files(session, record, api), files, record)
         _check_folder(folder, chosen)
         for file in chosen:
+            if (folder / file.name).exists():
+                if not _is_there(folder / file.name, file):
+                    what = "is not the file of the record; move it away or give another folder"
+                    raise DestinationError(folder / file.name, what)
+                unchanged.append(file.name)
+                continue
             download = _Download(session, file, folder, progress=progress, patience=patience)
-            if (folder / file.name).exists() and not _is_there(folder / file.name, file):
-                what = "is not the file of the record; move it away or give another folder"
-                raise DestinationError(folder / file.name, what)
             try:
                 pooch.retrieve(file.url, f"md5:{file.md5}", fname=file.name, path=folder, downloader=download)
             except ValueError as error:  # pooch has deleted what came
@@ -139,7 +142,7 @@ def fetch(
                 raise DownloadError(file.url, what) from error
             except OSError as error:
                 raise DestinationError(folder / file.name, f"cannot be written ({error})") from error
-            (fetched if download.ran else unchanged).append(file.name)
+            fetched.append(file.name)
             came += download.came
     return FetchReport(
         destination=str(folder),
@@ -236,13 +239,11 @@ class _Download:
     def __init__(self, session: Any, file: RecordFile, folder: Path, *, progress: bool, patience: float) -> None:
         self._session, self._file, self._part = session, file, _part(folder, file)
         self._progress, self._patience = progress, patience
-        self.ran = False
         self.came = 0
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         from isles24_zarr.cluster import ProgressBar
 
-        self.ran = True
         with (
             ProgressBar(self._file.name, total=self._file.size, in_bytes=True, shown=self._progress) as bar,
             self._locked_part() as part,
