@@ -269,10 +269,16 @@ class _Running(Generic[Task]):
     def __len__(self) -> int:
         return len(self.futures) + len(self._again)
 
-    def must_wait(self, size: int) -> bool:
-        """Tell whether there is a result to be taken before a copy of so many bytes is made."""
-        full = self._held + size > MOST_BYTES or len(self) >= MOST_MEMBERS
-        return len(self) > 0 and (full or self._ended.has_ready())
+    def must_wait(self, arrival: Arrival[Task]) -> bool:
+        """Tell whether there is a result to be taken before a copy is made."""
+        if not len(self):
+            return False
+        if self._ended.has_ready() or len(self) >= MOST_MEMBERS or self._held + arrival.size > MOST_BYTES:
+            return True
+        try:
+            return arrival.size > shutil.disk_usage(arrival.copy.parent).free
+        except OSError as error:
+            raise SpoolError(arrival.copy.parent, f"cannot be looked at ({error})") from error
 
     def submit(self, arrival: Arrival[Task]) -> None:
         """Copy the file and run the task."""
@@ -345,7 +351,7 @@ def completed_arrivals(
         running: _Running[Task] = _Running(client, function, topic)
         try:
             for arrival in arriving:
-                while running.must_wait(arrival.size):
+                while running.must_wait(arrival):
                     ended, result = running.result()
                     bar.finish(ended.nbytes)
                     yield ended.task, result

@@ -220,6 +220,21 @@ def test_the_spool_is_bounded(
     assert any(size > room for _, size in held)
 
 
+def test_a_small_disk_is_made_do_with(
+    members: Members, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def little(folder: Path) -> shutil._ntuple_diskusage:
+        held.append(sum(path.stat().st_size for path in folder.iterdir()))
+        return shutil._ntuple_diskusage(300_000, held[-1], max(0, 300_000 - held[-1]))
+
+    monkeypatch.setattr(spool.shutil, "disk_usage", little)
+    assert convert(pack(tmp_path / "train.tar", members), tmp_path / "x.zarr", client).ok
+    assert max(held) <= 300_000
+    assert_identical_stores(store, tmp_path / "x.zarr")
+
+
 # --- names ---
 
 HOSTILE = {
