@@ -87,14 +87,12 @@ def archive(members: Members, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "kind", "order"),
     [
         ("train.7z", "default", "sorted"),
-        ("train.7z", "copy", "tables last"),
+        ("TRAIN.7Z", "copy", "tables last"),
         ("train.7z", "lzma", "tables first"),
         ("train.7z", "lzma2", "reversed"),
         ("train.7z", "bzip2", "sorted"),
-        ("TRAIN.7Z", "copy", "sorted"),
         ("train.tar", "", "tables last"),
-        ("train.tar.gz", "", "reversed"),
-        ("train.tgz", "", "sorted"),
+        ("train.tgz", "", "reversed"),
         ("train.zip", "", "reversed"),
     ],
 )
@@ -309,7 +307,7 @@ any_name = st.one_of(
 
 
 @given(names=st.lists(any_name, min_size=1, max_size=6), suffix=st.sampled_from([".7z", ".tar", ".zip"]))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_only_plain_names_are_listed(names: list[str], suffix: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     packed = pack(tmp_path_factory.mktemp("names") / f"x{suffix}", [(name, b"1") for name in names], kind="copy")
     try:
@@ -357,9 +355,7 @@ def test_a_tar_that_is_cut_short(
     assert_identical_stores(store, tmp_path / "x.zarr")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("train.7z", "copy"), ("train.7z", "lzma2"), ("train.7z", "lzma"), ("train.zip", "")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("train.7z", "copy"), ("train.7z", "lzma2"), ("train.zip", "")])
 def test_damage_within_an_archive(
     members: Members, release: Path, store: Path, client: Client, tmp_path: Path, name: str, kind: str
 ) -> None:
@@ -428,7 +424,7 @@ share = st.floats(0, 1, exclude_max=True)
     cut=st.one_of(st.just(1.0), share),
 )
 @example(kind="copy", encoded=False, lies=True, changes=[(0.056640625, 48)], cut=1.0)  # sizes below 0
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_damage_to_a_7z_is_told_of(
     kind: str,
     changes: list[tuple[float, int]],
@@ -460,7 +456,7 @@ def test_any_damage_to_a_7z_is_told_of(
     changes=st.lists(st.tuples(st.integers(0, 4999), st.integers(0, 255)), max_size=3),
     cut=st.one_of(st.just(1.0), share),
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_damage_to_a_tar_is_no_crash(
     suffix: str, changes: list[tuple[int, int]], cut: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
