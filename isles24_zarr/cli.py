@@ -1,7 +1,7 @@
 """The command line: options, exit codes and rendering; what is done is done elsewhere.
 
 Results go to stdout, logs and progress to stderr. Exit codes: 0 all good; 1 finished, with the problems listed;
-2 the request itself is wrong; 130 interrupted.
+2 the request itself is wrong; 130 interrupted. To be interrupted is how `serve` ends: with 0.
 """
 
 from __future__ import annotations
@@ -40,12 +40,20 @@ app = typer.Typer(
 )
 
 Source = Annotated[
-    str, typer.Argument(help="The release: a folder with raw_data/, derivatives/ and phenotype/, a zip file or a URL.")
+    str,
+    typer.Argument(
+        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
+        "or a URL."
+    ),
 ]
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
 Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
+Spool = Annotated[
+    str | None,
+    typer.Option(help="Folder for copies of an archive's members, some GB at a time; where the store is by default."),
+]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
 Options = Annotated[
     list[str] | None,
@@ -151,6 +159,7 @@ def convert(
         typer.Option(help="Commit each subject to this Icechunk repository, too: a folder or s3://bucket/prefix."),
     ] = None,
     storage_option: Options = None,
+    spool: Spool = None,
     as_json: AsJson = False,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -173,6 +182,7 @@ def convert(
             overwrite=overwrite,
             icechunk=icechunk,
             storage_options=options,
+            spool=spool,
         )
     if as_json:
         _print_json(**dataclasses.asdict(report))
@@ -283,6 +293,7 @@ def verify(
     source: Annotated[str | None, typer.Option(help="Compare with this release, too.")] = None,
     subject: Subjects = None,
     fast: Annotated[bool, typer.Option("--fast", help="Presence, sizes and metadata only.")] = False,
+    spool: Spool = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     storage_option: Options = None,
@@ -296,7 +307,14 @@ def verify(
     options = options_from_texts(storage_option)
     with connected_client(scheduler) as client:
         report = isles24_zarr.verify(
-            store, source, subjects=subject, fast=fast, client=client, workers=workers, storage_options=options
+            store,
+            source,
+            subjects=subject,
+            fast=fast,
+            client=client,
+            workers=workers,
+            storage_options=options,
+            spool=spool,
         )
     if as_json:
         _print_json(ok=report.ok, **dataclasses.asdict(report))
@@ -341,6 +359,59 @@ def export(
         soft_wrap=True,
     )
     return _tell_problems(report.problems)
+
+
+@_command
+def fetch(
+    destination: Annotated[Path, typer.Argument(help="A folder for the files; made if need be.")],
+    *,
+    record: Annotated[
+        str | None, typer.Option(help="Number or DOI of a Zenodo record; the training data of ISLES'24 by default.")
+    ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", help="Only this file of the record; may be repeated.")
+    ] = None,
+    api: Annotated[str | None, typer.Option(help="Another server that answers as Zenodo does.")] = None,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Download the release from Zenodo, 99 GB. Run it again to go on where it stopped."""
+    from isles24_zarr.fetch import RECORD, ZENODO
+    from isles24_zarr.fetch import fetch as download
+
+    report = download(destination, record=record or RECORD, files=file, api=api or ZENODO)
+    _out().print(
+        f"{report.destination}: {len(report.fetched)} files fetched, {len(report.unchanged)} were there, "
+        f"{_megabytes(report.nbytes)} MB in {report.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    for name in (*report.fetched, *report.unchanged):
+        _out().print(str(Path(report.destination) / name), soft_wrap=True)
+    return True
+
+
+@_command
+def serve(
+    store: Annotated[str, typer.Argument(help="The Zarr store: a folder.")],
+    *,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    origin: Annotated[
+        list[str] | None, typer.Option("--origin", help="Only pages of this web site may read; may be repeated.")
+    ] = None,
+    verbose: Verbose = False,  # noqa: ARG001
+) -> bool:
+    """Serve a store over HTTP, read-only, until Ctrl-C: for browsers and for Zarr on other machines."""
+    from isles24_zarr.serve import serve as run
+
+    def tell(url: str) -> None:
+        _out().print(f"{url} serves {store}; Ctrl-C ends it", soft_wrap=True)
+        sys.stdout.flush()
+
+    try:
+        run(store, host=host, port=port, origins=origin or ["*"], tell=tell)
+    except KeyboardInterrupt:  # the usual end
+        return True
+    return True
 
 
 @_command

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_RETRIES: Final = 2
+RETRIES: Final = 2
 _CONNECT_SECONDS: Final = "10s"
 
 
@@ -215,18 +215,19 @@ def completed_tasks(
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
     order = _order(weights, groups)
-    with _Progress(title, total=sum(weights), in_bytes=sizes is not None, shown=progress) as bar:
+    bar_of = ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress)
+    with cluster_errors(), bar_of as bar:
         client.subscribe_topic(topic, bar.on_event)
 
         def submit(index: int, retries: int) -> Any:
-            call = packed(function, tasks[index], nbytes=0 if sizes is None else sizes[index], topic=topic)
-            return client.submit(loads, call, pure=False, retries=retries)
+            nbytes = 0 if sizes is None else sizes[index]
+            return submitted(client, function, tasks[index], topic, nbytes=nbytes, retries=retries)
 
         # an interrupt may come at any moment: what was submitted until then is cancelled
         futures: dict[Any, int] = {}
         try:
             for index in order:
-                futures[submit(index, _RETRIES)] = index
+                futures[submit(index, RETRIES)] = index
             again = []
             for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
                 index = futures.pop(future)
@@ -244,14 +245,43 @@ def completed_tasks(
                     yield tasks[index], submit(index, 0).result()
                 except (KilledWorker, MemoryError) as error:
                     yield tasks[index], TaskLost.of(error)
-        except (CancelledError, CommClosedError) as error:
-            raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
-        except ImportError as error:
-            raise WorkerMismatchError("a Dask worker", f"cannot load what it is to run ({error})") from error
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
                 client.unsubscribe_topic(topic)
+
+
+def submitted(
+    client: Client, function: Callable[[Task, str], Any], task: Task, topic: str, *, nbytes: int, retries: int = RETRIES
+) -> Any:
+    """Submit a task in a form that any worker can read, and return its future.
+
+    Parameters
+    ----------
+    client, function, task, topic
+        As for `completed_tasks`.
+    nbytes
+        Of voxels that the task handles, 0 where that is not known.
+    retries
+        How often it is run again after it has failed.
+    """
+    return client.submit(loads, packed(function, task, nbytes=nbytes, topic=topic), pure=False, retries=retries)
+
+
+@contextlib.contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Tell of a scheduler that has gone, and of workers that cannot load what they are to run.
+
+    Raises
+    ------
+    ClusterLostError, WorkerMismatchError
+    """
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:
+        raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
+    except ImportError as error:
+        raise WorkerMismatchError("a Dask worker", f"cannot load what it is to run ({error})") from error
 
 
 def _order(weights: Sequence[int], groups: Sequence[str] | None) -> list[int]:
@@ -292,7 +322,7 @@ def threaded_tasks(
     list
         The results, in the order of the tasks.
     """
-    with _Progress(title, total=len(tasks), in_bytes=False, shown=progress) as bar:
+    with ProgressBar(title, total=len(tasks), in_bytes=False, shown=progress) as bar:
 
         def counted(task: Task) -> Result:
             result = function(task)
@@ -342,7 +372,7 @@ COMPUTED_HERE: Final = _ComputedHere()
 """Of this process."""
 
 
-class _Progress:
+class ProgressBar:
     """A bar over bytes, those of finished tasks and what the running ones have told of, or over tasks."""
 
     def __init__(self, title: str, *, total: int, in_bytes: bool, shown: bool) -> None:
@@ -360,7 +390,7 @@ class _Progress:
         self._finished = 0
         self._told = 0
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self
 
@@ -368,11 +398,13 @@ class _Progress:
         self._progress.stop()
 
     def on_event(self, event: tuple[Any, int]) -> None:
+        """Note down what a running task has told of."""
         _, count = event
         self._told += count
         self._show()
 
     def finish(self, size: int) -> None:
+        """Note down a task that has ended."""
         with self._lock:
             self._finished += size
         self._show()

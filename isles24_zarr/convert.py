@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ from isles24_zarr.versions import commit_versions, repository_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from distributed import Client
 
@@ -94,7 +96,7 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     Parameters
     ----------
     source
-        A folder, a zip file or any fsspec URL.
+        A folder, an archive (zip, tar, 7z) or any fsspec URL.
     storage_options
         For fsspec, where the source is a URL.
 
@@ -145,13 +147,14 @@ def convert(
     progress: bool = True,
     icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    spool: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Convert a release, resuming what an earlier run finished.
 
     Parameters
     ----------
     source
-        A folder, a zip file or any fsspec URL of a release.
+        A folder, an archive (zip, tar, 7z) or any fsspec URL of a release.
     store
         Where to write: a new place, or a store that this function wrote.
     subjects, images
@@ -169,6 +172,9 @@ def convert(
         ``open_scan`` takes it, for another branch than main. It is made if need be. Extra ``icechunk``.
     storage_options
         For fsspec, for those of source and store that are URLs; for Icechunk likewise.
+    spool
+        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
+        workers must see it.
 
     Returns
     -------
@@ -179,9 +185,11 @@ def convert(
     ------
     RequestError
         The source is no release, the store is something else, or a name is unknown.
-    StoreWriteError
+    StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
     """
+    from isles24_zarr.spool import opened_spool, read_ahead
+
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), Target.of(store, storage_options)
     release = origin.listed()
@@ -189,7 +197,11 @@ def convert(
     wanted = _wanted_images(images)
     _check_target(target)
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
-    headers, problems = _headers(origin, chosen.values())
+    if origin.streamed:
+        undecided = _undecided(target, chosen, wanted, overwrite=overwrite)
+        origin, headers, problems = read_ahead(origin, undecided, release.dictionary, progress=progress)
+    else:
+        headers, problems = _headers(origin, chosen.values())
     unreadable = {problem.path: problem for problem in problems}
     dictionary = read_dictionary(origin, release)
     jobs, problems = [], [*release.problems, *dictionary.problems]
@@ -208,7 +220,8 @@ def convert(
                     remove(zarr_store, job.subject.name)
                 remove_partial_objects(zarr_store, "")
                 write_root(zarr_store, origin, dictionary, state="converting")
-                kept = _run(jobs, origin, target, running, stack, confirm, progress=progress)
+                folder = stack.enter_context(opened_spool(spool, target)) if origin.streamed else None
+                kept = _run(jobs, origin, target, running, stack, confirm, progress=progress, folder=folder)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()
@@ -233,8 +246,24 @@ def convert(
     )
 
 
+def _undecided(
+    target: Target, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
+) -> list[Subject]:
+    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
+    store = target.opened(read_only=True)
+    return [
+        subject
+        for name, subject in subjects.items()
+        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=earlier_run(store, name))[0]
+    ]
+
+
 def _headers(source: Source, subjects: Iterable[Subject]) -> tuple[dict[str, Header], list[Problem]]:
     """Read the headers of all images by path; a file without a usable one becomes a problem."""
+    if source.streamed:
+        from isles24_zarr.spool import read_ahead
+
+        return read_ahead(source, subjects, None, progress=sys.stderr.isatty())[1:]
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
@@ -294,6 +323,7 @@ def _run(
     confirm: Callable[[], None],
     *,
     progress: bool,
+    folder: Path | None,
 ) -> dict[str, Problem]:
     """Run the tasks of all jobs and commit each subject after its last one.
 
@@ -303,12 +333,21 @@ def _run(
         Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
     """
     from isles24_zarr.cluster import TaskLost, completed_tasks
+    from isles24_zarr.spool import arrivals, completed_arrivals
 
     def completed(function: Any, tasks: list[FileTask], title: str) -> Iterator[tuple[FileTask, Any]]:
         if not tasks or client is None:
             return iter(())
-        sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
-        done = completed_tasks(client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=progress)
+        if folder:
+            by_path = {task.plan.source.path: task for task in tasks}
+            nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
+            arriving, total = arrivals(source, by_path, nbytes, folder), sum(nbytes.values())
+            done = completed_arrivals(client, function, arriving, total=total, title=title, progress=progress)
+        else:
+            sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
+            done = completed_tasks(
+                client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=progress
+            )
         return stack.enter_context(contextlib.closing(done))
 
     kept: dict[str, Problem] = {}

@@ -53,6 +53,10 @@ class SourceNotFoundError(RequestError):
     advice = "give the folder or archive that holds raw_data/, derivatives/ and phenotype/"
 
 
+class UnusableArchiveError(RequestError):
+    """An archive cannot be read at all: it is encrypted, packed in an unusual way, or its directory is damaged."""
+
+
 class NotAStoreError(RequestError):
     """The given place is not an isles24-zarr store."""
 
@@ -137,6 +141,18 @@ class DestinationError(RequestError):
     """The place to write to cannot be used."""
 
 
+class RecordError(RequestError):
+    """There is no such record of files to fetch."""
+
+    advice = "give the number or the DOI of a Zenodo record with '--record'"
+
+
+class AddressError(RequestError):
+    """A server cannot listen at an address."""
+
+    advice = "give another '--port' or '--host'"
+
+
 class SourceError(Isles24Error):
     """One file of the release cannot be used."""
 
@@ -183,6 +199,12 @@ class CorruptFileError(SourceError):
     """The compressed data are damaged: a checksum or the deflate stream is wrong."""
 
 
+class DamagedArchiveError(CorruptFileError):
+    """The archive around the file is damaged: the file itself may be good in another copy."""
+
+    advice = "fetch the archive again and run the same conversion: it adds what is missing"
+
+
 class TableError(SourceError):
     """A phenotype table cannot be read."""
 
@@ -199,6 +221,18 @@ class StoreWriteError(Isles24Error):
     """Writing to the store failed."""
 
     advice = "free space or restore access, then run the conversion again: it resumes where it stopped"
+
+
+class SpoolError(Isles24Error):
+    """The place for copies of an archive's members cannot be written."""
+
+    advice = "free space there or give another folder with '--spool', then run the same command again: it resumes"
+
+
+class DownloadError(Isles24Error):
+    """A file could not be fetched."""
+
+    advice = "run the same command again: it goes on where it stopped"
 
 
 class StoreDamageError(Isles24Error):
@@ -242,7 +276,8 @@ class Problem:
     def from_error(cls, error: Isles24Error, *, subject: str | None = None, image: str | None = None) -> Problem:
         """Make a problem of severity ``"error"`` of an error about a path."""
         advice = f"; {error.advice}" if error.advice else ""
-        passing = isinstance(error, UnreadableFileError)
+        # an archive that is fetched again lists the same sizes and checksums as the damaged one did
+        passing = isinstance(error, UnreadableFileError | DamagedArchiveError)
         return cls(path=error.subject, message=f"{error.what}{advice}", subject=subject, image=image, passing=passing)
 
     def __str__(self) -> str:

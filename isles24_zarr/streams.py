@@ -17,14 +17,24 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 from isal import igzip_lib
 
 from isles24_zarr.access import library_errors
-from isles24_zarr.errors import CorruptFileError, TrailingDataError, TruncatedFileError, UnreadableFileError
+from isles24_zarr.errors import (
+    CorruptFileError,
+    DamagedArchiveError,
+    SourceError,
+    TrailingDataError,
+    TruncatedFileError,
+    UnreadableFileError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _FIRST_READ_BYTES: Final = 2**14
 _READ_BYTES: Final = 2**20
+MOST_MEMBERS: Final = 200_000
+"""Of an archive; the release has 3,000."""
+
 _INFLATE_BYTES: Final = 4 * 2**20
 _FIRST_FEED_BYTES: Final = 2**14
 """What a new gzip member is given first: it hands back what is not its own, and there may be millions of them."""
@@ -71,13 +81,13 @@ class HashedFile:
 
         Raises
         ------
-        UnreadableFileError, CorruptFileError
+        UnreadableFileError, DamagedArchiveError
             The file system refuses, or the archive around the file is damaged.
         """
         try:
             piece = self._file.read(self._piece)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise CorruptFileError(
+            raise DamagedArchiveError(
                 self._path,
                 f"its archive is damaged after {self.consumed:,} bytes of it ({str(error) or 'it ends there'})",
             ) from error
@@ -219,6 +229,55 @@ class GzipStream:
         if self._at == len(self._piece):
             self._piece, self._at = self._file.read(), 0
         return self._piece[self._at : self._at + self._feed]
+
+
+class MemberStream:
+    """A member of an archive that can only be read from front to back.
+
+    Parameters
+    ----------
+    read
+        Gives the next bytes of the archive, unpacked: at most as many as it is asked for, none at the end.
+    path, size, crc
+        Of the member, as the archive lists them; without a CRC-32, none is checked.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], *, path: str, size: int, crc: int | None = None) -> None:
+        self._read, self._path, self._size, self._wanted = read, path, size, crc
+        self._crc = 0
+        self.left = size
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes, none at the end of the member.
+
+        Raises
+        ------
+        DamagedArchiveError, UnreadableFileError
+            The archive does not hold them, or the last of them do not make up for the CRC.
+        """
+        if not self.left:
+            return b""
+        try:
+            piece = self._read(min(count, self.left))
+        except OSError as error:
+            raise UnreadableFileError(self._path, f"cannot be read ({error})") from error
+        except SourceError as error:
+            raise DamagedArchiveError(self._path, f"its archive is damaged before its end ({error.what})") from error
+        if not piece:
+            done = self._size - self.left
+            raise DamagedArchiveError(self._path, f"its archive ends after {done:,} of {self._size:,} bytes of it")
+        self.left -= len(piece)
+        if self._wanted is not None:
+            self._crc = zlib.crc32(piece, self._crc)
+            if not self.left and self._crc != self._wanted:
+                raise DamagedArchiveError(self._path, "is not what was packed: its CRC in the archive differs")
+        return piece
+
+    def skip(self) -> None:
+        """Read what is left of the member, for the sake of the next one, and check nothing."""
+        self._wanted = None
+        while self.left:
+            self.read(_READ_BYTES)
 
 
 @contextlib.contextmanager

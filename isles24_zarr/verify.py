@@ -119,6 +119,7 @@ def verify(
     workers: int | None = None,
     progress: bool = True,
     storage_options: Mapping[str, Any] | None = None,
+    spool: str | os.PathLike[str] | None = None,
 ) -> VerifyReport:
     """Check that a store holds what was written into it.
 
@@ -132,7 +133,7 @@ def verify(
         Names to look at, all by default.
     fast
         Check presence, sizes and metadata, and read no voxel.
-    client, workers, progress, storage_options
+    client, workers, progress, storage_options, spool
         As for `convert`.
 
     Returns
@@ -145,7 +146,7 @@ def verify(
     NotAStoreError, StoreVersionError, SourceNotFoundError, UnknownNameError
         There is nothing to verify, or nothing to compare with.
     """
-    from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
+    from isles24_zarr.cluster import TaskLost, dask_client
 
     started = time.monotonic()
     target = Target.of(store, storage_options)
@@ -160,19 +161,17 @@ def verify(
     for name in chosen:
         found, documents = _subject_problems(opened, name)
         problems += found
-        tasks += [ArrayTask(target=target, path=path, document=each, source=origin) for path, each in documents.items()]
+        for path, each in documents.items():
+            # what an archive does not list cannot be looked for in it
+            lacking = origin and origin.streamed and each["attributes"][KEY]["source"]["path"] not in files
+            tasks.append(ArrayTask(target=target, path=path, document=each, source=None if lacking else origin))
     if origin:
         problems += _unmatched_files(tasks, files, chosen)
     read = 0
     if not fast and tasks:
-        sizes = [task.nbytes for task in tasks]
-        with (
-            dask_client(client, workers) as running,
-            contextlib.closing(
-                completed_tasks(running, verify_array, tasks, sizes=sizes, title="verifying", progress=progress)
-            ) as done,
-        ):
-            for task, result in done:
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(dask_client(client, workers))
+            for task, result in _completed(tasks, target, spool, stack, running, progress=progress):
                 if isinstance(result, TaskLost):
                     problems.append(_problem(task.path, result.why))
                     continue
@@ -186,6 +185,37 @@ def verify(
         seconds=time.monotonic() - started,
         problems=tuple(sorted(problems, key=lambda each: (each.path, each.message))),
     )
+
+
+def _completed(
+    tasks: Sequence[ArrayTask],
+    target: Target,
+    spool: str | os.PathLike[str] | None,
+    stack: contextlib.ExitStack,
+    client: Client,
+    *,
+    progress: bool,
+) -> Iterator[tuple[ArrayTask, Any]]:
+    """Run the tasks, in the order of the archive if they compare with one."""
+    from isles24_zarr.cluster import completed_tasks
+
+    streamed = [task for task in tasks if task.source and task.source.streamed]
+    others = [task for task in tasks if not (task.source and task.source.streamed)]
+    if others:
+        sizes = [task.nbytes for task in others]
+        done = completed_tasks(client, verify_array, others, sizes=sizes, title="verifying", progress=progress)
+        yield from stack.enter_context(contextlib.closing(done))
+    if not streamed or streamed[0].source is None:
+        return
+    from isles24_zarr.spool import arrivals, completed_arrivals, opened_spool
+
+    origin = streamed[0].source
+    folder = stack.enter_context(opened_spool(spool, target))
+    by_path = {task.ours["source"]["path"]: task for task in streamed}
+    nbytes = {path: task.nbytes for path, task in by_path.items()}
+    arriving, total = arrivals(origin, by_path, nbytes, folder), sum(nbytes.values())
+    arrived = completed_arrivals(client, verify_array, arriving, total=total, title="verifying", progress=progress)
+    yield from stack.enter_context(contextlib.closing(arrived))
 
 
 def _problem(path: str, what: str) -> Problem:

@@ -23,6 +23,8 @@ ORDER = [
     "tables",
     "phenotype",
     "streams",
+    "sevenzip",
+    "tarball",
     "source",
     "nifti",
     "layout",
@@ -35,6 +37,7 @@ ORDER = [
     "versions",
     "workers",
     "cluster",
+    "spool",
     "ingest",
     "resume",
     "convert",
@@ -63,6 +66,8 @@ ORDER = [
     "accessor",
     "phantom",
     "synthetic",
+    "fetch",
+    "serve",
     "cli",
 ]
 """Each module may import only from those above it."""

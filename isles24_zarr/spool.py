@@ -1,0 +1,364 @@
+"""What an archive that is read front to back costs: one pass for headers and tables, one for the voxels.
+
+The plan of a subject needs the headers of all its images, and the NCCT, which gives the grid, lies behind most of the
+bytes of the published archive. So a first pass takes headers and tables out of it, and a second one copies the members
+that are wanted into the spool, a folder, one after the other. Each copy becomes a task as soon as it is there, and is
+deleted when that has ended. While the spool is full, the archive waits.
+
+A spool is locked by the kernel as long as its process lives, so that what a killed one left behind is known for what it
+is, and removed by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+from distributed import KilledWorker, as_completed
+
+from isles24_zarr.cluster import ProgressBar, TaskLost, cluster_errors, submitted
+from isles24_zarr.errors import (
+    Problem,
+    SourceError,
+    SpoolError,
+    TrailingDataError,
+    UnsupportedArchiveError,
+)
+from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.source import Source
+from isles24_zarr.tables import MAX_TABLE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from typing import BinaryIO
+
+    from distributed import Client
+
+    from isles24_zarr.release import SourceFile, Subject
+    from isles24_zarr.store import Target
+    from isles24_zarr.streams import MemberStream
+
+MOST_BYTES: Final = 4 * 10**9
+"""In a spool at once; a single member may be larger, as far as its header accounts for its size."""
+
+MOST_MEMBERS: Final = 64
+_MOST_TABLES_BYTES: Final = 64 * 2**20
+_COPY_BYTES: Final = 2**20
+_PREFIX: Final = ".isles24-zarr-spool-"
+_SLACK_BYTES: Final = 64 * 2**20
+"""What headers and surplus may add to a file beyond twice its voxels."""
+
+
+class SourceTask(Protocol):
+    """A task that reads one file of a source; a frozen dataclass."""
+
+    @property
+    def source(self) -> Source | None:
+        """The release."""
+
+
+Task = TypeVar("Task", bound=SourceTask)
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival(Generic[Task]):
+    """A task whose file is the next one of the archive.
+
+    Parameters
+    ----------
+    task, nbytes
+        What is to be run, and how many bytes of voxels it handles.
+    path
+        Of the file in the release.
+    stream
+        To be copied before the next arrival is asked for, or why it cannot be.
+    copy
+        Where to.
+    size
+        Bytes that the copy takes.
+    """
+
+    task: Task
+    nbytes: int
+    path: str
+    stream: MemberStream | SourceError
+    copy: Path
+    size: int
+
+    def fetched(self) -> Task:
+        """Copy the file; return the task that reads the copy, or that finds out why there is none."""
+        held: Path | SourceError = self.stream if isinstance(self.stream, SourceError) else self.copy
+        if not isinstance(self.stream, SourceError):
+            try:
+                self._write(self.stream)
+            except SourceError as error:
+                self.drop()
+                held = error
+        source = dataclasses.replace(cast("Source", self.task.source), held={self.path: held})
+        return dataclasses.replace(cast("Any", self.task), source=source)  # type: ignore[no-any-return]
+
+    def _write(self, stream: MemberStream) -> None:
+        if stream.left > 2 * self.nbytes + _SLACK_BYTES:
+            what = f"has {stream.left:,} bytes for the {self.nbytes:,} bytes of voxels that its header promises"
+            raise TrailingDataError(self.path, what)
+        try:
+            with self.copy.open("wb") as file:
+                while piece := stream.read(_COPY_BYTES):
+                    file.write(piece)
+        except OSError as error:
+            raise SpoolError(self.copy.parent, f"cannot be written ({error})") from error
+
+    def drop(self) -> None:
+        """Delete the copy."""
+        self.copy.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opened_spool(place: str | os.PathLike[str] | None, target: Target) -> Iterator[Path]:
+    """Give an empty folder for copies, which is gone afterwards.
+
+    Parameters
+    ----------
+    place
+        A folder to make it in; all workers must see it under the same path.
+    target
+        By default, the spool is made beside a store on this machine, else among the temporary files.
+
+    Raises
+    ------
+    SpoolError
+        There, no folder can be made.
+    """
+    beside = tempfile.gettempdir() if "://" in target.url else os.path.dirname(target.url)  # noqa: PTH120 - a string
+    parent = Path(os.path.realpath(place or beside))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError), _locked(leftover):  # of others, or in use
+                shutil.rmtree(leftover)
+        folder, lock = _new_folder(parent)
+    except OSError as error:
+        raise SpoolError(parent, f"cannot hold copies of an archive's members ({error})") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _new_folder(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = parent / f"{_PREFIX}{uuid.uuid4().hex}"
+        folder.mkdir(mode=0o700)
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError, BlockingIOError):
+            lock = stack.enter_context(_locked(folder))
+            folder.stat()  # another process may have taken it for a leftover just before it was locked
+            return folder, os.dup(lock)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_ahead(
+    source: Source, subjects: Iterable[Subject], dictionary: SourceFile | None, *, progress: bool
+) -> tuple[Source, dict[str, Header], list[Problem]]:
+    """Take headers and tables out of an archive, in one pass that ends with the last of them.
+
+    Parameters
+    ----------
+    source
+        The archive.
+    subjects, dictionary
+        Whose files are wanted.
+    progress
+        Show a progress bar on stderr: an archive of 99 GB takes minutes.
+
+    Returns
+    -------
+    tuple
+        The source, which now holds the tables; headers by path; a problem for each image without a usable one.
+    """
+    images = {file.path: (each.name, key[1], file) for each in subjects for key, file in each.images.items()}
+    tables = {file.path for each in subjects for file in each.tables.values()}
+    tables |= {dictionary.path} if dictionary else set()
+    headers: dict[str, Header] = {}
+    held: dict[str, bytes | SourceError] = {}
+    problems = []
+    wanted = images.keys() | tables
+    with ProgressBar("reading headers", total=len(wanted), in_bytes=False, shown=progress and bool(wanted)) as bar:
+        for path, stream in source.members(wanted):
+            bar.finish(1)
+            if path in tables:
+                held[path] = _table(stream, path, room=_MOST_TABLES_BYTES - sum(map(_length, held.values())))
+                continue
+            subject, image, file = images[path]
+            try:
+                if isinstance(stream, SourceError):
+                    raise stream
+                headers[path] = read_header(cast("BinaryIO", stream), path=path, size=file.size)
+            except SourceError as error:
+                problems.append(Problem.from_error(error, subject=subject, image=image))
+    return dataclasses.replace(source, held=held), headers, problems
+
+
+def _table(stream: MemberStream | SourceError, path: str, *, room: int) -> bytes | SourceError:
+    if isinstance(stream, SourceError):
+        return stream
+    if stream.left > room:
+        return UnsupportedArchiveError(path, f"the tables of the archive have more than {_MOST_TABLES_BYTES:,} bytes")
+    content = bytearray()
+    try:
+        while len(content) <= MAX_TABLE_BYTES and (piece := stream.read(_COPY_BYTES)):
+            content += piece
+    except SourceError as error:
+        return error
+    return bytes(content)
+
+
+def _length(content: bytes | SourceError) -> int:
+    return len(content) if isinstance(content, bytes) else 0
+
+
+def arrivals(
+    source: Source, tasks: Mapping[str, Task], sizes: Mapping[str, int], folder: Path
+) -> Iterator[Arrival[Task]]:
+    """Yield tasks in the order in which their files come off an archive; those that do not come, last.
+
+    Parameters
+    ----------
+    source
+        The archive.
+    tasks, sizes
+        By the path of the file: what is to be run, and how many bytes of voxels the file has.
+    folder
+        The spool.
+    """
+    for number, (path, stream) in enumerate(source.members(tasks.keys())):
+        copy = folder / f"{number:06}"
+        size = 0 if isinstance(stream, SourceError) else stream.left
+        yield Arrival(task=tasks[path], nbytes=sizes[path], path=path, stream=stream, copy=copy, size=size)
+
+
+class _Running(Generic[Task]):
+    """Tasks that were submitted, and what their copies take."""
+
+    def __init__(self, client: Client, function: Callable[[Any, str], Any], topic: str) -> None:
+        self._client, self._function, self._topic = client, function, topic
+        self._again: list[tuple[Arrival[Task], Task]] = []
+        self._ended = as_completed([], loop=client.loop)
+        self._held = 0
+        self.futures: dict[Any, tuple[Arrival[Task], Task]] = {}
+
+    def __len__(self) -> int:
+        return len(self.futures) + len(self._again)
+
+    def must_wait(self, arrival: Arrival[Task]) -> bool:
+        """Tell whether there is a result to be taken before a copy is made."""
+        if not len(self):
+            return False
+        if self._ended.has_ready() or len(self) >= MOST_MEMBERS or self._held + arrival.size > MOST_BYTES:
+            return True
+        try:
+            return arrival.size > shutil.disk_usage(arrival.copy.parent).free
+        except OSError as error:
+            raise SpoolError(arrival.copy.parent, f"cannot be looked at ({error})") from error
+
+    def submit(self, arrival: Arrival[Task]) -> None:
+        """Copy the file and run the task."""
+        self._held += arrival.size
+        task = arrival.fetched()
+        future = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes)
+        self.futures[future] = (arrival, task)
+        self._ended.add(future)
+
+    def result(self) -> tuple[Arrival[Task], Any]:
+        """Wait for a task to end, and delete its copy."""
+        while self.futures:
+            future = next(self._ended)
+            arrival, task = self.futures.pop(future)
+            try:
+                result = future.result()
+            except (KilledWorker, MemoryError):
+                self._again.append((arrival, task))
+                continue
+            return self._taken(arrival, result)
+        # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
+        arrival, task = self._again.pop()
+        try:
+            alone = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes, retries=0)
+            return self._taken(arrival, alone.result())
+        except (KilledWorker, MemoryError) as error:
+            return self._taken(arrival, TaskLost.of(error))
+
+    def _taken(self, arrival: Arrival[Task], result: Any) -> tuple[Arrival[Task], Any]:
+        self._held -= arrival.size
+        arrival.drop()
+        return arrival, result
+
+
+def completed_arrivals(
+    client: Client,
+    function: Callable[[Task, str], Result],
+    arriving: Iterable[Arrival[Task]],
+    *,
+    total: int,
+    title: str,
+    progress: bool,
+) -> Generator[tuple[Task, Result | TaskLost]]:
+    """Run tasks as their files come off an archive, and yield each, as it was, with its result as it ends.
+
+    Parameters
+    ----------
+    client, function, title, progress
+        As for `cluster.completed_tasks`.
+    arriving
+        In the order of the archive.
+    total
+        Bytes of voxels that all of them handle.
+
+    Yields
+    ------
+    tuple
+        The task and its result, or how it was lost.
+
+    Raises
+    ------
+    ClusterLostError
+        The scheduler has gone.
+    SpoolError
+        The spool cannot be written.
+    """
+    topic = f"isles24-zarr-{uuid.uuid4().hex}"
+    with cluster_errors(), ProgressBar(title, total=total, in_bytes=True, shown=progress) as bar:
+        client.subscribe_topic(topic, bar.on_event)
+        running: _Running[Task] = _Running(client, function, topic)
+        try:
+            for arrival in arriving:
+                while running.must_wait(arrival):
+                    ended, result = running.result()
+                    bar.finish(ended.nbytes)
+                    yield ended.task, result
+                running.submit(arrival)
+            while len(running):
+                ended, result = running.result()
+                bar.finish(ended.nbytes)
+                yield ended.task, result
+        finally:
+            if client.status == "running":
+                client.cancel(list(running.futures))
+                client.unsubscribe_topic(topic)
