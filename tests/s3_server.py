@@ -174,15 +174,15 @@ def proxy_to(port: int) -> Iterator[Proxy]:
             proxy.shutdown()
 
 
-def every(count: int, fault: str, *, first: int = 1) -> Callable[[Request], str | None]:
-    """Return a fault that hits one of so many requests."""
+def every(count: int, *faults: str) -> Callable[[Request], str | None]:
+    """Return faults that hit one of so many requests, each in turn."""
     lock, seen = threading.Lock(), 0
 
     def chosen(_: Request) -> str | None:
         nonlocal seen
         with lock:
             seen += 1
-            return fault if seen % count == first % count else None
+            return faults[seen // count % len(faults)] if seen % count == 1 else None
 
     return chosen
 

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 S = "sub-stroke0001"
-FEW = {"subjects": [S], "images": ["ncct", "ctp", "lesion_mask"], "progress": False}
+FEW: dict[str, Any] = {"subjects": [S], "images": ["ncct", "ctp", "lesion_mask"], "progress": False}
 LOCK = "isles24-zarr.lock"
 HASTY = {"config_kwargs": {"read_timeout": 2, "retries": {"max_attempts": 3}}}
 """So that stalled connections are given up early; how often is left to the libraries."""
@@ -286,9 +286,11 @@ def test_how_many_requests_opening_and_reading_take(converted: str, proxy: Proxy
 # --- what goes wrong on the way ---
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "slow", "stalled", "broken", "refused", "lost"])
+@pytest.mark.parametrize(
+    "faults", [("500",), ("503",), ("stalled",), ("slow", "broken", "refused", "lost")], ids=lambda faults: faults[0]
+)
 def test_faults_are_outlived(
-    fault: str,
+    faults: tuple[str, ...],
     s3: Any,
     bucket: str,
     few_files: Path,
@@ -298,7 +300,7 @@ def test_faults_are_outlived(
     tmp_path: Path,
 ) -> None:
     upload(s3, few_files, bucket, "train")
-    proxy.fault = every(41 if fault == "stalled" else 23, fault)
+    proxy.fault = every(41 if "stalled" in faults else 17, *faults)
     through = {**proxy.options, **HASTY}
     report = isles24_zarr.convert(
         f"s3://{bucket}/train", f"s3://{bucket}/x.zarr", client=client, storage_options=through, **FEW
@@ -306,7 +308,7 @@ def test_faults_are_outlived(
     assert report.ok, report.problems
     assert proxy.broken
     assert_identical_stores(few, download(s3, bucket, "x.zarr", tmp_path / "x.zarr"))
-    proxy.fault = every(3, fault)
+    proxy.fault = every(3, *faults)
     scan = isles24_zarr.open_scan(f"s3://{bucket}/x.zarr", S, storage_options=through)
     local = isles24_zarr.open_scan(few, S)
     assert np.array_equal(scan["ctp"].values, local["ctp"].values)
@@ -445,10 +447,12 @@ def test_a_lock_that_was_taken_over_stops_its_former_holder(
 
 
 def test_kill_9_in_the_midst_of_it_and_resume(
-    s3: Any, bucket: str, release: Path, store: Path, options: dict[str, Any], tmp_path: Path, client: Client
+    s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], tmp_path: Path, client: Client
 ) -> None:
     place = f"s3://{bucket}/x.zarr"
-    command = [sys.executable, "-m", "isles24_zarr", "convert", str(release), place, *flags(options)]
+    command = [sys.executable, "-m", "isles24_zarr", "convert", str(release), place, "--subject", S, *flags(options)]
+    command += [word for image in FEW["images"] for word in ("--image", image)]
+    common = {"client": client, "storage_options": options, **FEW}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environment()
     ) as process:
@@ -457,13 +461,13 @@ def test_kill_9_in_the_midst_of_it_and_resume(
             time.sleep(0.05)
         # while it runs, no other may
         with pytest.raises(StoreLockedError, match=f"process {process.pid} on"):
-            isles24_zarr.convert(release, place, client=client, storage_options=options, progress=False)
+            isles24_zarr.convert(release, place, **common)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert f"x.zarr/{LOCK}" in keys(s3, bucket, "x.zarr")
     # on the machine of the holder, its end is known at once
-    assert isles24_zarr.convert(release, place, client=client, storage_options=options, progress=False).ok
-    assert_identical_stores(store, download(s3, bucket, "x.zarr", tmp_path / "x.zarr"))
+    assert isles24_zarr.convert(release, place, **common).ok
+    assert_identical_stores(few, download(s3, bucket, "x.zarr", tmp_path / "x.zarr"))
 
 
 # --- other file systems of fsspec ---
