@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/isles24-zarr demo $(DEMO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

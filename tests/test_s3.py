@@ -248,7 +248,7 @@ def test_the_command_line(converted: str, options: dict[str, Any], store: Path) 
     document = json.loads(run("info", converted, "--json", *told).stdout)
     assert document["read_by"] == "zarr-python, in merged ranges through S3FileSystem of fsspec"
     assert len(document["subjects"]) == 3
-    assert read_path(store) == "zarrs, from files of this machine"
+    assert read_path(store) == "threads that unpack shards of this machine"
     # credentials and endpoint as all AWS tools have them
     by_environment = {
         "AWS_ACCESS_KEY_ID": KEYS["key"],
