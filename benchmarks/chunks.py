@@ -19,7 +19,7 @@ from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, PATCH, reads_of
 from isles24_zarr.layout import CHUNK_FRAMES, CHUNK_ZYX, COMPRESSOR, KEY, even_chunk, rounded_up
-from isles24_zarr.store import DOCUMENT
+from isles24_zarr.objects import DOCUMENT
 from isles24_zarr.unpacking import ShardedVoxels
 
 if TYPE_CHECKING:

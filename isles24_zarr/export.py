@@ -25,8 +25,8 @@ from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceE
 from isles24_zarr.grid import file_from_canonical
 from isles24_zarr.layout import KEY, Block, blocks_of_array, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
+from isles24_zarr.objects import Target, WholeStore, committed_subjects, read_document, read_root, reading
 from isles24_zarr.release import Stray, classified, selected_names
-from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root, reading
 from isles24_zarr.streams import whole_file
 
 if TYPE_CHECKING:

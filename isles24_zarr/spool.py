@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from isles24_zarr.objects import Target
     from isles24_zarr.release import SourceFile, Subject
-    from isles24_zarr.store import Target
     from isles24_zarr.streams import MemberStream
 
 MOST_BYTES: Final = 4 * 10**9

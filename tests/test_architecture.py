@@ -32,6 +32,7 @@ ORDER = [
     "repository",
     "remote",
     "lease",
+    "objects",
     "store",
     "commit",
     "versions",
@@ -41,6 +42,7 @@ ORDER = [
     "ingest",
     "resume",
     "convert",
+    "recheck",
     "verify",
     "export",
     "unpacking",
@@ -68,6 +70,7 @@ ORDER = [
     "synthetic",
     "fetch",
     "serve",
+    "console",
     "cli",
 ]
 """Each module may import only from those above it."""
