@@ -28,9 +28,10 @@ from isles24_zarr.commit import (
     write_root,
 )
 from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, SourceError
+from isles24_zarr.header import Header
 from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
 from isles24_zarr.layout import SubjectPlan, subject_plan
-from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.nifti import read_header
 from isles24_zarr.objects import Target, child_names, read_document, read_root
 from isles24_zarr.release import selected_names
 from isles24_zarr.repository import is_versioned

@@ -17,13 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from isles24_zarr.errors import (
-    DestinationError,
-    NotAStoreError,
-    StoreDamageError,
-    StoreLockedError,
-    StoreVersionError,
-)
+from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError
 from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.lease import LOCK, leased
 from isles24_zarr.remote import RemoteStore
@@ -35,10 +29,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
-
 DOCUMENT: Final = "zarr.json"
-
-
 PARTIAL: Final = ".partial"
 """How the names of objects end that LocalStore is writing, or was when it was killed."""
 

@@ -20,9 +20,7 @@ from zarrs import ZarrsCodecPipeline
 from isles24_zarr.access import library_errors
 from isles24_zarr.errors import Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import (
-    Target,
-)
+from isles24_zarr.objects import Target
 from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from zarr.abc.store import Store
-
 
 _READ_BYTES: Final = 2**20
 DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, StoreDamageError)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+    from isles24_zarr.header import Header
     from isles24_zarr.ingest import FileResult
-    from isles24_zarr.nifti import Header
     from isles24_zarr.objects import Target
     from isles24_zarr.release import SourceFile, Subject
     from isles24_zarr.source import Source

@@ -31,7 +31,8 @@ from isles24_zarr.errors import (
     TrailingDataError,
     UnsupportedArchiveError,
 )
-from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.header import Header
+from isles24_zarr.nifti import read_header
 from isles24_zarr.source import Source
 from isles24_zarr.tables import MAX_TABLE_BYTES
 
