@@ -18,8 +18,9 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, PATCH, reads_of
-from isles24_zarr.layout import CHUNK_FRAMES, CHUNK_ZYX, COMPRESSOR, KEY, even_chunk, rounded_up
-from isles24_zarr.store import DOCUMENT
+from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, even_chunk, rounded_up
+from isles24_zarr.layout import COMPRESSOR, KEY
+from isles24_zarr.objects import DOCUMENT
 from isles24_zarr.unpacking import ShardedVoxels
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from benchmarks.conversion import workers_name
 from benchmarks.measurement import OURS, Results, alternated
 from isles24_zarr.commit import write_cohort
 from isles24_zarr.layout import KEY, seal
-from isles24_zarr.store import Target
+from isles24_zarr.objects import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

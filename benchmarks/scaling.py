@@ -25,8 +25,8 @@ from isles24_zarr.cluster import completed_tasks
 from isles24_zarr.commit import clinical_record, publish_subject, write_cohort
 from isles24_zarr.convert import planned
 from isles24_zarr.ingest import FileTask, convert_file
+from isles24_zarr.objects import Target
 from isles24_zarr.source import Source
-from isles24_zarr.store import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -24,9 +24,9 @@ from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
+from isles24_zarr.objects import WholeStore
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.remote import RemoteStore
-from isles24_zarr.store import WholeStore
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
 if TYPE_CHECKING:

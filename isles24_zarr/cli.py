@@ -16,16 +16,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from isles24_zarr.access import options_from_texts
-from isles24_zarr.errors import Isles24Error, Problem, RequestError
+from isles24_zarr.console import (
+    _print_cohort,
+    all_good,
+    by,
+    err,
+    megabytes,
+    out,
+    plain,
+    print_json,
+    print_table,
+    tell_problems,
+)
+from isles24_zarr.errors import Isles24Error, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    import xarray as xr
 
 Arguments = ParamSpec("Arguments")
 
@@ -68,8 +77,6 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of 
 
 
 _INTERRUPTED: Final = "interrupted; what was committed stays, the same command resumes"
-_PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
-"""Names from outside are shown as they are."""
 
 
 def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
@@ -84,10 +91,10 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
         except Isles24Error as error:
             if options.get("verbose"):
                 raise
-            _err().print(f"error: {error}", style="red", soft_wrap=True)
+            err().print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
         except KeyboardInterrupt:
-            _err().print(_INTERRUPTED)
+            err().print(_INTERRUPTED)
             raise typer.Exit(130) from None
         if not good:
             raise typer.Exit(1)
@@ -109,7 +116,7 @@ def scan(
 
     release = scan_release(source, options_from_texts(storage_option))
     if as_json:
-        _print_json(
+        print_json(
             source=release.source,
             subjects={
                 name: {
@@ -122,25 +129,25 @@ def scan(
                 for name, subject in release.subjects.items()
             },
             dictionary=release.dictionary and release.dictionary.path,
-            problems=_plain(release.problems),
+            problems=plain(release.problems),
         )
-        return _all_good(release.problems)
+        return all_good(release.problems)
     rows = (
         (
             name,
             " ".join(image for space, image in subject.images if space == "ncct"),
             " ".join(f"{space}:{image}" for space, image in subject.images if space != "ncct"),
             str(len(subject.tables)),
-            _megabytes(sum(file.size for file in subject.images.values())),
+            megabytes(sum(file.size for file in subject.images.values())),
         )
         for name, subject in release.subjects.items()
     )
-    _print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
-    _out().print(
+    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
+    out().print(
         f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
-        f"{'a' if release.dictionary else 'no'} data dictionary, {_megabytes(release.bytes)} MB"
+        f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
     )
-    return _tell_problems(release.problems)
+    return tell_problems(release.problems)
 
 
 @_command
@@ -185,19 +192,19 @@ def convert(
             spool=spool,
         )
     if as_json:
-        _print_json(**dataclasses.asdict(report))
+        print_json(**dataclasses.asdict(report))
         return report.ok
-    _out().print(
+    out().print(
         f"{report.store}: {len(report.converted)} subjects converted, {len(report.unchanged)} unchanged, "
-        f"{report.images} images written, {_megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
+        f"{report.images} images written, {megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
         soft_wrap=True,
     )
     if icechunk:
-        _out().print(f"{icechunk}: {len(report.snapshots)} subjects committed", soft_wrap=True)
+        out().print(f"{icechunk}: {len(report.snapshots)} subjects committed", soft_wrap=True)
     for name, reason in report.reasons.items():
         if reason != FIRST_TIME:
-            _out().print(f"{name} was converted again: {reason}", soft_wrap=True)
-    return _tell_problems(report.problems)
+            out().print(f"{name} was converted again: {reason}", soft_wrap=True)
+    return tell_problems(report.problems)
 
 
 def _print_plan(
@@ -209,7 +216,7 @@ def _print_plan(
     arrays = [array for plan in plans for array in plan.arrays]
     if as_json:
         keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
-        _print_json(
+        print_json(
             arrays=[
                 {
                     **{key: getattr(array, key) for key in keys},
@@ -218,25 +225,25 @@ def _print_plan(
                 }
                 for array in arrays
             ],
-            problems=_plain(problems),
+            problems=plain(problems),
         )
-        return _all_good(problems)
+        return all_good(problems)
     rows = (
         (
             array.path,
-            _by(array.shape),
+            by(array.shape),
             array.dtype,
-            _by(array.chunks),
-            _by(array.shards),
-            _megabytes(array.nbytes),
-            _megabytes(array.source.size),
+            by(array.chunks),
+            by(array.shards),
+            megabytes(array.nbytes),
+            megabytes(array.source.size),
         )
         for array in arrays
     )
-    _print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
+    print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
     total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
-    _out().print(f"{len(arrays)} arrays, {_megabytes(total)} MB of voxels, about {_megabytes(stored)} MB stored")
-    return _tell_problems(problems)
+    out().print(f"{len(arrays)} arrays, {megabytes(total)} MB of voxels, about {megabytes(stored)} MB stored")
+    return tell_problems(problems)
 
 
 @_command
@@ -258,31 +265,31 @@ def info(
         cohort = open_cohort(store, storage_options=options)
         if as_json:
             table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
-            _print_json(attributes=cohort.attrs, read_by=reader, subjects=table)
+            print_json(attributes=cohort.attrs, read_by=reader, subjects=table)
         else:
             _print_cohort(cohort)
-            _out().print(f"read by {reader}")
+            out().print(f"read by {reader}")
         return True
     arrays = described_arrays(store, subject, storage_options=options)
     if as_json:
-        _print_json(subject=subject, read_by=reader, arrays=[dataclasses.asdict(array) for array in arrays])
+        print_json(subject=subject, read_by=reader, arrays=[dataclasses.asdict(array) for array in arrays])
         return True
     rows = (
         (
             array.group,
             array.image,
-            _by(array.shape),
+            by(array.shape),
             array.dtype,
-            _by(array.chunks),
-            _by(array.shards),
-            _megabytes(array.nbytes),
-            _megabytes(array.stored_bytes),
+            by(array.chunks),
+            by(array.shards),
+            megabytes(array.nbytes),
+            megabytes(array.stored_bytes),
             f"{array.nbytes / array.stored_bytes:.1f}",
         )
         for array in arrays
     )
-    _print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
-    _out().print(f"read by {reader}")
+    print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
+    out().print(f"read by {reader}")
     return True
 
 
@@ -317,14 +324,14 @@ def verify(
             spool=spool,
         )
     if as_json:
-        _print_json(ok=report.ok, **dataclasses.asdict(report))
+        print_json(ok=report.ok, **dataclasses.asdict(report))
         return report.ok
-    _out().print(
-        f"{report.store}: {len(report.subjects)} subjects, {report.arrays} images, {_megabytes(report.voxel_bytes)} MB "
+    out().print(
+        f"{report.store}: {len(report.subjects)} subjects, {report.arrays} images, {megabytes(report.voxel_bytes)} MB "
         f"of voxels read in {report.seconds:.1f} s, {len(report.problems) or 'no'} problems",
         soft_wrap=True,
     )
-    return _tell_problems(report.problems)
+    return tell_problems(report.problems)
 
 
 @_command
@@ -354,11 +361,11 @@ def export(
             workers=workers,
             storage_options=options,
         )
-    _out().print(
+    out().print(
         f"{report.destination}: {report.written} files written, {report.unchanged} were there, {report.seconds:.1f} s",
         soft_wrap=True,
     )
-    return _tell_problems(report.problems)
+    return tell_problems(report.problems)
 
 
 @_command
@@ -379,13 +386,13 @@ def fetch(
     from isles24_zarr.fetch import fetch as download
 
     report = download(destination, record=record or RECORD, files=file, api=api or ZENODO)
-    _out().print(
+    out().print(
         f"{report.destination}: {len(report.fetched)} files fetched, {len(report.unchanged)} were there, "
-        f"{_megabytes(report.nbytes)} MB in {report.seconds:.1f} s",
+        f"{megabytes(report.nbytes)} MB in {report.seconds:.1f} s",
         soft_wrap=True,
     )
     for name in (*report.fetched, *report.unchanged):
-        _out().print(str(Path(report.destination) / name), soft_wrap=True)
+        out().print(str(Path(report.destination) / name), soft_wrap=True)
     return True
 
 
@@ -404,7 +411,7 @@ def serve(
     from isles24_zarr.serve import serve as run
 
     def tell(url: str) -> None:
-        _out().print(f"{url} serves {store}; Ctrl-C ends it", soft_wrap=True)
+        out().print(f"{url} serves {store}; Ctrl-C ends it", soft_wrap=True)
         sys.stdout.flush()
 
     try:
@@ -426,7 +433,7 @@ def synthesize(
     """Write a synthetic release in the real layout, to try things on."""
     from isles24_zarr.synthetic import synthesize as write_release
 
-    _out().print(str(write_release(destination, subjects=subjects, scale=scale, seed=seed)), soft_wrap=True)
+    out().print(str(write_release(destination, subjects=subjects, scale=scale, seed=seed)), soft_wrap=True)
     return True
 
 
@@ -441,88 +448,20 @@ def demo(
 
     release, store, picture = folder / "train", folder / "isles24.zarr", folder / "montage.png"
     if not release.exists():
-        _out().print(f"1. A synthetic release of four patients in {release}", soft_wrap=True)
+        out().print(f"1. A synthetic release of four patients in {release}", soft_wrap=True)
         isles24_zarr.synthesize(release, subjects=4, scale="small")
-    _out().print(f"2. isles24_zarr.convert({str(release)!r}, {str(store)!r})", soft_wrap=True)
+    out().print(f"2. isles24_zarr.convert({str(release)!r}, {str(store)!r})", soft_wrap=True)
     report = isles24_zarr.convert(release, store)
-    _out().print(f"3. cohort = isles24_zarr.open_cohort({str(store)!r})", soft_wrap=True)
+    out().print(f"3. cohort = isles24_zarr.open_cohort({str(store)!r})", soft_wrap=True)
     cohort = isles24_zarr.open_cohort(store)
     _print_cohort(cohort)
     subject = cohort.isles.subjects[0]
-    _out().print(f"4. cohort.isles.scan({subject!r}).isles.volume('lesion_mask')")
+    out().print(f"4. cohort.isles.scan({subject!r}).isles.volume('lesion_mask')")
     scan_ = cohort.isles.scan(subject)
-    _out().print(f"   infarct of {subject}: {scan_.isles.volume('lesion_mask'):.1f} mL")
+    out().print(f"   infarct of {subject}: {scan_.isles.volume('lesion_mask'):.1f} mL")
     scan_.isles.montage().savefig(picture)
-    _out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
-    return _tell_problems(report.problems)
-
-
-def _print_cohort(cohort: xr.DataTree) -> None:
-    columns = ("center", "age", "sex", "nihss_admission", "mtici", "mrs_3month")
-    table, available = cohort.isles.table, cohort["phenotype"].to_dataset()["available"]
-    rows = (
-        (
-            subject,
-            *(
-                ""
-                if row[name] is None or row[name] != row[name]
-                else f"{row[name]:g}"
-                if isinstance(row[name], float)
-                else str(row[name])
-                for name in columns
-            ),
-            f"{int(available.sel(subject=subject).sum())} of {available.sizes['image']}",
-        )
-        for subject, row in table.iterrows()
-    )
-    _print_table(("subject", *columns, "images"), rows)
-    _out().print(f"{len(table)} subjects, format version {cohort.attrs['format_version']}, {cohort.attrs['licence']}")
-
-
-def _tell_problems(problems: Iterable[Problem]) -> bool:
-    """Print problems to stdout, errors last; tell whether there was none of severity error."""
-    for problem in sorted(problems, key=lambda each: each.severity == "error"):
-        style = "red" if problem.severity == "error" else "yellow"
-        _out().print(f"{problem.severity}: {problem}", style=style, soft_wrap=True)
-    return _all_good(problems)
-
-
-def _all_good(problems: Iterable[Problem]) -> bool:
-    return all(problem.severity != "error" for problem in problems)
-
-
-def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(problem) for problem in problems]
-
-
-def _print_json(**document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    _out().print(table)
-
-
-def _by(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f}"
-
-
-def _out() -> Console:
-    # a file or pipe has no width: give tables room
-    return Console(width=None if sys.stdout.isatty() else 200, **_PLAIN)
-
-
-def _err() -> Console:
-    return Console(stderr=True, **_PLAIN)
+    out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
+    return tell_problems(report.problems)
 
 
 def main() -> None:
@@ -534,7 +473,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # before a command has begun, or after it has ended
-        _err().print(_INTERRUPTED)
+        err().print(_INTERRUPTED)
         sys.exit(130)
     finally:
         # what is left is to leave: nothing is to be interrupted any more, and the exit code stands

@@ -13,8 +13,8 @@ import xarray as xr
 from isles24_zarr.dataset import open_scan, zarr_group
 from isles24_zarr.errors import IncompleteStoreError, Isles24Error, UnknownNameError, one_line
 from isles24_zarr.layout import KEY, PHENOTYPE
+from isles24_zarr.objects import Target, read_document, read_root
 from isles24_zarr.release import selected_names
-from isles24_zarr.store import Target, read_document, read_root
 from isles24_zarr.vocabulary import CLINICAL
 
 if TYPE_CHECKING:

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr import phenotype, vocabulary
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError
 from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE
-from isles24_zarr.store import (
-    committed_subjects,
-    read_document,
-    remove,
-    write_dataset,
-    write_grid,
-    write_group,
-    write_subject,
-)
+from isles24_zarr.objects import committed_subjects, read_document
+from isles24_zarr.store import remove, write_dataset, write_grid, write_group, write_subject
 from isles24_zarr.tables import MAX_TABLE_BYTES
 
 if TYPE_CHECKING:
@@ -33,9 +26,9 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.layout import ArrayPlan, SubjectPlan
+    from isles24_zarr.objects import Target
     from isles24_zarr.release import Release, SourceFile, Subject
     from isles24_zarr.source import Source
-    from isles24_zarr.store import Target
 
 PACKAGE_VERSION: Final = version("isles24-zarr")
 

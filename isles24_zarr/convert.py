@@ -28,14 +28,16 @@ from isles24_zarr.commit import (
     write_root,
 )
 from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, SourceError
+from isles24_zarr.header import Header
 from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
 from isles24_zarr.layout import SubjectPlan, subject_plan
-from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.nifti import read_header
+from isles24_zarr.objects import Target, child_names, read_document, read_root
 from isles24_zarr.release import selected_names
 from isles24_zarr.repository import is_versioned
 from isles24_zarr.resume import NOTHING, Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
 from isles24_zarr.source import Source
-from isles24_zarr.store import Target, child_names, read_document, read_root, remove, remove_partial_objects
+from isles24_zarr.store import remove, remove_partial_objects
 from isles24_zarr.versions import commit_versions, repository_place
 
 if TYPE_CHECKING:

@@ -20,12 +20,11 @@ from isles24_zarr.arrays import (
     coordinate_variable,
     image_variable,
 )
+from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
-from isles24_zarr.layout import KEY, MAX_SHARD_BYTES, recorded_orientation
-from isles24_zarr.release import SUBJECT_NAME
-from isles24_zarr.remote import RemoteStore
-from isles24_zarr.store import (
+from isles24_zarr.layout import KEY, recorded_orientation
+from isles24_zarr.objects import (
     DOCUMENT,
     Target,
     WholeStore,
@@ -36,6 +35,8 @@ from isles24_zarr.store import (
     read_objects,
     read_root,
 )
+from isles24_zarr.release import SUBJECT_NAME
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:

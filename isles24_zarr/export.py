@@ -21,12 +21,13 @@ import zarr
 from zarr.storage import StorePath
 
 from isles24_zarr import vocabulary
+from isles24_zarr.chunking import Block, blocks_of_array
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.grid import file_from_canonical
-from isles24_zarr.layout import KEY, Block, blocks_of_array, recorded_orientation
+from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
+from isles24_zarr.objects import Target, WholeStore, committed_subjects, read_document, read_root, reading
 from isles24_zarr.release import Stray, classified, selected_names
-from isles24_zarr.store import Target, WholeStore, committed_subjects, read_document, read_root, reading
 from isles24_zarr.streams import whole_file
 
 if TYPE_CHECKING:

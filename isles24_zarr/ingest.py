@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from isles24_zarr.layout import ArrayPlan
+    from isles24_zarr.objects import Target
     from isles24_zarr.source import Source
-    from isles24_zarr.store import Target
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

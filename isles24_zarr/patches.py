@@ -18,7 +18,7 @@ from isles24_zarr.cohort import available_images, cohort_target, subject_names
 from isles24_zarr.dataset import open_scan, scan_grid
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.grid import world_from_voxel
-from isles24_zarr.store import reading
+from isles24_zarr.objects import reading
 from isles24_zarr.vocabulary import IMAGES, SERIES_IMAGES
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from isles24_zarr.store import Target
+    from isles24_zarr.objects import Target
 
 _MISSING: Final = ("error", "skip")
 

@@ -26,8 +26,8 @@ from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathE
 from isles24_zarr.export import file_blocks
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import write_nifti
+from isles24_zarr.objects import Target, read_document, reading
 from isles24_zarr.release import Stray, classified
-from isles24_zarr.store import Target, read_document, reading
 from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
 if TYPE_CHECKING:

@@ -13,16 +13,8 @@ from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.ingest import FileTask
 from isles24_zarr.layout import KEY, SubjectPlan, seal, subject_plan
-from isles24_zarr.store import (
-    DOCUMENT,
-    child_names,
-    encoded_document,
-    listed_keys,
-    read_document,
-    remove,
-    remove_partial_objects,
-    withdraw,
-)
+from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
+from isles24_zarr.store import remove, remove_partial_objects, withdraw
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -30,11 +22,11 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+    from isles24_zarr.header import Header
     from isles24_zarr.ingest import FileResult
-    from isles24_zarr.nifti import Header
+    from isles24_zarr.objects import Target
     from isles24_zarr.release import SourceFile, Subject
     from isles24_zarr.source import Source
-    from isles24_zarr.store import Target
 
 
 FIRST_TIME: Final = "not committed before"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import AddressError, MissingExtraError, NotAStoreError
-from isles24_zarr.store import DOCUMENT, Target, read_root
+from isles24_zarr.objects import DOCUMENT, Target, read_root
 
 if TYPE_CHECKING:
     import os

@@ -31,7 +31,8 @@ from isles24_zarr.errors import (
     TrailingDataError,
     UnsupportedArchiveError,
 )
-from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.header import Header
+from isles24_zarr.nifti import read_header
 from isles24_zarr.source import Source
 from isles24_zarr.tables import MAX_TABLE_BYTES
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from isles24_zarr.objects import Target
     from isles24_zarr.release import SourceFile, Subject
-    from isles24_zarr.store import Target
     from isles24_zarr.streams import MemberStream
 
 MOST_BYTES: Final = 4 * 10**9

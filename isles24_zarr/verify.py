@@ -6,41 +6,38 @@ index arithmetic of this module's own, and source files are unpacked by the stan
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import gzip
-import hashlib
-import math
 import time
-import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import xxhash
 import zarr
-from zarr.storage import LocalStore, StorePath
-from zarrs import ZarrsCodecPipeline
+from zarr.storage import StorePath
 
-from isles24_zarr.access import library_errors
-from isles24_zarr.errors import Problem, SourceError, StoreDamageError
+from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE, seal
+from isles24_zarr.objects import (
+    DOCUMENT,
+    PARTIAL,
+    Target,
+    WholeStore,
+    child_names,
+    listed_keys,
+    read_document,
+    read_root,
+)
+from isles24_zarr.recheck import DECODING_ERRORS, ArrayTask, damage, first_line, verify_array
 from isles24_zarr.release import SourceFile, selected_names
 from isles24_zarr.source import Source
-from isles24_zarr.store import DOCUMENT, PARTIAL, Target, WholeStore, child_names, listed_keys, read_document, read_root
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
     from distributed import Client
-    from numpy.typing import NDArray
     from zarr.abc.store import Store
 
 _COORDINATES: Final = frozenset({"x", "y", "z", "time"})
-_READ_BYTES: Final = 2**20
-_DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, StoreDamageError)
-"""What zarr-python, zarrs and their codecs raise of damaged data."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,39 +71,6 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether all is as it was written."""
         return not self.problems
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayTask:
-    """What a worker needs to verify one image.
-
-    Parameters
-    ----------
-    target
-        Where the store is.
-    path
-        Of the array.
-    document
-        Its metadata, as its subject's commit has them.
-    source
-        The release to compare with, if any.
-    """
-
-    target: Target
-    path: str
-    document: Mapping[str, Any]
-    source: Source | None
-
-    @property
-    def ours(self) -> dict[str, Any]:
-        """What the conversion recorded of the array."""
-        recorded: dict[str, Any] = self.document["attributes"][KEY]
-        return recorded
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of voxels."""
-        return int(math.prod(self.document["shape"]) * np.dtype(self.ours["file_dtype"]).itemsize)
 
 
 def verify(
@@ -173,7 +137,7 @@ def verify(
             running = stack.enter_context(dask_client(client, workers))
             for task, result in _completed(tasks, target, spool, stack, running, progress=progress):
                 if isinstance(result, TaskLost):
-                    problems.append(_problem(task.path, result.why))
+                    problems.append(damage(task.path, result.why))
                     continue
                 read += task.nbytes
                 problems += result
@@ -218,18 +182,12 @@ def _completed(
     yield from stack.enter_context(contextlib.closing(arrived))
 
 
-def _problem(path: str, what: str) -> Problem:
-    return Problem.from_error(
-        StoreDamageError(path, what), subject=path.split("/", maxsplit=1)[0] if "/" in path else None
-    )
-
-
 def _root_problems(store: Store) -> Iterator[Problem]:
     document = read_document(store, "") or {}
     if document.get("attributes", {}).get(KEY, {}).get("seal") != seal(document):
-        yield _problem(DOCUMENT, "was edited after it was written")
+        yield damage(DOCUMENT, "was edited after it was written")
     if document.get("attributes", {}).get("state") != "complete":
-        yield _problem(DOCUMENT, "says that a conversion has not finished")
+        yield damage(DOCUMENT, "says that a conversion has not finished")
 
 
 def _table_problems(store: Store) -> Iterator[Problem]:
@@ -250,7 +208,7 @@ def _table_problems(store: Store) -> Iterator[Problem]:
     for row, subject in enumerate(columns.get("subject", ())):
         document = read_document(store, str(subject))
         if document is None:
-            yield _problem(f"{subject}/{DOCUMENT}", "is missing: the cohort table lists the subject")
+            yield damage(f"{subject}/{DOCUMENT}", "is missing: the cohort table lists the subject")
             continue
         attributes = document.get("attributes", {})
         for name in columns.keys() & attributes.keys():
@@ -258,7 +216,7 @@ def _table_problems(store: Store) -> Iterator[Problem]:
             missing = stored == "" if isinstance(stored, str) else bool(stored != stored)
             same = missing if value is None else (stored == value or str(stored) == str(value))
             if not same:
-                yield _problem(f"{PHENOTYPE}/{name}", f"has {stored} for {subject}, its group has {value}")
+                yield damage(f"{PHENOTYPE}/{name}", f"has {stored} for {subject}, its group has {value}")
 
 
 def _subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str, dict[str, Any]]]:
@@ -274,7 +232,7 @@ def _subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str,
     images = {path: each for path, each in members.items() if path.split("/")[-1] not in _COORDINATES}
     images = {path: each for path, each in images.items() if each["node_type"] == "array"}
     for path in sorted(recorded.keys() - images.keys()):
-        problems.append(_problem(f"{name}/{path}", "is listed by its subject, which lacks it"))
+        problems.append(damage(f"{name}/{path}", "is listed by its subject, which lacks it"))
     for path, each in images.items():
         problems += _shard_problems(store, f"{name}/{path}", each["attributes"][KEY]["shards"])
     for path in sorted(arrays - {f"{name}/{path}" for path in images}):
@@ -286,8 +244,8 @@ def _small_array(store: Store, path: str) -> tuple[Any, list[Problem]]:
     """Read a coordinate or a column of the table; its chunk has a CRC."""
     try:
         return zarr.open_array(StorePath(WholeStore(store), path), mode="r", zarr_format=3)[...], []
-    except _DECODING_ERRORS as error:
-        return None, [_problem(path, f"cannot be read ({_first_line(error)})")]
+    except DECODING_ERRORS as error:
+        return None, [damage(path, f"cannot be read ({first_line(error)})")]
 
 
 def _sealed_document(store: Store, path: str) -> tuple[dict[str, Any] | None, list[Problem]]:
@@ -295,11 +253,11 @@ def _sealed_document(store: Store, path: str) -> tuple[dict[str, Any] | None, li
     try:
         document = read_document(store, path)
     except StoreDamageError as error:
-        return None, [_problem(f"{path}/{DOCUMENT}", error.what)]
+        return None, [damage(f"{path}/{DOCUMENT}", error.what)]
     if document is None:
-        return None, [_problem(f"{path}/{DOCUMENT}", "is missing: the group was not committed, or was deleted")]
+        return None, [damage(f"{path}/{DOCUMENT}", "is missing: the group was not committed, or was deleted")]
     if document.get("attributes", {}).get(KEY, {}).get("seal") != seal({"attributes": {}, **document}):
-        return None, [_problem(f"{path}/{DOCUMENT}", "was edited after it was written")]
+        return None, [damage(f"{path}/{DOCUMENT}", "was edited after it was written")]
     return document, []
 
 
@@ -310,19 +268,19 @@ def _document_problems(store: Store, parent: str, members: Mapping[str, Any]) ->
         try:
             found = read_document(store, path)
         except StoreDamageError as error:
-            yield _problem(f"{path}/{DOCUMENT}", error.what)
+            yield damage(f"{path}/{DOCUMENT}", error.what)
             continue
         if found is None:
-            yield _problem(f"{path}/{DOCUMENT}", "is missing")
+            yield damage(f"{path}/{DOCUMENT}", "is missing")
             continue
         if wanted["node_type"] == "group":
             below = found.pop("consolidated_metadata", {}).get("metadata", {})
             inside = {key.removeprefix(f"{name}/"): doc for key, doc in members.items() if key.startswith(f"{name}/")}
             if below != inside:
-                yield _problem(f"{path}/{DOCUMENT}", "was edited after it was written")
+                yield damage(f"{path}/{DOCUMENT}", "was edited after it was written")
                 continue
         if found != wanted:
-            yield _problem(f"{path}/{DOCUMENT}", "was edited after it was written")
+            yield damage(f"{path}/{DOCUMENT}", "was edited after it was written")
 
 
 def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem]:
@@ -332,21 +290,21 @@ def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem
         is_document = key.rsplit("/", 1)[-1] == DOCUMENT
         is_group = any(array.startswith(f"{owner}/") for array in arrays)
         if key.endswith(PARTIAL):
-            yield _problem(key, "is what an interrupted write left over")
+            yield damage(key, "is what an interrupted write left over")
         elif not (owner in arrays or (is_document and (is_group or owner == parent))):
-            yield _problem(key, "is not listed by the commit of its group")
+            yield damage(key, "is not listed by the commit of its group")
 
 
 def _shard_problems(store: Store, path: str, shards: Mapping[str, int]) -> Iterator[Problem]:
     found = {key.removeprefix(f"{path}/"): size for key, size in listed_keys(store, path).items()}
     for key, size in shards.items():
         if key not in found:
-            yield _problem(f"{path}/{key}", "is lost")
+            yield damage(f"{path}/{key}", "is lost")
         elif found[key] != size:
-            yield _problem(f"{path}/{key}", f"has {found[key]:,} of {size:,} bytes")
+            yield damage(f"{path}/{key}", f"has {found[key]:,} of {size:,} bytes")
     for key in sorted(found.keys() - shards.keys() - {DOCUMENT}):
         if not key.endswith(PARTIAL):
-            yield _problem(f"{path}/{key}", "is no shard of the array")
+            yield damage(f"{path}/{key}", "is no shard of the array")
 
 
 def _unmatched_files(tasks: list[ArrayTask], files: Mapping[str, SourceFile], subjects: Sequence[str]) -> list[Problem]:
@@ -362,109 +320,3 @@ def _unmatched_files(tasks: list[ArrayTask], files: Mapping[str, SourceFile], su
             for path in sorted(converted - files.keys())
         ),
     ]
-
-
-def verify_array(task: ArrayTask, topic: str) -> list[Problem]:
-    """Read an image again and compare its checksum, on a worker.
-
-    Parameters
-    ----------
-    task
-        What to do.
-    topic
-        Where to tell of progress.
-    """
-    from isles24_zarr.cluster import advance
-
-    problems = []
-    digest = xxhash.xxh3_128()
-    try:
-        for voxels in file_order_voxels(task):
-            digest.update(voxels.data)
-            advance(topic, voxels.nbytes)
-        if digest.hexdigest() != task.ours["checksum"]["value"]:
-            problems.append(_problem(task.path, "its voxels are not those that were written: the checksum differs"))
-    except _DECODING_ERRORS as error:
-        problems.append(_problem(task.path, f"cannot be read ({_first_line(error)})"))
-    if task.source:
-        problems += _source_problems(task, task.source)
-    return problems
-
-
-def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
-    """Yield the voxels of an image as its file has them, frame by frame or slab by slab.
-
-    Yields
-    ------
-    numpy.ndarray
-        C-contiguous, in the order and the byte order of the file.
-    """
-    array = _opened_array(task.target.opened(read_only=True), task.path)
-    axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
-    dtype = np.dtype(task.ours["file_dtype"])
-    shards = task.document["chunk_grid"]["configuration"]["chunk_shape"]
-    # x, y, z of the file come from these canonical axes
-    origin = [axes.index(axis) for axis in range(3)]
-    slow = array.ndim - 1 - origin[2]
-    starts = list(range(0, array.shape[slow], shards[slow]))
-    if flips[origin[2]]:
-        starts.reverse()
-    frames = range(0, array.shape[0], shards[0]) if array.ndim == 4 else [None]
-    for frame in frames:
-        for start in starts:
-            cut = [slice(None)] * array.ndim
-            cut[slow] = slice(start, start + shards[slow])
-            if frame is not None:
-                cut[0] = slice(frame, frame + shards[0])
-            block = np.asarray(array[tuple(cut)])
-            turned = np.flip(block, tuple(array.ndim - 1 - axis for axis in range(3) if flips[axis]))
-            ordered = np.moveaxis(turned, [array.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
-            for piece in ordered if array.ndim == 4 else [ordered]:
-                yield np.ascontiguousarray(piece, dtype=dtype)
-
-
-def _opened_array(store: Store, path: str) -> zarr.Array[Any]:
-    array = zarr.open_array(StorePath(store, path), mode="r", zarr_format=3)
-    if isinstance(store, LocalStore):
-        pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, store)
-        object.__setattr__(array.async_array, "codec_pipeline", pipeline)
-    return array
-
-
-def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
-    """Compare a file of the release with what was recorded of it."""
-    recorded = task.ours["source"]
-    path = recorded["path"]
-    file = SourceFile(path=path, size=recorded["size"], stamp="")
-    sha256, voxels = hashlib.sha256(), xxhash.xxh3_128()
-    try:
-        with source.opened(file) as opened:
-            while piece := opened.read(_READ_BYTES):
-                sha256.update(piece)
-        with source.opened(file) as opened, _unpacked(opened, path) as plain:
-            header = plain.read(len(base64.b64decode(task.ours["header"])))
-            while piece := plain.read(_READ_BYTES):
-                voxels.update(piece)
-    except library_errors(SourceError, EOFError, zlib.error) as error:
-        return [Problem(path=path, message=f"cannot be compared ({_first_line(error)})")]
-    problems = []
-    if header != base64.b64decode(task.ours["header"]):
-        problems.append(Problem(path=path, message="its header is not the one that was converted"))
-    if voxels.hexdigest() != task.ours["checksum"]["value"]:
-        problems.append(Problem(path=path, message="its voxels are not those that were converted"))
-    if sha256.hexdigest() != recorded["sha256"] and not problems:
-        problems.append(Problem(path=path, message="was packed anew; header and voxels are those that were converted"))
-    return problems
-
-
-@contextlib.contextmanager
-def _unpacked(file: Any, path: str) -> Iterator[Any]:
-    if path.lower().endswith(".gz"):
-        with gzip.GzipFile(fileobj=file) as plain:
-            yield plain
-    else:
-        yield file
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -17,8 +17,7 @@ from zarr.storage import MemoryStore
 from isles24_zarr.commit import PACKAGE_VERSION, cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE
-from isles24_zarr.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
-from isles24_zarr.store import (
+from isles24_zarr.objects import (
     DOCUMENT,
     Target,
     child_names,
@@ -26,8 +25,9 @@ from isles24_zarr.store import (
     listed_keys,
     read_document,
     read_root,
-    write_dataset,
 )
+from isles24_zarr.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
+from isles24_zarr.store import write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -21,9 +21,9 @@ from distributed import CancelledError, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
+from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import ClusterLostError, NoWorkersError, WorkerMismatchError
-from isles24_zarr.layout import MAX_SHARD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -36,9 +36,9 @@ from isles24_zarr.errors import (
     SpoolError,
     UnusableArchiveError,
 )
+from isles24_zarr.objects import Target
 from isles24_zarr.release import SourceFile, classified
 from isles24_zarr.source import Source
-from isles24_zarr.store import Target
 from tests.archive_files import directory_span, members_of, pack, tar_member, with_directory
 from tests.limits import limited_process
 from tests.oracle import arrays_by_source, assert_identical_stores, assert_same_image, images_below

@@ -25,7 +25,7 @@ import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.cluster import dask_client
 from isles24_zarr.cohort import cohort_tree, split_cohort
-from isles24_zarr.store import Target
+from isles24_zarr.objects import Target
 
 if TYPE_CHECKING:
     from pathlib import Path

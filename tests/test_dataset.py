@@ -22,8 +22,8 @@ from zarrs import ZarrsCodecPipeline
 
 import isles24_zarr
 from isles24_zarr import dataset, errors, layout
+from isles24_zarr.chunking import chunks_and_shards
 from isles24_zarr.dataset import dask_chunks
-from isles24_zarr.layout import chunks_and_shards
 
 if TYPE_CHECKING:
     from distributed import Client

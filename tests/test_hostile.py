@@ -23,7 +23,8 @@ from hypothesis import given, settings
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.nifti import MAX_HEADER_BYTES, VoxelStream
+from isles24_zarr.header import MAX_HEADER_BYTES
+from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source
 from tests import fuzz

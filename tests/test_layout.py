@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isles24_zarr import layout
+from isles24_zarr.chunking import chunks_and_shards
 from isles24_zarr.grid import Orientation, canonical_from_file
-from isles24_zarr.layout import ArrayPlan, chunks_and_shards
+from isles24_zarr.layout import ArrayPlan
 from isles24_zarr.release import SourceFile
 
 ORIENTATIONS = [

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isles24_zarr import errors
-from isles24_zarr.nifti import MAX_HEADER_BYTES, VoxelStream, header_from_bytes, write_nifti
+from isles24_zarr.header import MAX_HEADER_BYTES, header_from_bytes
+from isles24_zarr.nifti import VoxelStream, write_nifti
 from tests.nifti_files import OBLIQUE, random_voxels, write
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from isles24_zarr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
+from isles24_zarr.objects import Target, listed_keys
 from isles24_zarr.repository import Place
-from isles24_zarr.store import Target, listed_keys
 from tests.clusters import ours, process, until
 
 if TYPE_CHECKING:

@@ -1,0 +1,257 @@
+"""What lies in a store: its place, its documents and objects, read and listed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import fsspec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, WrapperStore
+
+from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError
+from isles24_zarr.layout import FORMAT_VERSION, KEY
+from isles24_zarr.lease import LOCK, leased
+from isles24_zarr.remote import RemoteStore
+from isles24_zarr.repository import Place, is_versioned, opened_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+DOCUMENT: Final = "zarr.json"
+PARTIAL: Final = ".partial"
+"""How the names of objects end that LocalStore is writing, or was when it was killed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A place for a store, which any process can open for itself.
+
+    Parameters
+    ----------
+    url
+        An absolute path, an fsspec URL, or that of a version of an Icechunk repository (see `repository`).
+    storage_options
+        For fsspec.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
+        """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
+        text = os.fspath(store)
+        if not text:
+            raise NotAStoreError(repr(text), "names no place")
+        if text.startswith(("file://", "local://")):
+            text = fsspec.core.url_to_fs(text)[1]
+        if is_versioned(text):
+            text = Place.of(text).url
+        if "://" in text:
+            return cls(url=text.rstrip("/"), storage_options=dict(storage_options or {}))
+        return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
+
+    def opened(self, *, read_only: bool) -> Store:
+        """Return it as a place for Zarr.
+
+        Raises
+        ------
+        NotAStoreError
+            It is a file, or there is no file system for its URL.
+        DestinationError
+            It is a version of an Icechunk repository, and to be written.
+        """
+        if is_versioned(self.url):
+            if not read_only:
+                raise DestinationError(self.url, "is written by commits: convert into a folder, and add --icechunk")
+            return opened_version(self.url, self.storage_options)
+        if "://" not in self.url:
+            if Path(self.url).exists() and not Path(self.url).is_dir():
+                raise NotAStoreError(self.url, "is a file")
+            return LocalStore(self.url, read_only=read_only)
+        try:
+            return RemoteStore.at(self.url, self.storage_options, read_only=read_only)
+        except (ValueError, ImportError) as error:
+            raise NotAStoreError(self.url, f"cannot be opened ({error})") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold the store for writing.
+
+        The lock of a folder is the kernel's, and dies with this process; that of a URL is an object that runs out.
+
+        Yields
+        ------
+        callable
+            Raises `StoreLockedError` where the lock was lost; to be called before a commit.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process holds it.
+        """
+        if "://" in self.url:
+            with leased(self.url, self.storage_options) as confirm:
+                yield confirm
+            return
+        Path(self.url).mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.url, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise StoreLockedError(self.url, "another conversion is writing into it") from None
+        except OSError as error:
+            warnings.warn(f"{self.url} cannot be locked ({error}): run no second conversion into it", stacklevel=3)
+        try:
+            yield lambda: None
+        finally:
+            os.close(folder)
+
+
+class WholeStore(WrapperStore[Any]):
+    """A store in which a chunk that is not there is an error: Zarr would read it as zeros, and none is left out."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        """Return what is stored; raise `StoreDamageError` where a chunk is not."""
+        found: Buffer | None = await super().get(key, prototype, byte_range)
+        if found is None and not key.endswith(DOCUMENT):
+            raise StoreDamageError(f"{self._store}/{key}", "is lost")
+        return found
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the array whose voxels cannot be read: the errors of codecs do not.
+
+    Raises
+    ------
+    StoreDamageError
+        What happens inside is an error of reading.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        why = str(error).splitlines()[0] if str(error) else repr(error)
+        raise StoreDamageError(path, f"cannot be read ({why})") from error
+
+
+def read_document(store: Store, path: str) -> dict[str, Any] | None:
+    """Return the metadata of a group or array, ``None`` where there is none.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what a ``zarr.json`` holds.
+    """
+    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    return document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+
+
+def document_from_bytes(data: bytes | None, *, path: str) -> dict[str, Any] | None:
+    """Parse a ``zarr.json``; one that is not there is ``None``.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what a ``zarr.json`` holds.
+    """
+    if data is None:
+        return None
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+        raise StoreDamageError(path, "is not a Zarr document")
+    return document
+
+
+def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
+    """Read small objects, all at the same time; one that is not there is ``None``."""
+
+    async def read(key: str) -> bytes | None:
+        try:
+            buffer = await store.get(key, default_buffer_prototype())
+        except (FileNotFoundError, NotADirectoryError):  # of a folder that is not there at all
+            return None
+        return None if buffer is None else buffer.to_bytes()
+
+    async def read_all() -> list[bytes | None]:
+        return await asyncio.gather(*map(read, keys))
+
+    return dict(zip(keys, sync(read_all()), strict=True))
+
+
+def read_root(store: Store) -> dict[str, Any]:
+    """Return the attributes of the root of an isles24-zarr store.
+
+    Raises
+    ------
+    NotAStoreError
+        It is something else, or nothing.
+    StoreVersionError
+        A newer version wrote it.
+    """
+    document = read_document(store, "")
+    attributes: dict[str, Any] = (document or {}).get("attributes", {})
+    if KEY not in attributes:
+        if document is None and isinstance(store, RemoteStore):
+            store.check_place()
+        what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
+        raise NotAStoreError(store, what)
+    version = attributes.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreVersionError(store, f"has format version {version}, this package reads up to {FORMAT_VERSION}")
+    return attributes
+
+
+def child_names(store: Store, path: str) -> list[str]:
+    """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
+
+    async def listed() -> list[str]:
+        return [name async for name in store.list_dir(path)]
+
+    return sorted(name.rstrip("/") for name in sync(listed()) if name not in (DOCUMENT, LOCK))
+
+
+def listed_keys(store: Store, path: str) -> dict[str, int]:
+    """Return the size of every object below a path, by key."""
+    if isinstance(store, RemoteStore):
+        return dict(sorted(store.sizes(path).items()))
+
+    async def listed() -> dict[str, int]:
+        return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
+
+    return dict(sorted(sync(listed()).items()))
+
+
+def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all subjects that were committed, by name."""
+    names = [name for name in child_names(store, "") if name.startswith("sub-")]
+    documents = read_objects(store, [f"{name}/{DOCUMENT}" for name in names])
+    found: dict[str, dict[str, Any]] = {}
+    for name, data in zip(names, documents.values(), strict=True):
+        # one that cannot be read is not committed
+        with contextlib.suppress(StoreDamageError):
+            attributes = (document_from_bytes(data, path=name) or {}).get("attributes", {})
+            if "arrays" in attributes.get(KEY, {}):
+                found[name] = attributes
+    return found
+
+
+def encoded_document(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a ``zarr.json``."""
+    return json.dumps(document, indent=2, allow_nan=False).encode()
