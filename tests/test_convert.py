@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
-from isles24_zarr import layout
+from isles24_zarr import chunking
 from isles24_zarr.errors import DestinationError, UnknownNameError
 from tests.nifti_files import OBLIQUE, random_voxels, write
 from tests.oracle import (
@@ -172,7 +172,7 @@ def test_unknown_names_are_refused(release: Path, tmp_path: Path, names: dict[st
 def test_series_and_slabs_of_many_shards(
     release: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", most)
+    monkeypatch.setattr(chunking, "MAX_SHARD_BYTES", most)
     isles24_zarr.convert(release, tmp_path / "x.zarr", subjects=[S], client=client, progress=False)
     for name, array in arrays_by_source(tmp_path / "x.zarr").items():
         assert_same_image(release / name, array, shift=1e-3)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isles24_zarr import layout
+from isles24_zarr import chunking
 from isles24_zarr.chunking import chunks_and_shards
 from isles24_zarr.grid import Orientation, canonical_from_file
 from isles24_zarr.layout import ArrayPlan
@@ -50,7 +50,7 @@ file_shapes = st.one_of(sides, st.tuples(st.integers(2, 11), *[st.integers(1, 9)
 @given(file_shapes, st.sampled_from(ORIENTATIONS), st.integers(8, 4000))
 def test_blocks_rebuild_the_volume(file_shape: tuple[int, ...], orientation: Orientation, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "MAX_SHARD_BYTES", most)
+        patch.setattr(chunking, "MAX_SHARD_BYTES", most)
         plan = plan_of(file_shape, orientation)
         blocks = list(plan.blocks())
     voxels = np.arange(1, math.prod(file_shape) + 1, dtype=np.int64).reshape(file_shape)
@@ -72,7 +72,7 @@ def test_blocks_rebuild_the_volume(file_shape: tuple[int, ...], orientation: Ori
 @given(file_shapes, st.sampled_from(ORIENTATIONS), st.integers(8, 4000))
 def test_a_block_is_a_whole_shard(file_shape: tuple[int, ...], orientation: Orientation, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "MAX_SHARD_BYTES", most)
+        patch.setattr(chunking, "MAX_SHARD_BYTES", most)
         plan = plan_of(file_shape, orientation)
         blocks = list(plan.blocks())
     assert all(shard % chunk == 0 for shard, chunk in zip(plan.shards, plan.chunks, strict=True))
