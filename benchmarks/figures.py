@@ -89,15 +89,19 @@ def _chunks_figure(found: Sequence[Measurement]) -> Figure:
     names = list(dict.fromkeys(each.by for each in found))
     panels = ((regions.CURVE, "curve of one voxel"), (regions.FRAME, "one frame"))
     for axes, (measure, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name in names:
+        for number, name in enumerate(names, 1):
             x, y = medians[regions.AXIAL, name] * 1000, medians[measure, name] * 1000
             ours = name == chunks.chosen().name
-            axes.scatter(x, y, color=_OURS if ours else _OTHERS, zorder=3)
-            stored = medians[chunks.STORED, name]
-            axes.annotate(f"{name} ({stored:.3f})", (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            label = f"{number}: {name} ({medians[chunks.STORED, name]:.3f})"
+            axes.scatter(x, y, color=_OURS if ours else _OTHERS, zorder=3, label=label)
+            # around the point, as some lie on each other
+            place = ((5, 3), (-11, 3), (5, -9), (-11, -9))[number % 4]
+            axes.annotate(str(number), (x, y), xytext=place, textcoords="offset points", fontsize=8)
         axes.set(xscale="log", yscale="log", xlabel="axial slice [ms]", ylabel=f"{title} [ms]")
-        axes.set_title(f"slice and {title}; in brackets the bytes stored of the voxels", loc="left", fontsize=9)
+        axes.set_title(f"slice and {title}", loc="left", fontsize=9)
         axes.grid(visible=True, which="both", alpha=0.2)
+    title = "in brackets the bytes stored of the voxels"
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7, title=title, frameon=False)
     return figure
 
 
