@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import nibabel as nib
 import numpy as np
 import zarr
-from distributed import Client, LocalCluster
 from isal import igzip
 from numcodecs import Blosc
 
 import isles24_zarr
 from benchmarks.machine import peak_megabytes
 from benchmarks.measurement import OURS, Results, alternated
+from isles24_zarr.cluster import dask_client
 from isles24_zarr.layout import COMPRESSOR, KEY
 from isles24_zarr.nifti import VoxelStream, write_nifti
 
@@ -133,10 +133,7 @@ def _add_ours(results: Results, converted: dict[str, list[Converted]], release: 
 
 def converted_by_us(release: Path, store: Path, *, workers: int) -> Converted:
     """Convert a release of one subject, with fresh workers."""
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    with dask_client(None, workers) as client:
         idle = tuple(client.run(_idle_megabytes).values())
         report = isles24_zarr.convert(release, store, client=client, overwrite=True, progress=False)
         peaks = tuple(client.run(peak_megabytes).values())
