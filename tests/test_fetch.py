@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         for start in range(0, len(body), 2**16):
             self.wfile.write(body[start : start + 2**16])
             if behaviour.slow:
-                time.sleep(0.05)
+                time.sleep(0.5)
 
     def log_message(self, *_: Any) -> None:
         pass
