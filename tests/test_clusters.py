@@ -272,7 +272,8 @@ def test_what_is_cancelled_stops_and_the_cluster_stays(address: str, tmp_path: P
 
         def interrupt() -> None:
             until(lambda: any(task.exists() for task in tasks))
-            while not over.is_set():  # Python drops an interrupt that comes while it runs a callback of a weak reference
+            # Python drops an interrupt that comes while it runs a callback of a weak reference
+            while not over.is_set():
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 over.wait(10)
 
