@@ -22,10 +22,10 @@ settings.load_profile("default")
 
 @pytest.fixture(autouse=True)
 def usual_interrupts() -> Iterator[None]:
-    """Put the handler of interrupts back: importing dask_jobqueue replaces it."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Heed interrupts: shells have what runs in the background ignore them, and dask_jobqueue replaces their handler."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

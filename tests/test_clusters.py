@@ -268,20 +268,14 @@ def test_what_is_cancelled_stops_and_the_cluster_stays(address: str, tmp_path: P
     with Client(address) as client:
         done = completed_tasks(client, beat, tasks, sizes=[1] * 9, title="", progress=False)
 
-        over = threading.Event()
-
         def interrupt() -> None:
             until(lambda: any(task.exists() for task in tasks))
-            # Python drops an interrupt that comes while it runs a callback of a weak reference
-            while not over.is_set():
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                over.wait(10)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
         interrupter = threading.Thread(target=interrupt)
         interrupter.start()
         with pytest.raises(KeyboardInterrupt):
             next(done)
-        over.set()
         interrupter.join()
         until(lambda: not any(client.call_stack().values()))
         begun = {task: task.read_text() for task in tasks if task.exists()}
