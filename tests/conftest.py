@@ -22,7 +22,7 @@ settings.load_profile("default")
 
 @pytest.fixture(autouse=True)
 def usual_interrupts() -> Iterator[None]:
-    """Heed interrupts: shells have what runs in the background ignore them, and dask_jobqueue replaces their handler."""
+    """Heed interrupts: shells have background jobs ignore them, and dask_jobqueue replaces their handler."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
