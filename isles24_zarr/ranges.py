@@ -13,11 +13,12 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-import google_crc32c
 import numpy as np
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
+
+from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,8 +34,6 @@ MOST_RANGES: Final = 3
 """Requests for the chunks of a shard: where they lie further apart, more is read in vain."""
 
 _SHARDS_AT_ONCE: Final = 8
-_ABSENT: Final = 2**64 - 1
-_CRC_BYTES: Final = 4
 
 
 def merged_ranges(
@@ -149,7 +148,7 @@ class RangeReads(BatchedCodecPipeline):
         """Fetch what a selection needs of one shard."""
         chunk = self.array_bytes_codec.chunk_shape  # type: ignore[attr-defined]
         chunks = math.prod(count // size for count, size in zip(spec.shape, chunk, strict=True))
-        index_bytes = 2 * 8 * chunks + _CRC_BYTES
+        index_bytes = 2 * 8 * chunks + INDEX_CHECKSUM_BYTES
         wanted = touched_chunks(selection, spec.shape, chunk)
         getter: ByteGetter = place
         if len(wanted) == chunks:
@@ -185,9 +184,7 @@ def chunk_ranges(index: Buffer, chunks: NDArray[np.int64]) -> list[tuple[int, in
     chunks
         Their numbers; those that are not there are left out.
     """
-    data = index.to_bytes()
-    numbers, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-    if google_crc32c.value(numbers).to_bytes(_CRC_BYTES, "little") != crc:
+    table = index_from_bytes(index.to_bytes())
+    if table is None:
         return None
-    table = np.frombuffer(numbers, "<u8").reshape(-1, 2)[chunks]
-    return [(offset, offset + length) for offset, length in table.tolist() if offset != _ABSENT]
+    return [(offset, offset + length) for offset, length in table[chunks].tolist() if offset != ABSENT]

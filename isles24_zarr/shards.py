@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_ABSENT: Final = 2**64 - 1
+ABSENT: Final = 2**64 - 1
+"""Offset and length of a chunk that is not there."""
+
+INDEX_CHECKSUM_BYTES: Final = 4
 _CHECKSUM: Final[dict[str, Any]] = {"level": -10, "checksum": True}
 """Levels below 0 leave bytes that cannot be packed as they are; level 1 would pack a few of them, and unpack slowly."""
 _SHUFFLES: Final = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
@@ -122,10 +125,24 @@ class ShardEncoder:
     def finish(self) -> bytes:
         """Wait for all chunks, and return the shard."""
         chunks = {place: self._pending.pop(place).result() for place in sorted(self._pending)}
-        index = np.full((*self._grid, 2), _ABSENT, "<u8")
+        index = np.full((*self._grid, 2), ABSENT, "<u8")
         offset = 0
         for place, data in chunks.items():
             index[place] = offset, len(data)
             offset += len(data)
         end = index.tobytes()
         return b"".join([*chunks.values(), end, google_crc32c.value(end).to_bytes(4, "little")])
+
+
+def index_from_bytes(data: bytes) -> NDArray[np.uint64] | None:
+    """Return offset and length of each chunk of a shard, (chunks, 2) in C order; ``None`` where the index is damaged.
+
+    Parameters
+    ----------
+    data
+        The index with its checksum.
+    """
+    entries, checksum = data[:-INDEX_CHECKSUM_BYTES], data[-INDEX_CHECKSUM_BYTES:]
+    if google_crc32c.value(entries).to_bytes(INDEX_CHECKSUM_BYTES, "little") != checksum:
+        return None
+    return np.frombuffer(entries, "<u8").reshape(-1, 2)

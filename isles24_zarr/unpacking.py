@@ -18,13 +18,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
 
-import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import Blosc, Zstd
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
+from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     Index = int | slice | NDArray[np.intp]
 
-_ABSENT: Final = 2**64 - 1
-_CHECKSUM_BYTES: Final = 4
 _HEADER: Final = struct.Struct("<BBBBIII")
 """Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
 _STORED, _UNSPLIT = 0x02, 0x10
@@ -78,7 +76,7 @@ class _Shard:
     def chunk(self, place: tuple[int, ...]) -> bytes:
         """Return a chunk as Blosc packed it."""
         offset, size = self.index[place].tolist()
-        if offset == _ABSENT:
+        if offset == ABSENT:
             raise StoreDamageError(self.path, "lacks a chunk")
         try:
             packed: bytes = Zstd().decode(os.pread(self.file, size, offset))
@@ -181,11 +179,11 @@ class ShardedVoxels:
     def _read_index(self, path: Path, file: int, size: int, wanted: int) -> NDArray[np.uint64]:
         if size != wanted:
             raise StoreDamageError(path, f"has {size:,} of {wanted:,} bytes")
-        length = 16 * math.prod(self._grid)
-        data = os.pread(file, length + _CHECKSUM_BYTES, size - length - _CHECKSUM_BYTES)
-        if google_crc32c.value(data[:length]) != int.from_bytes(data[length:], "little"):
+        length = 16 * math.prod(self._grid) + INDEX_CHECKSUM_BYTES
+        index = index_from_bytes(os.pread(file, length, size - length))
+        if index is None:
             raise StoreDamageError(path, "has a damaged index")
-        return np.frombuffer(data[:length], "<u8").reshape(*self._grid, 2)
+        return index.reshape(*self._grid, 2)
 
     def _unpack(self, pieces: Sequence[_Piece], found: NDArray[Any]) -> None:
         size = math.prod(self._chunk) * self._dtype.itemsize
