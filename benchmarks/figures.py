@@ -108,10 +108,10 @@ def _chunks_figure(found: Sequence[Measurement]) -> Figure:
 def _conversion_figure(found: Sequence[Measurement]) -> Figure:
     figure = Figure(figsize=(13, 6), layout="constrained")
     panels = (
-        (conversion.SECONDS, conversion.BOUND, "seconds, and the bound"),
-        (converters.QUARTER_SECONDS, None, "seconds"),
-        (conversion.PEAK, conversion.LONG_PEAK, "peak MB of a worker, and with three times the frames"),
-        (converters.QUARTER_PEAK, None, "peak MB of a worker"),
+        (conversion.SECONDS, conversion.BOUND, "conversion of the subject, and the bound"),
+        (converters.QUARTER_SECONDS, None, "conversion of a quarter of the subject"),
+        (conversion.PEAK, conversion.LONG_PEAK, "peak memory of a worker; last, with three times the frames"),
+        (converters.QUARTER_PEAK, None, "peak memory of a worker, a quarter of the subject"),
     )
     for axes, (measure, other, title) in zip(figure.subplots(2, 2).ravel(), panels, strict=True):
         shown = [each for each in found if each.measure in (measure, other)]
@@ -120,7 +120,7 @@ def _conversion_figure(found: Sequence[Measurement]) -> Figure:
             continue
         label = _time if shown[0].unit == "s" else "{:,.0f} MB".format
         _bars(axes, shown, label, log=False)
-        axes.set_title(f"{measure}: {title}", loc="left", fontsize=9, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
     return figure
 
 
