@@ -14,7 +14,6 @@ import itertools
 import math
 import os
 import struct
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,7 @@ from numcodecs import Blosc, Zstd
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
+from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +40,6 @@ _STORED, _UNSPLIT = 0x02, 0x10
 
 SERIAL_BYTES: Final = 2 << 20
 """Reads that unpack less stay in the thread that asks for them: to wake others takes as long."""
-_SCRATCH: Final = threading.local()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,17 +184,14 @@ class ShardedVoxels:
         return index.reshape(*self._grid, 2)
 
     def _unpack(self, pieces: Sequence[_Piece], found: NDArray[Any]) -> None:
-        size = math.prod(self._chunk) * self._dtype.itemsize
-        if getattr(_SCRATCH, "size", 0) < size:
-            _SCRATCH.size, _SCRATCH.bytes = size, np.empty(size, np.uint8)
-        scratch: NDArray[np.uint8] = _SCRATCH.bytes[:size]
-        voxels = scratch.view(self._dtype).reshape(self._chunk)
+        voxels = scratch(0, self._chunk, self._dtype)
+        octets, size = voxels.reshape(-1).view(np.uint8), voxels.nbytes
         for piece in pieces:
             packed = piece.shard.chunk(piece.place)
             try:
                 for first, end in piece.runs:
                     start, stop = first * self._block, min(end * self._block, size)
-                    Blosc().decode(blosc_blocks(packed, first, end), scratch[start:stop])
+                    Blosc().decode(blosc_blocks(packed, first, end), octets[start:stop])
             except (RuntimeError, ValueError, struct.error) as error:
                 raise StoreDamageError(piece.shard.path, f"has a damaged chunk ({error})") from error
             found[piece.to] = voxels[piece.inside]

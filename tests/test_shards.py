@@ -15,7 +15,7 @@ import tensorstore
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numcodecs import Blosc
+from numcodecs import Blosc, Zstd
 from zarr.storage import LocalStore
 
 from isles24_zarr import errors
@@ -279,3 +279,28 @@ def test_the_same_voxels_give_the_same_bytes_in_any_order_of_memory() -> None:
     once = encoded_chunk(voxels, cut, (4, 4, 4))
     assert encoded_chunk(np.asfortranarray(voxels), cut, (4, 4, 4)) == once
     assert encoded_chunk(voxels[::-1].copy()[::-1], cut, (4, 4, 4)) == once
+
+
+@settings(max_examples=200)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 20)),
+    fill=st.integers(0, 3),
+    dtype=st.sampled_from(["<i2", "<f4", "|u1", "<f8"]),
+    backwards=st.sets(st.sampled_from([0, 1, 2])),
+    seed=st.integers(0, 99),
+)
+def test_chunks_are_the_same_whichever_way_their_voxels_lie_in_memory(
+    shape: tuple[int, int, int], fill: int, dtype: str, backwards: set[int], seed: int
+) -> None:
+    bits = np.random.default_rng(seed).integers(0, 256, (*shape, np.dtype(dtype).itemsize), dtype=np.uint8)
+    voxels = bits.view(dtype)[..., 0].copy()
+    turned = np.flip(np.flip(voxels, tuple(backwards)).copy(), tuple(backwards))
+    chunk = (shape[0] + fill, shape[1], shape[2] + fill)
+    packed = encoded_chunk(turned, (slice(None), slice(None), slice(None)), chunk)
+    # what was there before must not show where the array ends
+    encoded_chunk(np.full(chunk, 77, dtype), (slice(None), slice(None), slice(None)), chunk)
+    assert encoded_chunk(turned, (slice(None), slice(None), slice(None)), chunk) == packed
+    unpacked = np.frombuffer(Blosc().decode(Zstd().decode(packed)), dtype).reshape(chunk)
+    wanted = np.zeros(chunk, dtype)
+    wanted[: shape[0], : shape[1], : shape[2]] = voxels
+    assert unpacked.tobytes() == wanted.tobytes()
