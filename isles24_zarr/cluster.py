@@ -57,6 +57,9 @@ RETRIES: Final = 2
 _ALLOCATION: Final = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 256 << 20}
 """Bytes, for glibc in workers: Dask has them give memory back at once, so that every block of voxels would be
 made of new pages. That took a third of a conversion."""
+_UNWATCHED: Final = {"distributed.worker.profile.enabled": False}
+"""For a page of its dashboard, which is not served, Dask looks at the stacks of workers a hundred times a second. That
+took a twentieth of a conversion."""
 _CONNECT_SECONDS: Final = "10s"
 
 
@@ -135,8 +138,9 @@ def _interrupts_deferred() -> Iterator[None]:
 
 def _own_cluster(workers: int | None) -> LocalCluster:
     before_start = "distributed.nanny.pre-spawn-environ"
+    environ = {**dask.config.get(before_start), **_ALLOCATION}
     try:
-        with dask.config.set({before_start: {**dask.config.get(before_start), **_ALLOCATION}}):
+        with dask.config.set({before_start: environ, **_UNWATCHED}):
             return LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
