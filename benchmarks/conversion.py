@@ -132,10 +132,11 @@ def _add_ours(results: Results, converted: dict[str, list[Converted]], release: 
 
 
 def converted_by_us(release: Path, store: Path, *, workers: int) -> Converted:
-    """Convert a release of one subject, with fresh workers."""
+    """Convert a release of one subject to a place that is empty, with fresh workers."""
+    shutil.rmtree(store, ignore_errors=True)
     with dask_client(None, workers) as client:
         idle = tuple(client.run(_idle_megabytes).values())
-        report = isles24_zarr.convert(release, store, client=client, overwrite=True, progress=False)
+        report = isles24_zarr.convert(release, store, client=client, progress=False)
         peaks = tuple(client.run(peak_megabytes).values())
     stored = [path.stat().st_size for path in (store / report.converted[0]).rglob("*") if path.is_file()]
     return Converted(

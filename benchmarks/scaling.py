@@ -15,13 +15,11 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from distributed import Client, LocalCluster
-
 import isles24_zarr
 from benchmarks.conversion import workers_name
 from benchmarks.measurement import OURS, Results, alternated
 from benchmarks.simulation import LARGEST, Order, Task, release_megabytes, simulated
-from isles24_zarr.cluster import completed_tasks
+from isles24_zarr.cluster import completed_tasks, dask_client
 from isles24_zarr.commit import clinical_record, publish_subject, write_cohort
 from isles24_zarr.convert import planned
 from isles24_zarr.ingest import FileTask, convert_file
@@ -31,6 +29,8 @@ from isles24_zarr.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from distributed import Client
 
 SECTION: Final = "scaling"
 WORKERS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -147,10 +147,7 @@ def measured_costs(results: Results, cores: int) -> Costs:
 def _workers(count: int, cores: int) -> Iterator[Client]:
     """Fresh workers that have imported what they need, kept on some of the cores."""
     chosen = sorted(os.sched_getaffinity(0))[:cores]
-    with (
-        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    with dask_client(None, count) as client:
         # threads that a worker starts from now on, those of its tasks among them, are as it is
         client.run(os.sched_setaffinity, 0, chosen)
         client.run(_imported)
