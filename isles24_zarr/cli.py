@@ -13,21 +13,20 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
 
 import typer
 
 from isles24_zarr.access import options_from_texts
 from isles24_zarr.console import (
-    _print_cohort,
-    all_good,
-    by,
     err,
     megabytes,
     out,
-    plain,
+    print_arrays,
+    print_cohort,
     print_json,
-    print_table,
+    print_plan,
+    print_release,
     tell_problems,
 )
 from isles24_zarr.errors import Isles24Error, RequestError
@@ -115,39 +114,7 @@ def scan(
     from isles24_zarr.convert import scan as scan_release
 
     release = scan_release(source, options_from_texts(storage_option))
-    if as_json:
-        print_json(
-            source=release.source,
-            subjects={
-                name: {
-                    "images": [
-                        {"space": space, "image": image, **dataclasses.asdict(file)}
-                        for (space, image), file in subject.images.items()
-                    ],
-                    "tables": [dataclasses.asdict(file) for file in subject.tables.values()],
-                }
-                for name, subject in release.subjects.items()
-            },
-            dictionary=release.dictionary and release.dictionary.path,
-            problems=plain(release.problems),
-        )
-        return all_good(release.problems)
-    rows = (
-        (
-            name,
-            " ".join(image for space, image in subject.images if space == "ncct"),
-            " ".join(f"{space}:{image}" for space, image in subject.images if space != "ncct"),
-            str(len(subject.tables)),
-            megabytes(sum(file.size for file in subject.images.values())),
-        )
-        for name, subject in release.subjects.items()
-    )
-    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
-    out().print(
-        f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
-        f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
-    )
-    return tell_problems(release.problems)
+    return print_release(release, as_json=as_json)
 
 
 @_command
@@ -173,7 +140,9 @@ def convert(
     """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
     options = options_from_texts(storage_option)
     if dry_run:
-        return _print_plan(source, subject, image, options, as_json=as_json)
+        from isles24_zarr.convert import planned
+
+        return print_plan(*planned(source, subjects=subject, images=image, storage_options=options), as_json=as_json)
     from isles24_zarr import convert as run
     from isles24_zarr.cluster import connected_client
     from isles24_zarr.resume import FIRST_TIME
@@ -207,45 +176,6 @@ def convert(
     return tell_problems(report.problems)
 
 
-def _print_plan(
-    source: str, subjects: list[str] | None, images: list[str] | None, options: dict[str, Any], *, as_json: bool
-) -> bool:
-    from isles24_zarr.convert import planned
-
-    plans, problems = planned(source, subjects=subjects, images=images, storage_options=options)
-    arrays = [array for plan in plans for array in plan.arrays]
-    if as_json:
-        keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
-        print_json(
-            arrays=[
-                {
-                    **{key: getattr(array, key) for key in keys},
-                    "source": array.source.path,
-                    "estimated_bytes": array.source.size,
-                }
-                for array in arrays
-            ],
-            problems=plain(problems),
-        )
-        return all_good(problems)
-    rows = (
-        (
-            array.path,
-            by(array.shape),
-            array.dtype,
-            by(array.chunks),
-            by(array.shards),
-            megabytes(array.nbytes),
-            megabytes(array.source.size),
-        )
-        for array in arrays
-    )
-    print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
-    total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
-    out().print(f"{len(arrays)} arrays, {megabytes(total)} MB of voxels, about {megabytes(stored)} MB stored")
-    return tell_problems(problems)
-
-
 @_command
 def info(
     store: Store,
@@ -267,28 +197,14 @@ def info(
             table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
             print_json(attributes=cohort.attrs, read_by=reader, subjects=table)
         else:
-            _print_cohort(cohort)
+            print_cohort(cohort)
             out().print(f"read by {reader}")
         return True
     arrays = described_arrays(store, subject, storage_options=options)
     if as_json:
         print_json(subject=subject, read_by=reader, arrays=[dataclasses.asdict(array) for array in arrays])
         return True
-    rows = (
-        (
-            array.group,
-            array.image,
-            by(array.shape),
-            array.dtype,
-            by(array.chunks),
-            by(array.shards),
-            megabytes(array.nbytes),
-            megabytes(array.stored_bytes),
-            f"{array.nbytes / array.stored_bytes:.1f}",
-        )
-        for array in arrays
-    )
-    print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
+    print_arrays(arrays)
     out().print(f"read by {reader}")
     return True
 
@@ -454,7 +370,7 @@ def demo(
     report = isles24_zarr.convert(release, store)
     out().print(f"3. cohort = isles24_zarr.open_cohort({str(store)!r})", soft_wrap=True)
     cohort = isles24_zarr.open_cohort(store)
-    _print_cohort(cohort)
+    print_cohort(cohort)
     subject = cohort.isles.subjects[0]
     out().print(f"4. cohort.isles.scan({subject!r}).isles.volume('lesion_mask')")
     scan_ = cohort.isles.scan(subject)

@@ -13,15 +13,111 @@ from rich.table import Table
 from isles24_zarr.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import xarray as xr
+
+    from isles24_zarr.dataset import ArrayInfo
+    from isles24_zarr.layout import SubjectPlan
+    from isles24_zarr.release import Release
 
 _PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
 """Names from outside are shown as they are."""
 
 
-def _print_cohort(cohort: xr.DataTree) -> None:
+def print_release(release: Release, *, as_json: bool) -> bool:
+    """Print what a release holds; tell whether all of it is good."""
+    if as_json:
+        print_json(
+            source=release.source,
+            subjects={
+                name: {
+                    "images": [
+                        {"space": space, "image": image, **dataclasses.asdict(file)}
+                        for (space, image), file in subject.images.items()
+                    ],
+                    "tables": [dataclasses.asdict(file) for file in subject.tables.values()],
+                }
+                for name, subject in release.subjects.items()
+            },
+            dictionary=release.dictionary and release.dictionary.path,
+            problems=plain(release.problems),
+        )
+        return all_good(release.problems)
+    rows = (
+        (
+            name,
+            " ".join(image for space, image in subject.images if space == "ncct"),
+            " ".join(f"{space}:{image}" for space, image in subject.images if space != "ncct"),
+            str(len(subject.tables)),
+            megabytes(sum(file.size for file in subject.images.values())),
+        )
+        for name, subject in release.subjects.items()
+    )
+    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
+    out().print(
+        f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
+        f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
+    )
+    return tell_problems(release.problems)
+
+
+def print_plan(plans: Iterable[SubjectPlan], problems: Sequence[Problem], *, as_json: bool) -> bool:
+    """Print the arrays that a conversion would write; tell whether all files are good."""
+    arrays = [array for plan in plans for array in plan.arrays]
+    if as_json:
+        keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
+        print_json(
+            arrays=[
+                {
+                    **{key: getattr(array, key) for key in keys},
+                    "source": array.source.path,
+                    "estimated_bytes": array.source.size,
+                }
+                for array in arrays
+            ],
+            problems=plain(problems),
+        )
+        return all_good(problems)
+    rows = (
+        (
+            array.path,
+            by(array.shape),
+            array.dtype,
+            by(array.chunks),
+            by(array.shards),
+            megabytes(array.nbytes),
+            megabytes(array.source.size),
+        )
+        for array in arrays
+    )
+    print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
+    total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
+    out().print(f"{len(arrays)} arrays, {megabytes(total)} MB of voxels, about {megabytes(stored)} MB stored")
+    return tell_problems(problems)
+
+
+def print_arrays(arrays: Iterable[ArrayInfo]) -> None:
+    """Print the arrays of a subject with their sizes."""
+    rows = (
+        (
+            array.group,
+            array.image,
+            by(array.shape),
+            array.dtype,
+            by(array.chunks),
+            by(array.shards),
+            megabytes(array.nbytes),
+            megabytes(array.stored_bytes),
+            f"{array.nbytes / array.stored_bytes:.1f}",
+        )
+        for array in arrays
+    )
+    print_table(("group", "image", "shape", "type", "chunks", "shards", "MB", "MB stored", "ratio"), rows)
+
+
+def print_cohort(cohort: xr.DataTree) -> None:
+    """Print the table of a cohort, as far as it fits."""
     columns = ("center", "age", "sex", "nihss_admission", "mtici", "mrs_3month")
     table, available = cohort.isles.table, cohort["phenotype"].to_dataset()["available"]
     rows = (
