@@ -45,7 +45,7 @@ from isles24_zarr.errors import (
     WorkerMismatchError,
     WorkerStartError,
 )
-from isles24_zarr.workers import check_workers, packed, stop_if_cancelled
+from isles24_zarr.workers import check_workers, packed, stop_if_cancelled, workers_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -217,7 +217,7 @@ def completed_tasks(
     Raises
     ------
     ClusterLostError
-        The scheduler has gone.
+        The scheduler has gone, or all workers have.
     WorkerMismatchError
         A worker that joined while tasks were running lacks this package, or has another version of it.
     """
@@ -225,15 +225,15 @@ def completed_tasks(
     weights = [1] * len(tasks) if sizes is None else sizes
     order = _order(weights, groups)
     bar_of = ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress)
-    with cluster_errors(), bar_of as bar:
+    # an interrupt may come at any moment: what was submitted until then is cancelled
+    futures: dict[Any, int] = {}
+    with cluster_errors(), workers_needed(client, lambda: list(futures)), bar_of as bar:
         client.subscribe_topic(topic, bar.on_event)
 
         def submit(index: int, retries: int) -> Any:
             nbytes = 0 if sizes is None else sizes[index]
             return submitted(client, function, tasks[index], topic, nbytes=nbytes, retries=retries)
 
-        # an interrupt may come at any moment: what was submitted until then is cancelled
-        futures: dict[Any, int] = {}
         try:
             for index in order:
                 futures[submit(index, RETRIES)] = index
@@ -250,8 +250,9 @@ def completed_tasks(
                 future.release()
             for index in again:
                 # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
+                futures[alone := submit(index, 0)] = index
                 try:
-                    yield tasks[index], submit(index, 0).result()
+                    yield tasks[index], alone.result()
                 except (KilledWorker, MemoryError) as error:
                     yield tasks[index], TaskLost.of(error)
         finally:

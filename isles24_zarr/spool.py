@@ -35,6 +35,7 @@ from isles24_zarr.header import Header
 from isles24_zarr.nifti import read_header
 from isles24_zarr.source import Source
 from isles24_zarr.tables import MAX_TABLE_BYTES
+from isles24_zarr.workers import workers_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -300,11 +301,14 @@ class _Running(Generic[Task]):
             return self._taken(arrival, result)
         # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
         arrival, task = self._again.pop()
+        alone = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes, retries=0)
+        self.futures[alone] = (arrival, task)
         try:
-            alone = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes, retries=0)
-            return self._taken(arrival, alone.result())
+            result = alone.result()
         except (KilledWorker, MemoryError) as error:
-            return self._taken(arrival, TaskLost.of(error))
+            result = TaskLost.of(error)
+        del self.futures[alone]
+        return self._taken(arrival, result)
 
     def _taken(self, arrival: Arrival[Task], result: Any) -> tuple[Arrival[Task], Any]:
         self._held -= arrival.size
@@ -340,14 +344,15 @@ def completed_arrivals(
     Raises
     ------
     ClusterLostError
-        The scheduler has gone.
+        The scheduler has gone, or all workers have.
     SpoolError
         The spool cannot be written.
     """
     topic = f"isles24-zarr-{uuid.uuid4().hex}"
-    with cluster_errors(), ProgressBar(title, total=total, in_bytes=True, shown=progress) as bar:
+    running: _Running[Task] = _Running(client, function, topic)
+    bar_of = ProgressBar(title, total=total, in_bytes=True, shown=progress)
+    with cluster_errors(), workers_needed(client, lambda: list(running.futures)), bar_of as bar:
         client.subscribe_topic(topic, bar.on_event)
-        running: _Running[Task] = _Running(client, function, topic)
         try:
             for arrival in arriving:
                 while running.must_wait(arrival):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,8 @@ _PACKAGE: Final = "isles24-zarr"
 _WAIT: Final = "isles24-zarr.wait-for-workers"
 """In the configuration of Dask: how long to wait for the first worker."""
 _WAIT_DEFAULT: Final = "10m"
+_LOOKS: Final = 20
+"""How often it is looked meanwhile whether there is one."""
 
 _COPIES: Final = 2.5
 """How much memory a task takes, in shards of voxels: one, what it is turned into, and what the libraries hold."""
@@ -93,6 +96,51 @@ def _wait_for_worker(client: Client) -> None:
     except TimeoutError:
         probe.cancel()
         raise NoWorkersError(address, f"no Dask worker has joined in {limit}") from None
+
+
+@contextlib.contextmanager
+def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator[None]:
+    """Do not wait forever for tasks, when all workers have left and none joins.
+
+    Parameters
+    ----------
+    client
+        Of the cluster. It may be without a worker for as long as `check_workers` waits for the first one.
+    futures
+        Returns those that are waited for inside; they are cancelled when that was too long.
+
+    Raises
+    ------
+    ClusterLostError
+        It was.
+    """
+    limit, address = dask.config.get(_WAIT, _WAIT_DEFAULT), _address(client)
+    ended, given_up = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        seconds, since = parse_timedelta(limit), 0.0
+        # of a scheduler that has gone, the tasks tell
+        with contextlib.suppress(OSError, CancelledError, CommClosedError):
+            while not ended.wait(seconds / _LOOKS):
+                if client.nthreads():
+                    since = 0.0
+                elif not since:
+                    since = time.monotonic()
+                    _logger.warning("no Dask worker is left at %s, waiting up to %s for one to join", address, limit)
+                elif time.monotonic() - since > seconds:
+                    given_up.set()
+                    client.cancel(futures())
+                    return
+
+    threading.Thread(target=watch, name="isles24-zarr-workers", daemon=True).start()
+    try:
+        yield
+    except CancelledError:
+        if not given_up.is_set():
+            raise
+        raise ClusterLostError(address, f"has had no worker for {limit}, while there are tasks to do") from None
+    finally:
+        ended.set()
 
 
 def _compare(found: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ import isles24_zarr
 from isles24_zarr import cluster
 from isles24_zarr.cli import app
 from isles24_zarr.cluster import advance, completed_tasks
-from isles24_zarr.errors import NoWorkersError, WorkerMismatchError
+from isles24_zarr.errors import ClusterLostError, NoWorkersError, WorkerMismatchError
 from isles24_zarr.workers import check_workers
 from tests.clusters import ROOT, SECONDS, odd_worker, ours, scheduler, until, worker
 from tests.oracle import assert_identical_stores
@@ -142,6 +142,37 @@ def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path) -> 
         ((_, ended_by),) = done
         killer.join()
         assert ended_by != int((tmp_path / "pid").read_text())
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["none joins", "another joins"])
+def test_when_the_last_worker_leaves_another_one_is_waited_for_but_not_forever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, another: bool
+) -> None:
+    task, limit = tmp_path / "pid", f"{SECONDS if another else 4}s"
+    with contextlib.ExitStack() as stack:
+        at = stack.enter_context(scheduler(tmp_path))
+        first = stack.enter_context(worker(at, "--no-nanny"))
+        client = stack.enter_context(Client(at))
+        client.wait_for_workers(1, timeout=SECONDS)
+        stack.enter_context(dask.config.set({"isles24-zarr.wait-for-workers": limit}))
+        done = completed_tasks(client, wait_and_tell, [task], sizes=[1], title="", progress=False)
+
+        def leave() -> None:
+            until(lambda: task.exists() and task.read_text())
+            first.kill()
+            until(lambda: "no Dask worker is left" in caplog.text)
+            if another:
+                stack.enter_context(worker(at))
+
+        leaver = threading.Thread(target=leave)
+        leaver.start()
+        if another:
+            assert len(list(done)) == 1
+        else:
+            with pytest.raises(ClusterLostError, match=r"has had no worker for 4s.*run the same conversion again"):
+                list(done)
+        leaver.join()
+        assert f"waiting up to {limit} for one to join" in caplog.text
 
 
 # --- workers that cannot do it ---
