@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
-from numcodecs import Blosc, Zstd
+from numcodecs import Blosc
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes, scratch
+from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, frame_content, index_from_bytes, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,10 +77,9 @@ class _Shard:
         if offset == ABSENT:
             raise StoreDamageError(self.path, "lacks a chunk")
         try:
-            packed: bytes = Zstd().decode(os.pread(self.file, size, offset))
+            return frame_content(os.pread(self.file, size, offset))
         except (RuntimeError, ValueError) as error:
             raise StoreDamageError(self.path, f"has a damaged chunk ({error})") from error
-        return packed
 
 
 class ShardedVoxels:

@@ -22,7 +22,7 @@ from isles24_zarr import errors
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
-from isles24_zarr.shards import ShardEncoder, encoded_chunk
+from isles24_zarr.shards import ShardEncoder, encoded_chunk, frame_content
 from isles24_zarr.store import write_array
 from isles24_zarr.unpacking import ShardedVoxels, blosc_blocks, can_unpack
 from tests.fuzz import header_bytes
@@ -304,3 +304,38 @@ def test_chunks_are_the_same_whichever_way_their_voxels_lie_in_memory(
     wanted = np.zeros(chunk, dtype)
     wanted[: shape[0], : shape[1], : shape[2]] = voxels
     assert unpacked.tobytes() == wanted.tobytes()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.one_of(st.integers(0, 600), st.sampled_from([65_791, 65_792, 100_000, 131_072, 131_073, 300_000])),
+    values=st.sampled_from([1, 3, 256]),
+    level=st.sampled_from([-10, 1]),
+    checksum=st.booleans(),
+    damage=st.one_of(
+        st.none(),
+        st.tuples(st.just("bit"), st.integers(0, 2**20), st.integers(0, 7)),
+        st.tuples(st.just("cut"), st.integers(0, 2**20), st.just(0)),
+        st.tuples(st.just("more"), st.just(0), st.integers(0, 255)),
+    ),
+)
+def test_frames_are_read_as_zstandard_does(
+    size: int, values: int, level: int, checksum: bool, damage: tuple[str, int, int] | None
+) -> None:
+    content = np.random.default_rng(size).integers(0, values, size, dtype=np.uint8).tobytes()
+    frame = bytearray(Zstd(level=level, checksum=checksum).encode(content))
+    if damage and damage[0] == "bit":
+        # the header has most of what can go wrong
+        frame[damage[1] % (min(len(frame), 24) if damage[1] % 2 else len(frame))] ^= 1 << damage[2]
+    elif damage and damage[0] == "cut":
+        del frame[damage[1] % len(frame) :]
+    elif damage:
+        frame.append(damage[2])
+    try:
+        wanted = Zstd().decode(bytes(frame))
+    except (RuntimeError, ValueError):
+        with pytest.raises((RuntimeError, ValueError)):
+            frame_content(bytes(frame))
+        return
+    assert frame_content(bytes(frame)) == wanted
+    assert damage or wanted == content
