@@ -26,11 +26,12 @@ from benchmarks.reads import reads
 from benchmarks.reference import Reference
 from benchmarks.report import markdown, read_json, write_json
 from benchmarks.scaling import scaling
+from benchmarks.stages import stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARTS = ("startup", "reads", "chunks", "conversion", "scaling", "cohort")
+PARTS = ("startup", "reads", "chunks", "conversion", "scaling", "cohort", "stages")
 DOCS = Path("docs")
 
 
@@ -98,6 +99,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         results.extend(_part(scaling, release, places["scaling"], repeats=options.repeats))
     if "cohort" in places:
         results.extend(_part(cohort, places["cohort"], repeats=options.repeats, sizes=options.cohorts))
+    if "stages" in places:
+        results.extend(_part(stages, reference, places["stages"], repeats=options.repeats))
     for place in places.values():
         shutil.rmtree(place)
     return results
@@ -131,6 +134,13 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
             f"process for each core, the largest file first, and {options.converter_repeats or options.repeats} rounds."
         )
         return [subject, alternated, "Processes start and import before the clock does.", others]
+    if part == "stages":
+        return [
+            subject,
+            "Medians of the own time of functions, without that of timed ones that they call. Timing adds a little.",
+            "Reads: one thread, warm page cache, `open_scan(chunks=None)`.",
+            "Conversion: all files in turn, by one process without Dask; CPU seconds of all its threads.",
+        ]
     if part == "scaling":
         return [
             subject,

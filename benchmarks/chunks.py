@@ -76,6 +76,7 @@ CUTS: Final = (
     Cut((4, 8, 128, 128), 1, "chunk"),
     Cut((2, 8, 88, 88), 1, "frame"),
     Cut((2, 4, 128, 128), 1, "frame"),
+    Cut((4, 4, 128, 128), 1, "frame"),
     Cut((2, 8, 256, 256), 1, "frame"),
     Cut((8, 8, 64, 64), 1, "frame"),
     Cut((16, 4, 64, 64), 1, "frame"),
@@ -86,6 +87,12 @@ def chosen() -> Cut:
     """Return how the store is written."""
     level: Any = COMPRESSOR["clevel"]
     return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level, "frame")
+
+
+def same_but_for_level() -> list[Cut]:
+    """Return those ways that differ from how the store is written by their level alone."""
+    own = chosen()
+    return [cut for cut in CUTS if cut != own and dataclasses.replace(cut, level=own.level) == own]
 
 
 def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:

@@ -6,7 +6,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import chunks, cohort, conversion, reads, scaling
+from benchmarks import chunks, cohort, conversion, reads, scaling, stages
+from benchmarks.bounds import bounds
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
 from benchmarks.figures import FIGURES
@@ -24,6 +25,7 @@ TITLES = {
     scaling.SECTION: "Scaling to a cluster",
     cohort.SECTION: "Cohorts of toy subjects",
     cohort.STARTUP: "Start-up",
+    stages.SECTION: "Where the time goes",
 }
 
 
@@ -62,6 +64,8 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
     """
     introduction = "This page is written by the benchmarks themselves; each section has the command that made it."
     parts = ["# Performance", introduction, "## Targets", _targets(results)]
+    if reasons := list(bounds(results)):
+        parts += ["### What is in the way of those that are missed", "\n".join(f"- {reason}" for reason in reasons)]
     for section, title in TITLES.items():
         found = list(results.of(section))
         if not found:
@@ -72,6 +76,13 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
             parts.append(_table(*scaling.model_rows(results)))
             shown = {scaling.FULL, *scaling.IN_OTHER_ORDERS.values()}
             found = [each for each in found if each.measure not in shown]
+        if section == stages.SECTION:
+            parts += [
+                part
+                for title, rows in stages.tables(results)
+                for part in (f"### {title[0].upper()}{title[1:]}", _table(["stage", "takes", "share"], rows))
+            ]
+            continue
         parts.append(_matrix(found) if section in (reads.SECTION, chunks.SECTION) else _list(found))
     if results.left_out:
         rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]

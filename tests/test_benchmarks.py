@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from benchmarks import cohort, conversion, converters, scaling, targets
+from benchmarks import bounds, chunks, cohort, conversion, converters, scaling, stages, targets
 from benchmarks.chunked import READERS, Ours, OursDask, TensorStore
 from benchmarks.measurement import OURS, Measurement, Results, alternated
 from benchmarks.readers import MemoryMap, NibabelGzip
@@ -85,10 +85,28 @@ def test_every_measurement_is_there(suite: Path) -> None:
     }
     for name in converters.CONVERTERS:
         assert name in left_out or (converters.QUARTER_SECONDS, name) in found
+    parts = {*stages.READS, stages.CONVERSION, stages.PAGES}
+    assert {row["measure"] for row in document["measurements"] if row["section"] == stages.SECTION} == parts
     assert (cohort.open_name(149), cohort.DATATREE) in found
     assert (cohort.map_name(15), conversion.workers_name(1)) in found
     assert {by for measure, by in found if measure == cohort.START} == {"Python alone", "xarray", OURS}
-    assert all(value > 0 for row in found.values() for value in row["values"])
+    assert all(value > 0 for (measure, _), row in found.items() if measure not in parts for value in row["values"])
+
+
+def test_stages_add_up_to_all(suite: Path) -> None:
+    results, _ = read_json(suite / "results.json")
+    assert [title for title, _ in stages.tables(results)] == [*stages.READS, stages.CONVERSION]
+    for measure in (*stages.READS, stages.CONVERSION):
+        runs = [
+            each.values for each in results.of(stages.SECTION) if each.measure == measure and each.by != stages.IN_ALL
+        ]
+        (whole,) = [
+            each.values for each in results.of(stages.SECTION) if (each.measure, each.by) == (measure, stages.IN_ALL)
+        ]
+        assert [sum(run) for run in zip(*runs, strict=True)] == pytest.approx(whole, rel=0.02)
+        # what all of it is for takes time
+        for stage in stages.IN_BOUND if measure == stages.CONVERSION else [stages.UNPACK]:
+            assert 0 < stages.by_stage(results, measure)[stage] < min(whole)
 
 
 def test_page_shows_targets_and_figures(suite: Path) -> None:
@@ -252,6 +270,69 @@ def test_ratios_of_a_hand_made_run() -> None:
     assert {key: verdict.met for key, verdict in found.items()} == {key: met for key, (_, met) in expected.items()}
     for key, (value, _) in expected.items():
         assert found[key].value == pytest.approx(value)
+
+
+def test_own_time_is_without_that_of_what_is_called() -> None:
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    timed = stages.Stages(lambda: now)
+    inner = timed.timed("inner", lambda: work(2))
+
+    def outer() -> None:
+        work(1)
+        inner()
+        inner()
+        work(4)
+
+    def failing() -> None:
+        inner()
+        raise KeyError
+
+    timed.timed("outer", outer)()
+    assert timed.seconds == {"inner": 4, "outer": 5}
+    with pytest.raises(KeyError):
+        timed.timed("failing", failing)()
+    assert timed.seconds == {"inner": 6, "outer": 5, "failing": 0}
+    timed.timed("outer", outer)()
+    assert timed.seconds["outer"] == 10
+
+
+def test_missed_targets_are_explained_and_met_ones_are_not() -> None:
+    def run(ours: float) -> Results:
+        results = Results()
+        for by, seconds in ((Ours.name, ours), ("HDF5 + Blosc", 0.005), ("memory map .nii", 0.0005)):
+            results.add("reads", AXIAL_CLOSED, by, [seconds])
+        for stage, seconds in (("open: parse JSON", 0.001), (stages.UNPACK, 0.004), (stages.IN_ALL, 0.006)):
+            results.add(stages.SECTION, AXIAL_CLOSED, stage, [seconds])
+        return results
+
+    (said,) = bounds.bounds(run(0.006))
+    assert said.startswith(
+        f"{AXIAL_CLOSED}, of the time of HDF5 + Blosc; {AXIAL_CLOSED}, of the time of memory map .nii:"
+    )
+    # 0.6 x 5 ms is stricter than 8 x 0.5 ms
+    assert "takes 6 ms" in said
+    assert "is 1 ms (parse JSON 1 ms), and Blosc 4 ms" in said
+    assert "leaves 3 ms" in said
+    assert not list(bounds.bounds(run(0.002)))
+    assert "What is in the way" in markdown(run(0.006), {**about(), stages.SECTION: about()["reads"]}, figures=".")
+
+
+def test_what_other_levels_would_store() -> None:
+    results = Results()
+    results.add("conversion", conversion.STORED, OURS, [0.8])
+    for cut, stored, seconds in zip(
+        (chunks.chosen(), *chunks.same_but_for_level()), (0.2, 0.19, 0.18), (2, 3, 5), strict=True
+    ):
+        results.add("chunks", chunks.STORED, cut.name, [stored])
+        results.add("chunks", chunks.ENCODE, cut.name, [seconds])
+    (said,) = bounds.bounds(results)
+    assert "level 3 would give 0.760 x, and take 1.5 x" in said
+    assert "level 5 would give 0.720 x, and take 2.5 x" in said
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:

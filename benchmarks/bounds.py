@@ -1,0 +1,161 @@
+"""What bounds the targets that a run misses, in words, from what the same run has measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks import chunks, cohort, conversion, regions, scaling, stages
+from benchmarks.chunked import Hdf5, Ours, TensorStore
+from benchmarks.measurement import OURS
+from benchmarks.readers import MemoryMap, NibabelIndexed
+from benchmarks.targets import all_workers, verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.measurement import Results
+    from benchmarks.targets import Target
+
+
+def bounds(results: Results) -> Iterator[str]:
+    """Say of each missed target what is in its way, as far as the run tells.
+
+    Parameters
+    ----------
+    results
+        A run; of what it did not measure nothing is said.
+    """
+    missed = [verdict.target for verdict in verdicts(results) if verdict.met is False]
+    explained: tuple[tuple[Callable[[Target], bool], Callable[[Results], str | None]], ...] = (
+        (lambda target: target.measure == regions.AXIAL_CLOSED, _closed_slice),
+        (lambda target: _is_read(target) and target.against.endswith(Hdf5.name), _against_hdf5),
+        (lambda target: target.measure == regions.WHOLE and target.against.endswith(TensorStore.name), _whole_series),
+        (lambda target: target.against == "of the computed bound", _conversion),
+        (lambda target: target.measure == "bytes stored", _bytes),
+        (lambda target: target.measure == "files of a subject", _files),
+        (lambda target: target.measure == cohort.map_name(cohort.SIZES[0]), _small_map),
+    )
+    for concerns, text_of in explained:
+        found = [target for target in missed if concerns(target)]
+        text = text_of(results) if found else None
+        if text:
+            yield f"{'; '.join(f'{target.measure}, {target.against}' for target in found)}: {text}"
+
+
+def _is_read(target: Target) -> bool:
+    return target.measure in regions.READS[1:]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.3g} ms"
+
+
+def _closed_slice(results: Results) -> str | None:
+    found = stages.by_stage(results, regions.AXIAL_CLOSED)
+    limits = [
+        factor * (results.median(regions.AXIAL_CLOSED, reader.name) or float("inf"))
+        for factor, reader in ((0.6, Hdf5), (8, MemoryMap), (1 / 15, NibabelIndexed))
+    ]
+    if not found or min(limits) == float("inf"):
+        return None
+    opening = {
+        name.removeprefix(stages.OPENING): spent for name, spent in found.items() if name.startswith(stages.OPENING)
+    }
+    parts = ", ".join(f"{name} {_ms(spent)}" for name, spent in sorted(opening.items(), key=lambda each: -each[1]))
+    return (
+        f"on one thread it takes {_ms(found[stages.IN_ALL])}, of which opening all images of the subject is "
+        f"{_ms(sum(opening.values()))} ({parts}), and Blosc {_ms(found[stages.UNPACK])}. The "
+        f"strictest of these targets leaves {_ms(min(limits))} for everything: HDF5 and the memory map open "
+        "one array, and make no labelled axes."
+    )
+
+
+def _against_hdf5(results: Results) -> str | None:
+    parts = []
+    for read in (regions.CURVE, regions.PATCH):
+        found = stages.by_stage(results, read)
+        peer = results.median(read, Hdf5.name)
+        if found and peer:
+            share = found[stages.UNPACK] / found[stages.IN_ALL]
+            parts.append(f"{share:.0%} of the {read} ({_ms(found[stages.UNPACK])} on one thread)")
+    if not parts:
+        return None
+    return (
+        f"Blosc's decoder is {' and '.join(parts)}. HDF5 has the same chunks and decoder, and needs nearly the same "
+        "of each: only the rest can be saved. Smaller blocks would save more where few voxels of a chunk are "
+        "wanted, and cost bytes and the speed of patches and frames, see the table of chunks."
+    )
+
+
+def _whole_series(results: Results) -> str | None:
+    found = stages.by_stage(results, regions.WHOLE)
+    pages = stages.by_stage(results, stages.PAGES)
+    ours, peer = results.median(regions.WHOLE, Ours.name), results.median(regions.WHOLE, TensorStore.name)
+    if not (found and pages and ours and peer):
+        return None
+    first, again = pages[stages.FIRST_FILL], pages[stages.SECOND_FILL]
+    return (
+        f"by stages, in a quiet process, one thread takes {_ms(found[stages.IN_ALL])}; beside the other readers "
+        f"two take {_ms(ours)}, and tensorstore {_ms(peer)}. The difference is new memory: as much is "
+        f"filled for the first time in {_ms(first)} when the machine is quiet, again in {_ms(again)}, and "
+        "takes seconds where the kernel first has to gather the huge pages that NumPy asks for. tensorstore asks for "
+        "none; `NUMPY_MADVISE_HUGEPAGE=0` does without, which is slower where there are huge pages."
+    )
+
+
+def _conversion(results: Results) -> str | None:
+    found = stages.by_stage(results, stages.CONVERSION)
+    seconds = results.median(conversion.SECONDS, all_workers(results))
+    bound = results.median(conversion.BOUND, "gunzip + encode")
+    if not (found and seconds and bound):
+        return None
+    whole = found[stages.IN_ALL]
+    inside = sum(found[name] for name in stages.IN_BOUND)
+    others = sorted(
+        ((name, spent) for name, spent in found.items() if name not in (*stages.IN_BOUND, stages.IN_ALL)),
+        key=lambda each: -each[1],
+    )
+    parts = ", ".join(f"{name} {spent:.2g} s" for name, spent in others)
+    return (
+        f"its stages take {whole:.3g} s of CPU, of which {inside:.3g} s are in the bound ({whole / inside:.2f} x), "
+        f"before processes and their scheduler are paid for. The rest: {parts}. Digests, checksums and one orientation "
+        "are what a store promises; shards are copied to the page cache by the kernel."
+    )
+
+
+def _bytes(results: Results) -> str | None:
+    ratio = results.median(conversion.STORED, OURS)
+    base = results.median(chunks.STORED, chunks.chosen().name)
+    levels = {cut: results.median(chunks.STORED, cut.name) for cut in chunks.same_but_for_level()}
+    costs = {cut: results.median(chunks.ENCODE, cut.name) for cut in levels}
+    first = results.median(chunks.ENCODE, chunks.chosen().name)
+    parts = [
+        f"level {cut.level} would give {ratio * stored / base:.3f} x, and take {cost / first:.1f} x as long to write"
+        for cut, stored in levels.items()
+        if ratio and base and stored and first and (cost := costs[cut])
+    ]
+    if not parts:
+        return None
+    return f"{'; '.join(parts)}. Reading does not depend on the level."
+
+
+def _files(results: Results) -> str | None:
+    found = results.median(conversion.FILES, OURS)
+    if not found:
+        return None
+    return (
+        "in format 1 an array is a document and at least one shard: 18 images, 11 coordinates and the documents of 4 "
+        f"groups are 62 files. The other {found - 62:.0f} are further shards of the series: a shard is what a worker "
+        "holds in memory."
+    )
+
+
+def _small_map(results: Results) -> str | None:
+    one = results.median(cohort.map_name(cohort.SIZES[0]), conversion.workers_name(1))
+    dispatch = results.median(scaling.DISPATCH, OURS)
+    if not (one and dispatch):
+        return None
+    return (
+        f"all of it takes {_ms(one)} on one worker, {_ms(one / cohort.SIZES[0])} a subject, of which "
+        f"{_ms(dispatch)} are for handing out a task, by the one process that leads."
+    )
