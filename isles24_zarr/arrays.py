@@ -8,6 +8,7 @@ neighbouring chunks fetched as one (see `ranges`).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,7 +76,11 @@ class StoredArray(BackendArray):
                 # a frozen dataclass that takes its pipeline from the global configuration alone
                 object.__setattr__(array, "codec_pipeline", pipeline)
             elif isinstance(self._store, RemoteStore):
-                object.__setattr__(array, "codec_pipeline", RangeReads.from_codecs(metadata.codecs))
+                sizes = {
+                    f"{self._path}/{key}": size for key, size in self.attributes.get(KEY, {}).get("shards", {}).items()
+                }
+                ranged = dataclasses.replace(RangeReads.from_codecs(metadata.codecs), sizes=sizes)
+                object.__setattr__(array, "codec_pipeline", ranged)
             self._opened = os.getpid(), zarr.Array(array)
         return self._opened[1]
 

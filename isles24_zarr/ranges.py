@@ -125,9 +125,12 @@ class FetchedShard:
 class RangeReads(BatchedCodecPipeline):
     """The codec pipeline of zarr-python for the shards of one array, which are fetched in few requests.
 
-    The index of a shard is read once, whoever else reads from the shard at the same time.
+    The index of a shard is read once, whoever else reads from the shard at the same time. It is asked for by where it
+    begins: not all file systems read the end of an object.
     """
 
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Bytes of each shard, by its key."""
     indexes: dict[str, Buffer | None] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     locks: dict[str, asyncio.Lock] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
@@ -170,7 +173,10 @@ class RangeReads(BatchedCodecPipeline):
         key = str(place)
         async with self.locks.setdefault(key, asyncio.Lock()):
             if key not in self.indexes:
-                self.indexes[key] = await place.get(default_buffer_prototype(), SuffixByteRequest(count))
+                size: Any = self.sizes.get(place.path)
+                known = isinstance(size, int) and size >= count
+                end = RangeByteRequest(size - count, size) if known else SuffixByteRequest(count)
+                self.indexes[key] = await place.get(default_buffer_prototype(), end)
             return self.indexes[key]
 
 
