@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,12 +23,37 @@ _LIBRARY_ERRORS: Final = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp", "ClientError"),
+    ("obstore.exceptions", "BaseError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("ftplib", "Error"),
 )
-"""What libraries of object stores raise that is no OSError."""
+"""What libraries of file systems raise that is no OSError."""
+
+OBSTORE: Final = "obstore+"
+"""How the protocol of a URL begins that obstore is to reach."""
+
+for _scheme in ("s3", "gs", "az"):  # by name, so that obstore is imported where it is used
+    fsspec.register_implementation(
+        OBSTORE + _scheme,
+        f"isles24_zarr.obstores.{_scheme.capitalize()}Files",
+        errtxt="obstore is not installed, run: pip install 'isles24-zarr[s3]'",
+    )
 
 _S3: Final = frozenset({"s3", "s3a"})
+_WHOLE_OBJECTS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss"}
+"""Protocols of object stores, where an object appears whole or not at all, and a put may depend on what is there."""
+
 _NO_CREDENTIALS: Final = frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError"}
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "NoAuthTokenError",
+        "DefaultCredentialsError",
+        "UnauthenticatedError",
+    }
 )
 _NO_ENDPOINT: Final = frozenset(
     {
@@ -36,13 +62,21 @@ _NO_ENDPOINT: Final = frozenset(
         "ConnectionClosedError",
         "ClientConnectorError",
         "ProxyConnectionError",
+        "ServiceRequestError",
     }
 )
+_NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
 
 def is_url(text: str) -> bool:
     """Tell whether a place is reached through fsspec: a URL, or a chain of them."""
     return "://" in text or "::" in text
+
+
+def local_path(text: str) -> str:
+    """Return the path that a URL of this machine names, and anything else as it is."""
+    is_local = text.startswith(("file://", "local://")) and "::" not in text
+    return str(fsspec.core.url_to_fs(text)[1]) if is_local else text
 
 
 def url_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +95,8 @@ def url_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     protocol = url.split("://", maxsplit=1)[0]
     if isinstance(found.get(protocol), dict):
         found = dict(found[protocol])
+    if protocol.startswith(OBSTORE):  # it keeps no listings
+        return found
     # what others write meanwhile must be seen
     usual: dict[str, Any] = {"use_listings_cache": False}
     if protocol in _S3:
@@ -108,6 +144,31 @@ def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
+def protocols_of(filesystem: Any) -> frozenset[str]:
+    """Return the names of a file system of fsspec."""
+    known = filesystem.protocol
+    return frozenset({known} if isinstance(known, str) else known)
+
+
+def writing_refusal(url: str, filesystem: Any) -> str | None:
+    """Say why no store can be written to a file system, ``None`` where one can.
+
+    Parameters
+    ----------
+    url
+        Of the store.
+    filesystem
+        Behind it, as fsspec has it.
+    """
+    if url.startswith("memory://"):
+        return "is in the memory of this process, which workers do not see; give a folder, or a URL of an object store"
+    if "://" in url and type(filesystem).__module__ == "obstore.fsspec":
+        return f"obstore, as it was registered with fsspec, takes no lock; give {OBSTORE}{url}"
+    if not protocols_of(filesystem) & _WHOLE_OBJECTS:
+        return "a write that is interrupted may leave half an object there; give a folder, or a URL of an object store"
+    return None
+
+
 def library_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """Return what file systems raise, and others: a library that was not imported has raised nothing."""
     found: list[type[Exception]] = [OSError, *others]
@@ -120,6 +181,9 @@ def library_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
 def error_code(error: BaseException | None) -> str:
     """Return what a server calls an error, as ``"NoSuchBucket"``; empty where no server has spoken."""
     while error is not None:
+        # of Azure, and of obstore, which has no more than its text
+        if found := re.search(r"<Code>(\w+)</Code>", str(error)):
+            return found[1]
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
@@ -134,19 +198,24 @@ def refusal(error: BaseException) -> str | None:
         return (
             f"there are no credentials for it ({_short(error)}); a public bucket needs none, with the option anon=true"
         )
-    if names & _NO_ENDPOINT:
+    # obstore asks the machine for credentials last, at these addresses
+    if "GenericError" in names and re.search(r"169\.254\.169\.254|metadata\.google", str(error)):
+        return "there are no credentials for it; a public bucket needs none, with the option skip_signature=true"
+    if names & _NO_ENDPOINT or ("GenericError" in names and "error sending request" in str(error)):
         return f"its server cannot be reached ({_short(error)})"
-    if error_code(error) == "NoSuchBucket":
+    if error_code(error) in _NO_BUCKET:
         return "there is no such bucket"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or "PermissionDeniedError" in names:
         return f"access is refused ({_short(error)})"
-    if isinstance(error, TypeError):
+    if isinstance(error, TypeError) or "UnknownConfigurationKeyError" in names:
         return f"an option is unknown ({_short(error)})"
     return None
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # obstore adds the answer of the server, and what it is made of
+    text = re.split(r":?\s*(?:Debug source:|<\?xml)", str(error))[0]
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextlib.contextmanager

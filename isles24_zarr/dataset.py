@@ -12,6 +12,7 @@ import xarray as xr
 from xarray.backends import ZarrStore
 from zarr.storage import LocalStore, StorePath
 
+from isles24_zarr.access import OBSTORE
 from isles24_zarr.arrays import (
     ONLY_CHUNK,
     StoredArray,
@@ -258,7 +259,9 @@ def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, An
     """
     opened = Target.of(store, storage_options).opened(read_only=True)
     if isinstance(opened, RemoteStore):
-        return f"zarr-python, in merged ranges through {type(opened.fs).__name__} of fsspec"
+        files = getattr(opened.fs, "sync_fs", opened.fs)
+        library = "obstore" if opened.url.startswith(OBSTORE) else f"{type(files).__name__} of fsspec"
+        return f"zarr-python, in merged ranges through {library}"
     if isinstance(opened, LocalStore):
         return "threads that unpack shards of this machine"
     return f"zarr-python, through {opened}"

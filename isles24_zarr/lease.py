@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.access import access_errors, error_code, filesystem_of, library_errors
+from isles24_zarr.access import access_errors, error_code, filesystem_of, library_errors, protocols_of
 from isles24_zarr.errors import StoreLockedError
 
 if TYPE_CHECKING:
@@ -95,12 +95,11 @@ class Lease:
         self._url = url
         self._files, root = filesystem_of(url, options)
         self._path = f"{root.rstrip('/')}/{LOCK}"
-        protocols = self._files.protocol
-        self._is_s3 = "s3" in ((protocols,) if isinstance(protocols, str) else protocols)
+        self._compares = "s3" in protocols_of(self._files) or getattr(self._files, "compares", False)
         self._owner = uuid.uuid4().hex
         self._since = dt.datetime.now(dt.UTC)
         self._until = self._since
-        self._etag = ""
+        self._seen: dict[str, str] = {}
         self._lost = False
 
     def take(self) -> None:
@@ -114,54 +113,55 @@ class Lease:
         with access_errors(self._url, writing=True):
             if self._created():
                 return
-            found, etag = self._read()
+            found, seen = self._read()
             if found.get("owner") == self._owner:  # the answer to our request was lost, not the request
-                self._adopt(found, etag)
+                self._adopt(found, seen)
                 return
             if found and not _has_run_out(found):
                 raise StoreLockedError(self._url, _told(found))
-            if not self._replaced(etag):
+            if not self._replaced(seen):
                 raise StoreLockedError(self._url, "another conversion has just begun to write into it")
 
     def _created(self) -> bool:
         try:
             self._put(mode="create")
-        except FileExistsError:
-            return False
         except OSError as error:
-            if error_code(error) not in _LOST_CODES:
+            if not _is_lost(error):
                 raise
             return False
         except (NotImplementedError, TypeError, ValueError) as error:  # a file system without conditional puts
             warnings.warn(f"{self._url} cannot be locked ({error}): run no second conversion into it", stacklevel=5)
         return True
 
-    def _replaced(self, etag: str) -> bool:
-        """Take over a lock that has run out: on S3 only if it is still the one that was looked at."""
-        if not self._is_s3:
+    def _replaced(self, seen: Mapping[str, str]) -> bool:
+        """Take over a lock that has run out: where that can be said, only if it is still the one that was looked at."""
+        if not self._compares:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._path)
             return self._created()
-        if not etag:  # it was released meanwhile
+        if not seen:  # it was released meanwhile
             return self._created()
         try:
-            self._put(IfMatch=etag)
+            self._put(**seen)
         except OSError as error:
-            if error_code(error) not in _LOST_CODES:
+            if not _is_lost(error):
                 raise
             return False
         return True
 
     def renew(self) -> None:
         """Hold the lock for longer; where it was lost, `confirm` will say so."""
+        if not self._compares and self._read()[0].get("owner") != self._owner:
+            self._lost = True
+            return
         try:
-            self._put(**({"IfMatch": self._etag} if self._is_s3 and self._etag else {}))
+            self._put(**self._seen)
         except OSError as error:
-            if error_code(error) not in _LOST_CODES:
+            if not _is_lost(error):
                 raise
-            found, etag = self._read()
+            found, seen = self._read()
             if found.get("owner") == self._owner:
-                self._adopt(found, etag)
+                self._adopt(found, seen)
             else:
                 self._lost = True
 
@@ -193,22 +193,33 @@ class Lease:
         }
         answer = self._files.pipe_file(self._path, json.dumps(content).encode(), **conditions)
         self._until = until
-        self._etag = answer.get("ETag", "") if isinstance(answer, dict) else ""
+        self._seen = self._version(answer)
 
-    def _adopt(self, found: Mapping[str, Any], etag: str) -> None:
+    def _adopt(self, found: Mapping[str, Any], seen: dict[str, str]) -> None:
         """Take note of what was put, although the answer to that was lost."""
-        self._until, self._etag = dt.datetime.fromisoformat(found["until"]), etag
+        self._until, self._seen = dt.datetime.fromisoformat(found["until"]), seen
 
-    def _read(self) -> tuple[dict[str, Any], str]:
+    def _read(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return what the lock says and its version; nothing of one that is gone or not ours."""
         try:
-            version = str(self._files.info(self._path).get("ETag", ""))
+            seen = self._version(self._files.info(self._path))
             found = json.loads(self._files.cat_file(self._path))
         except FileNotFoundError:
-            return {}, ""
+            return {}, {}
         except ValueError:
-            return {}, version
-        return (found if isinstance(found, dict) else {}), version
+            return {}, seen
+        return (found if isinstance(found, dict) else {}), seen
+
+    def _version(self, told: Any) -> dict[str, str]:
+        """Return the options of a put that replaces what a file system told of, and nothing else."""
+        known = told if self._compares and isinstance(told, dict) else {}
+        names = {"IfMatch": "ETag", "version": "version"}  # the version is what Google Cloud compares
+        return {option: str(known[name]) for option, name in names.items() if known.get(name)}
+
+
+def _is_lost(error: OSError) -> bool:
+    """Tell whether a put was refused because of what is there, or is no longer."""
+    return isinstance(error, FileExistsError) or error_code(error) in _LOST_CODES
 
 
 def _has_run_out(found: Mapping[str, Any]) -> bool:

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import http.client
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
+from tests.servers import SECONDS, free_port, running_server
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KEYS = {"key": "testing", "secret": "testing"}
-SECONDS = 120
 
 _ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>injected</Message></Error>"
 ANSWERS = {"500": (500, b"InternalError"), "503": (503, b"SlowDown"), "403": (403, b"AccessDenied")}
@@ -31,24 +30,10 @@ ANSWERS = {"500": (500, b"InternalError"), "503": (503, b"SlowDown"), "403": (40
 @contextlib.contextmanager
 def moto_server(log: Path) -> Iterator[int]:
     """Run moto on a free port of this machine; yield the port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
-        try:
-            deadline = time.monotonic() + SECONDS
-            while True:
-                try:
-                    with socket.create_connection(("127.0.0.1", port), timeout=1):
-                        break
-                except OSError:
-                    assert process.poll() is None, log.read_text()
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.05)
-            yield port
-        finally:
-            process.kill()
+    with running_server(command, port=port, log=log):
+        yield port
 
 
 def s3_client(port: int) -> Any:
@@ -61,6 +46,17 @@ def s3_client(port: int) -> Any:
         region_name="us-east-1",
         config=Config(retries={"max_attempts": 5}),
     )
+
+
+def obstore_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what obstore calls the options of s3fs."""
+    return {
+        "access_key_id": options["key"],
+        "secret_access_key": options["secret"],
+        "endpoint": options["endpoint_url"],
+        "region": "us-east-1",
+        "client_options": {"allow_http": True},
+    }
 
 
 @dataclasses.dataclass(frozen=True)

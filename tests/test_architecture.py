@@ -17,6 +17,7 @@ PACKAGE = Path(isles24_zarr.__file__).parent
 ORDER = [
     "errors",
     "access",
+    "obstores",
     "vocabulary",
     "grid",
     "release",

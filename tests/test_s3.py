@@ -42,7 +42,6 @@ pytest.importorskip("moto.server")
 
 from tests.s3_server import (
     KEYS,
-    SECONDS,
     Proxy,
     Request,
     download,
@@ -50,10 +49,12 @@ from tests.s3_server import (
     every,
     keys,
     moto_server,
+    obstore_options,
     proxy_to,
     s3_client,
     upload,
 )
+from tests.servers import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,19 @@ def proxy(server: int) -> Iterator[Proxy]:
 @pytest.fixture(scope="module")
 def options(server: int) -> dict[str, Any]:
     return {**KEYS, "endpoint_url": f"http://127.0.0.1:{server}"}
+
+
+@pytest.fixture(params=["s3", "obstore+s3"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """The library by which S3 is reached."""
+    if request.param.startswith("obstore"):
+        pytest.importorskip("obstore")
+    return str(request.param)
+
+
+def both(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of s3fs for both libraries."""
+    return {"s3": options, "obstore+s3": obstore_options(options)}
 
 
 @pytest.fixture
@@ -161,8 +175,11 @@ def test_zarr_python_and_nibabel_agree_on_what_is_in_s3(release: Path, converted
 
 
 @pytest.mark.parametrize("chunks", ["auto", None], ids=["dask", "numpy"])
-def test_scans_are_read_bit_for_bit(release: Path, converted: str, options: dict[str, Any], chunks: str | None) -> None:
-    scan = isles24_zarr.open_scan(converted, S, chunks=chunks, storage_options=options)
+def test_scans_are_read_bit_for_bit(
+    scheme: str, release: Path, converted: str, options: dict[str, Any], chunks: str | None
+) -> None:
+    place = converted.replace("s3", scheme, 1)
+    scan = isles24_zarr.open_scan(place, S, chunks=chunks, storage_options=both(options))
     for name in scan.data_vars:
         path = release / scan[name].attrs["isles24_zarr"]["source"]["path"]
         wanted = canonical_voxels(nib.load(path))
@@ -175,10 +192,11 @@ def test_scans_are_read_bit_for_bit(release: Path, converted: str, options: dict
 
 
 def test_a_release_in_s3_is_the_one_on_disk(
-    s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+    scheme: str, s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
 ) -> None:
     upload(s3, release, bucket, "train")
-    source = f"s3://{bucket}/train"
+    options = both(options)
+    source = f"{scheme}://{bucket}/train"
     found = isles24_zarr.scan(source, options)
     assert len(found.images) == len(images_below(release))
     target = tmp_path / "x.zarr"
@@ -190,10 +208,10 @@ def test_a_release_in_s3_is_the_one_on_disk(
     assert [each.message for each in report.problems] == ["is in the release and not in the store"] * 14
 
 
-def test_headers_are_read_by_themselves(s3: Any, bucket: str, release: Path, proxy: Proxy) -> None:
+def test_headers_are_read_by_themselves(scheme: str, s3: Any, bucket: str, release: Path, proxy: Proxy) -> None:
     upload(s3, release / "raw_data", bucket, "train/raw_data")
     s3.put_object(Bucket=bucket, Key=f"train/raw_data/{S}/ses-01/{S}_ses-01_ncct.nii", Body=bytes(10**7))
-    isles24_zarr.scan(f"s3://{bucket}/train", proxy.options)
+    isles24_zarr.scan(f"{scheme}://{bucket}/train", both(proxy.options))
     ranges = [
         each.headers["range"].removeprefix("bytes=").split("-") for each in proxy.requests if "range" in each.headers
     ]
@@ -202,10 +220,11 @@ def test_headers_are_read_by_themselves(s3: Any, bucket: str, release: Path, pro
 
 
 def test_resuming_verifying_and_exporting(
-    s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+    scheme: str, s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
 ) -> None:
     upload(s3, few, bucket, "x.zarr")
-    store, common = f"s3://{bucket}/x.zarr", {"client": client, "progress": False, "storage_options": options}
+    options = both(options)
+    store, common = f"{scheme}://{bucket}/x.zarr", {"client": client, "progress": False, "storage_options": options}
     assert isles24_zarr.convert(release, store, **FEW, client=client, storage_options=options).unchanged == (S,)
     assert isles24_zarr.verify(store, **common).ok
     isles24_zarr.export(store, tmp_path / "nifti", **common)
@@ -227,17 +246,17 @@ def test_resuming_verifying_and_exporting(
 
 
 def test_nothing_foreign_is_deleted(
-    s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
+    scheme: str, s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
 ) -> None:
     s3.put_object(Bucket=bucket, Key="foreign/notes.txt", Body=b"mine")
     s3.put_object(Bucket=bucket, Key=f"x.zarr-old/{S}/zarr.json", Body=b"{}")
     s3.put_object(Bucket=bucket, Key="other.zarr/zarr.json", Body=b'{"zarr_format": 3, "node_type": "group"}')
-    common = {"client": client, "overwrite": True, "storage_options": options, **FEW}
+    common = {"client": client, "overwrite": True, "storage_options": both(options), **FEW}
     for place in ("foreign", "other.zarr"):
         with pytest.raises(DestinationError, match="neither empty nor an isles24-zarr store"):
-            isles24_zarr.convert(release, f"s3://{bucket}/{place}", **common)
+            isles24_zarr.convert(release, f"{scheme}://{bucket}/{place}", **common)
     for _ in range(2):
-        assert isles24_zarr.convert(release, f"s3://{bucket}/x.zarr", **common).converted == (S,)
+        assert isles24_zarr.convert(release, f"{scheme}://{bucket}/x.zarr", **common).converted == (S,)
     assert keys(s3, bucket, "foreign") == ["foreign/notes.txt"]
     assert keys(s3, bucket, "x.zarr-old") == [f"x.zarr-old/{S}/zarr.json"]
     assert keys(s3, bucket, "other.zarr") == ["other.zarr/zarr.json"]
@@ -267,10 +286,11 @@ def spent(proxy: Proxy) -> list[Request]:
     return done
 
 
-def test_how_many_requests_opening_and_reading_take(converted: str, proxy: Proxy) -> None:
-    isles24_zarr.open_cohort(converted, storage_options=proxy.options)
+def test_how_many_requests_opening_and_reading_take(scheme: str, converted: str, proxy: Proxy) -> None:
+    converted, told = converted.replace("s3", scheme, 1), both(proxy.options)
+    isles24_zarr.open_cohort(converted, storage_options=told)
     assert 0 < len(spent(proxy)) <= 8
-    scan = isles24_zarr.open_scan(converted, S, storage_options=proxy.options)
+    scan = isles24_zarr.open_scan(converted, S, storage_options=told)
     assert 0 < len(spent(proxy)) <= 8
     for name, cut in [("ncct", {"z": 5}), ("ncct", {"y": 20}), ("cta", {"x": 9}), ("ctp", {"z": 5, "time": 3})]:
         scan[name].isel(cut).values  # noqa: B018
@@ -392,9 +412,10 @@ def lock(owner: str, *, until: dt.timedelta, host: str = "elsewhere", pid: int =
 
 
 def test_a_lock_is_respected_until_it_runs_out(
-    s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
+    scheme: str, s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
 ) -> None:
-    key, place = f"x.zarr/{LOCK}", f"s3://{bucket}/x.zarr"
+    key, place = f"x.zarr/{LOCK}", f"{scheme}://{bucket}/x.zarr"
+    options = both(options)
     held = lock("other", until=dt.timedelta(minutes=4))
     s3.put_object(Bucket=bucket, Key=key, Body=held)
     with pytest.raises(StoreLockedError, match="process 1 on elsewhere"):
@@ -407,7 +428,9 @@ def test_a_lock_is_respected_until_it_runs_out(
         assert key not in keys(s3, bucket, "x.zarr")
 
 
-def test_the_lock_is_made_by_a_conditional_put(bucket: str, release: Path, proxy: Proxy, client: Client) -> None:
+def test_the_lock_is_made_by_a_conditional_put(
+    scheme: str, bucket: str, release: Path, proxy: Proxy, client: Client
+) -> None:
     """Also where the answer to it is lost: the second try finds a lock, and that it is its own."""
     broken: list[Request] = []
 
@@ -418,15 +441,15 @@ def test_the_lock_is_made_by_a_conditional_put(bucket: str, release: Path, proxy
         return None
 
     proxy.fault = lose_the_first
-    place = f"s3://{bucket}/x.zarr"
-    assert isles24_zarr.convert(release, place, client=client, storage_options=proxy.options, **FEW).ok
+    place = f"{scheme}://{bucket}/x.zarr"
+    assert isles24_zarr.convert(release, place, client=client, storage_options=both(proxy.options), **FEW).ok
     puts = [each for each in proxy.requests if each.method == "PUT" and each.path.endswith(LOCK)]
     assert len(puts) >= 2
     assert all(each.headers["if-none-match"] == "*" for each in puts)
 
 
 def test_a_lock_that_was_taken_over_stops_its_former_holder(
-    s3: Any, bucket: str, release: Path, proxy: Proxy, client: Client, monkeypatch: pytest.MonkeyPatch
+    scheme: str, s3: Any, bucket: str, release: Path, proxy: Proxy, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isles24_zarr.lease._RENEWAL_SECONDS", 0.05)
     taken = lock("other", until=dt.timedelta(minutes=4))
@@ -441,7 +464,9 @@ def test_a_lock_that_was_taken_over_stops_its_former_holder(
 
     proxy.fault = take_over
     with pytest.raises(StoreLockedError, match="the lock was lost"):
-        isles24_zarr.convert(release, f"s3://{bucket}/x.zarr", client=client, storage_options=proxy.options, **FEW)
+        isles24_zarr.convert(
+            release, f"{scheme}://{bucket}/x.zarr", client=client, storage_options=both(proxy.options), **FEW
+        )
     assert s3.get_object(Bucket=bucket, Key=f"x.zarr/{LOCK}")["Body"].read() == taken
     assert f"x.zarr/{S}/zarr.json" not in keys(s3, bucket, "x.zarr")
 
@@ -468,21 +493,3 @@ def test_kill_9_in_the_midst_of_it_and_resume(
     # on the machine of the holder, its end is known at once
     assert isles24_zarr.convert(release, place, **common).ok
     assert_identical_stores(few, download(s3, bucket, "x.zarr", tmp_path / "x.zarr"))
-
-
-# --- other file systems of fsspec ---
-
-
-def test_any_url_of_fsspec_can_be_read(store: Path) -> None:
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
-    memory.put(str(store), "/copied.zarr", recursive=True)
-    try:
-        assert isles24_zarr.open_cohort("memory://copied.zarr").isles.subjects[0] == S
-        # not on a cluster, whose memory is another
-        found = isles24_zarr.open_scan("memory://copied.zarr", S, chunks=None)
-        wanted = isles24_zarr.open_scan(store, S, chunks=None)
-        assert found.identical(wanted.assign_attrs(found.attrs))
-    finally:
-        memory.rm("/copied.zarr", recursive=True)
