@@ -34,7 +34,6 @@ from isles24_zarr.layout import SubjectPlan, subject_plan
 from isles24_zarr.nifti import read_header
 from isles24_zarr.objects import Target, child_names, read_document, read_root
 from isles24_zarr.release import selected_names
-from isles24_zarr.repository import is_versioned
 from isles24_zarr.resume import NOTHING, Job, decided_job, earlier_run, kept_as_it_was, only_images, prepare
 from isles24_zarr.source import Source
 from isles24_zarr.store import remove, remove_partial_objects
@@ -292,8 +291,7 @@ def _chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str,
 
 def _check_target(target: Target) -> None:
     """Make sure that the target is ours, or nothing yet."""
-    if is_versioned(target.url):
-        target.opened(read_only=False)
+    target.opened(read_only=False)
     store = target.opened(read_only=True)
     try:
         read_root(store)

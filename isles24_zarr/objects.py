@@ -12,11 +12,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import fsspec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
+from isles24_zarr.access import local_path
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError
 from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.lease import LOCK, leased
@@ -52,11 +52,9 @@ class Target:
     @classmethod
     def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
         """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
-        text = os.fspath(store)
+        text = local_path(os.fspath(store))
         if not text:
             raise NotAStoreError(repr(text), "names no place")
-        if text.startswith(("file://", "local://")):
-            text = fsspec.core.url_to_fs(text)[1]
         if is_versioned(text):
             text = Place.of(text).url
         if "://" in text:
@@ -71,7 +69,9 @@ class Target:
         NotAStoreError
             It is a file, or there is no file system for its URL.
         DestinationError
-            It is a version of an Icechunk repository, and to be written.
+            It is to be written, and is a version of an Icechunk repository or on no object store.
+        StoreAccessError
+            Its server is out of reach.
         """
         if is_versioned(self.url):
             if not read_only:

@@ -6,10 +6,11 @@ import asyncio
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore
 
-from isles24_zarr.access import access_errors, error_code, filesystem_of, refusal, url_options
-from isles24_zarr.errors import StoreAccessError
+from isles24_zarr.access import access_errors, filesystem_of, refusal, url_options, writing_refusal
+from isles24_zarr.errors import DestinationError, StoreAccessError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -21,10 +22,19 @@ _LEAST_BYTES_PER_SECOND: Final = 100_000
 """Time for one object, with all tries of it: aiohttp itself would wait for the leave to send one, ``100``, forever."""
 
 
-class RemoteStore(FsspecStore):
-    """A store on any fsspec file system.
+def _one_call_at_a_time(files: Any) -> Any:
+    """Return a file system for many readers: one that blocks, as FTP does, knows one at a time on a connection."""
+    if not isinstance(files, AsyncFileSystemWrapper):
+        return files
+    shared = files.sync_fs
+    own = type(shared)(*shared.storage_args, **shared.storage_options, skip_instance_cache=True)
+    return AsyncFileSystemWrapper(own, asynchronous=True, semaphore=asyncio.Semaphore(1))
 
-    Objects of an object store appear whole or not at all, so that nothing is left of an interrupted write.
+
+class RemoteStore(FsspecStore):
+    """A store on any fsspec file system; written on object stores alone.
+
+    Their objects appear whole or not at all, so that nothing is left of an interrupted write.
     """
 
     url = ""
@@ -40,9 +50,17 @@ class RemoteStore(FsspecStore):
             For fsspec.
         read_only
             Refuse to write.
+
+        Raises
+        ------
+        DestinationError
+            It is to be written, and its file system is no object store.
         """
-        plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
-        store = cls(fs=plain.fs, path=plain.path, read_only=read_only)
+        with access_errors(url):
+            plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
+        if not read_only and (why := writing_refusal(url, plain.fs)):
+            raise DestinationError(url, why)
+        store = cls(fs=_one_call_at_a_time(plain.fs), path=plain.path, read_only=read_only)
         store.url, store.options = url.rstrip("/"), dict(options)
         return store
 
@@ -73,8 +91,8 @@ class RemoteStore(FsspecStore):
             try:
                 files.ls(root, detail=False)
             except FileNotFoundError as error:
-                if error_code(error) == "NoSuchBucket":
-                    raise StoreAccessError(self.url, refusal(error) or "") from error
+                if why := refusal(error):
+                    raise StoreAccessError(self.url, why) from error
 
     # --- the interface of zarr-python, with errors of ours ---
 

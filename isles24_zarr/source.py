@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
 from isles24_zarr import sevenzip, tarball
-from isles24_zarr.access import access_errors, filesystem_of, is_url, library_errors
+from isles24_zarr.access import access_errors, filesystem_of, is_url, library_errors, local_path
 from isles24_zarr.errors import (
     DamagedArchiveError,
     Problem,
@@ -78,7 +78,7 @@ class Source:
 
         Options are for URLs; a path of this machine takes none.
         """
-        text = os.fspath(source)
+        text = local_path(os.fspath(source))
         if not text:
             raise SourceNotFoundError(repr(text), "names no place")
         if is_url(text):
