@@ -35,6 +35,7 @@ from isles24_zarr.errors import (
     StoreLockedError,
     StoreWriteError,
 )
+from isles24_zarr.objects import Target, listed_keys
 from tests.oracle import assert_identical_stores, canonical_voxels, images_below
 
 pytest.importorskip("s3fs")
@@ -301,6 +302,16 @@ def test_how_many_requests_opening_and_reading_take(scheme: str, converted: str,
         shards = {each.path for each in done}
         assert len(shards) == 1
         assert 0 < len(done) <= 2
+
+
+def test_all_objects_of_a_subject_are_listed_by_one_request(scheme: str, s3: Any, converted: str, proxy: Proxy) -> None:
+    target = Target.of(converted.replace("s3", scheme, 1), both(proxy.options))
+    found = listed_keys(target.opened(read_only=True), S)
+    assert [each.method for each in spent(proxy)] == ["GET"]
+    bucket, _, prefix = converted.removeprefix("s3://").partition("/")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/{S}/")
+    wanted = {each["Key"].removeprefix(f"{prefix}/"): each["Size"] for page in pages for each in page["Contents"]}
+    assert found == wanted
 
 
 # --- what goes wrong on the way ---
