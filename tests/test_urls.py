@@ -1,9 +1,12 @@
-"""What holds for which kind of URL: folders, obstore, and file systems that are read and not written."""
+"""What holds for which kind of URL: folders, Google Cloud, obstore, and file systems that are only read."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sys
+import urllib.request
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,8 @@ import pytest
 
 import isles24_zarr
 from isles24_zarr.dataset import read_path
-from isles24_zarr.errors import DestinationError, NotAStoreError, StoreAccessError, StoreWriteError
+from isles24_zarr.errors import DestinationError, NotAStoreError, StoreAccessError, StoreLockedError, StoreWriteError
+from isles24_zarr.lease import Lease
 from tests.oracle import assert_identical_stores, canonical_voxels
 from tests.servers import free_port, running_server
 
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distributed import Client
+
+# gcsfs asks Google by another protocol what kind of a bucket it is; it and workers look at this when they start
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 KNOWN = sys.modules["fsspec.registry"]._registry
 S = "sub-stroke0001"
@@ -141,6 +148,85 @@ def test_places_out_of_reach_are_told_of_in_one_line(ftp: str, release: Path, tm
             with pytest.raises(kind, match=told) as raised:
                 call(url)
             assert "\n" not in str(raised.value)
+
+
+# --- Google Cloud ---
+
+
+class Bucket:
+    """A bucket of an emulator, looked at by plain HTTP."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.address, self.log = f"http://127.0.0.1:{port}", log
+        made = urllib.request.Request(  # noqa: S310 - of this machine
+            f"{self.address}/storage/v1/b?project=p", b'{"name": "bucket"}', {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(made).close()  # noqa: S310
+        self.options = {"token": "anon", "endpoint_url": self.address, "project": "p"}
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.address}{path}") as answer:  # noqa: S310
+            return bytes(answer.read())
+
+    def put(self, key: str, data: bytes) -> None:
+        place = f"{self.address}/upload/storage/v1/b/bucket/o?uploadType=media&name={key}"
+        urllib.request.urlopen(urllib.request.Request(place, data)).close()  # noqa: S310
+
+    def keys(self) -> list[str]:
+        return [each["name"] for each in json.loads(self.get("/storage/v1/b/bucket/o")).get("items", [])]
+
+    def download(self, prefix: str, folder: Path) -> Path:
+        for key in self.keys():
+            if key.startswith(f"{prefix}/"):
+                path = folder / key.removeprefix(f"{prefix}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.get(f"/bucket/{key}"))
+        return folder
+
+
+@pytest.fixture
+def google(tmp_path: Path) -> Iterator[Bucket]:
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    port, log = free_port(), tmp_path / "log"
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", "--host", "127.0.0.1"]
+    with running_server([*command, "--port", str(port)], port=port, log=log):
+        yield Bucket(port, log)
+
+
+def test_a_store_in_google_cloud_is_that_on_disk(
+    google: Bucket, release: Path, few: Path, client: Client, tmp_path: Path
+) -> None:
+    target, options = "gs://bucket/deep/x.zarr", {"gs": google.options}
+    common = {"client": client, "storage_options": options, **FEW}
+    assert isles24_zarr.convert(release, target, **common).ok
+    assert_identical_stores(few, google.download("deep/x.zarr", tmp_path / "x.zarr"))
+    # this emulator gives the lock to all who ask, but is asked rightly
+    puts = [line for line in google.log.read_text().splitlines() if "POST /upload/" in line]
+    assert sum("ifGenerationMatch=0" in line for line in puts) == 1
+    assert isles24_zarr.convert(release, target, **common).unchanged == (S,)
+    assert isles24_zarr.verify(target, client=client, progress=False, storage_options=options).ok
+    scan = isles24_zarr.open_scan(target, S, chunks=None, storage_options=options)
+    path = scan["ncct"].attrs["isles24_zarr"]["source"]["path"]
+    wanted = canonical_voxels(nib.load(release / path))
+    assert np.array_equal(scan["ncct"][5].values, wanted[5])
+    assert read_path(target, storage_options=options) == "zarr-python, in merged ranges through GCSFileSystem of fsspec"
+
+
+def test_a_lock_that_another_took_is_not_renewed(google: Bucket) -> None:
+    """Google Cloud could refuse it, but gcsfs does not ask it to."""
+    lease = Lease("gs://bucket/x.zarr", {"gs": google.options})
+    lease.take()
+    lease.renew()
+    lease.confirm()
+    (key,) = google.keys()
+    taken = b'{"owner": "another"}'
+    google.put(key, taken)
+    lease.renew()
+    with pytest.raises(StoreLockedError, match="the lock was lost"):
+        lease.confirm()
+    lease.release()
+    assert google.get(f"/bucket/{key}") == taken
 
 
 # --- obstore ---
