@@ -239,6 +239,7 @@ def obstore_at(port: int, **more: Any) -> dict[str, Any]:
 
 
 def test_obstore_as_registered_by_a_user_takes_no_lock(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
     registered = pytest.importorskip("obstore.fsspec")
     # the other tests want s3fs back
     monkeypatch.setitem(KNOWN, "s3", fsspec.get_filesystem_class("s3"))
@@ -249,7 +250,7 @@ def test_obstore_as_registered_by_a_user_takes_no_lock(release: Path, monkeypatc
 
 def test_what_obstore_says_is_told_in_one_line(release: Path, tmp_path: Path) -> None:
     pytest.importorskip("obstore")
-    pytest.importorskip("boto3")
+    pytest.importorskip("moto.server")
     from tests.s3_server import moto_server, proxy_to, s3_client
 
     with moto_server(tmp_path / "log") as port, proxy_to(port) as proxy:
@@ -280,7 +281,7 @@ def test_obstore_can_be_written_to_where_a_server_fails_for_a_while(
     release: Path, few: Path, client: Client, tmp_path: Path
 ) -> None:
     pytest.importorskip("obstore")
-    pytest.importorskip("boto3")
+    pytest.importorskip("moto.server")
     from tests.s3_server import download, keys, moto_server, proxy_to, s3_client
 
     with moto_server(tmp_path / "log") as port, proxy_to(port) as proxy:
@@ -295,7 +296,6 @@ def test_obstore_can_be_written_to_where_a_server_fails_for_a_while(
         proxy.fault = lambda _: None
         assert isles24_zarr.convert(release, target, client=client, storage_options=options, **FEW).ok
         assert_identical_stores(few, download(s3, "bucket", "x.zarr", tmp_path / "x.zarr"))
-        # as obstore has a store of its own for Zarr, all of it in merged ranges
         assert read_path(target, storage_options=options) == "zarr-python, in merged ranges through obstore"
 
 
