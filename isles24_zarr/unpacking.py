@@ -188,9 +188,12 @@ class ShardedVoxels:
         for piece in pieces:
             packed = piece.shard.chunk(piece.place)
             try:
-                for first, end in piece.runs:
+                # those of a few bytes have blocks of another size
+                as_planned = block_bytes(packed) == self._block
+                for first, end in piece.runs if as_planned else ((0, math.ceil(size / self._block)),):
                     start, stop = first * self._block, min(end * self._block, size)
-                    Blosc().decode(blosc_blocks(packed, first, end), octets[start:stop])
+                    part = blosc_blocks(packed, first, end) if as_planned else packed
+                    Blosc().decode(part, octets[start:stop])
             except (RuntimeError, ValueError, struct.error) as error:
                 raise StoreDamageError(piece.shard.path, f"has a damaged chunk ({error})") from error
             found[piece.to] = voxels[piece.inside]
@@ -303,6 +306,12 @@ def _runs(bounds: tuple[tuple[int, int], ...], chunk: tuple[int, ...], block: in
     starts = sorted(number for number in needed if number - 1 not in needed)
     ends = sorted(number + 1 for number in needed if number + 1 not in needed)
     return tuple(zip(starts, ends, strict=True))
+
+
+def block_bytes(packed: bytes) -> int:
+    """Return how many bytes a block of a container of Blosc has, unpacked; the last one may have fewer."""
+    size: int = _HEADER.unpack_from(packed)[5]
+    return size
 
 
 def blosc_blocks(packed: bytes, first: int, end: int) -> bytes:

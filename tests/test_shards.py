@@ -146,6 +146,18 @@ def test_any_selection_is_unpacked(
         assert found.tobytes() == np.ascontiguousarray(right, found.dtype).tobytes()
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 2, 4), (1, 1, 1, 7), (4, 4, 4, 3), (6, 5, 3, 2), (7, 9, 2, 2), (8, 8, 1)])
+@pytest.mark.parametrize("dtype", ["|u1", "<i2", "<f8"])
+def test_chunks_of_a_few_bytes_are_unpacked(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    # Blosc makes no block of less than 128 bytes, whatever it is asked for
+    voxels, plan = written(tmp_path, shape, dtype, np.eye(3), 0)
+    wanted = canonical(voxels.reshape(voxels.shape[-3:]) if len(plan.shape) == 3 else voxels, np.eye(3))
+    array = ShardedVoxels(tmp_path / plan.path, document_of(tmp_path / plan.path))
+    np.testing.assert_array_equal(array.read((slice(None),) * wanted.ndim), wanted)
+    for place in np.ndindex(wanted.shape):
+        assert array.read(place) == wanted[place]
+
+
 @pytest.mark.parametrize("index", [300, -301, np.array([0, 300]), np.array([-301])])
 def test_a_selection_out_of_bounds(tmp_path: Path, index: Any) -> None:
     _, plan = written(tmp_path, (300, 10, 10), "<i2", np.eye(3), 0)
