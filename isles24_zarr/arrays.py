@@ -8,7 +8,6 @@ neighbouring chunks fetched as one (see `ranges`).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,11 +75,8 @@ class StoredArray(BackendArray):
                 # a frozen dataclass that takes its pipeline from the global configuration alone
                 object.__setattr__(array, "codec_pipeline", pipeline)
             elif isinstance(self._store, RemoteStore):
-                sizes = {
-                    f"{self._path}/{key}": size for key, size in self.attributes.get(KEY, {}).get("shards", {}).items()
-                }
-                ranged = dataclasses.replace(RangeReads.from_codecs(metadata.codecs), sizes=sizes)
-                object.__setattr__(array, "codec_pipeline", ranged)
+                shards = self.attributes.get(KEY, {}).get("shards", {})
+                object.__setattr__(array, "codec_pipeline", RangeReads.of_array(metadata.codecs, self._path, shards))
             self._opened = os.getpid(), zarr.Array(array)
         return self._opened[1]
 

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
-import zarr
-from zarr.storage import StorePath
 
 from isles24_zarr import vocabulary
-from isles24_zarr.chunking import Block, blocks_of_array
+from isles24_zarr.arrays import StoredArray, chunk_shapes
+from isles24_zarr.chunking import blocks_of_array
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.grid import file_from_canonical
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
-from isles24_zarr.objects import Target, WholeStore, committed_subjects, read_document, read_root, reading
+from isles24_zarr.objects import Target, committed_subjects, read_document, read_root, reading
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.streams import whole_file
 
@@ -245,19 +244,16 @@ def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Itera
     """
     ours = document["attributes"][KEY]
     orientation = recorded_orientation(ours)
-    array = zarr.open_array(StorePath(WholeStore(target.opened(read_only=True)), path), mode="r", zarr_format=3)
+    array = StoredArray(target.opened(read_only=True), path, document)
     checksum = xxhash.xxh3_128()
-    for block in blocks_of_array(array.shape, array.shards or array.chunks, orientation):
-        voxels = np.ascontiguousarray(file_from_canonical(_read(array, block, path), orientation), ours["file_dtype"])
+    for block in blocks_of_array(array.shape, chunk_shapes(document)[1], orientation):
+        with reading(path):
+            voxels = array.read(block.region)
+        voxels = np.ascontiguousarray(file_from_canonical(voxels, orientation), ours["file_dtype"])
         checksum.update(voxels.data)
         yield voxels
     if checksum.hexdigest() != ours["checksum"]["value"]:
         raise StoreDamageError(path, "its voxels are not those that were written: the checksum differs")
-
-
-def _read(array: zarr.Array[Any], block: Block, path: str) -> NDArray[Any]:
-    with reading(path):
-        return np.asarray(array[block.region])
 
 
 def _is_exported(task: ExportTask) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
@@ -21,9 +21,10 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from zarr.abc.codec import Codec
     from zarr.abc.store import ByteGetter, ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -133,6 +134,22 @@ class RangeReads(BatchedCodecPipeline):
     """Bytes of each shard, by its key."""
     indexes: dict[str, Buffer | None] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     locks: dict[str, asyncio.Lock] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of_array(cls, codecs: Iterable[Codec], path: str, shards: Mapping[str, int]) -> Self:
+        """Make the pipeline of an array.
+
+        Parameters
+        ----------
+        codecs
+            Of its metadata.
+        path
+            Of the array in its store.
+        shards
+            Bytes of each shard, by its key below the array; for those that are not there the end is asked for.
+        """
+        sizes = {f"{path}/{key}": size for key, size in shards.items()}
+        return dataclasses.replace(cls.from_codecs(codecs), sizes=sizes)
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
         """Read chunks of several shards into an array, some shards at a time so that memory stays bounded."""

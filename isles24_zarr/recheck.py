@@ -21,7 +21,9 @@ from isles24_zarr.access import library_errors
 from isles24_zarr.errors import Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY
 from isles24_zarr.objects import Target
+from isles24_zarr.ranges import RangeReads
 from isles24_zarr.release import SourceFile
+from isles24_zarr.remote import RemoteStore
 from isles24_zarr.source import Source
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
     numpy.ndarray
         C-contiguous, in the order and the byte order of the file.
     """
-    array = _opened_array(task.target.opened(read_only=True), task.path)
+    array = _opened_array(task.target.opened(read_only=True), task)
     axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
     dtype = np.dtype(task.ours["file_dtype"])
     shards = task.document["chunk_grid"]["configuration"]["chunk_shape"]
@@ -134,10 +136,15 @@ def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
                 yield np.ascontiguousarray(piece, dtype=dtype)
 
 
-def _opened_array(store: Store, path: str) -> zarr.Array[Any]:
-    array = zarr.open_array(StorePath(store, path), mode="r", zarr_format=3)
+def _opened_array(store: Store, task: ArrayTask) -> zarr.Array[Any]:
+    array = zarr.open_array(StorePath(store, task.path), mode="r", zarr_format=3)
+    metadata: Any = array.metadata
+    pipeline: Any = None
     if isinstance(store, LocalStore):
-        pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, store)
+        pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, store)
+    elif isinstance(store, RemoteStore):
+        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.ours["shards"])
+    if pipeline is not None:
         object.__setattr__(array.async_array, "codec_pipeline", pipeline)
     return array
 

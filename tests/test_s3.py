@@ -304,6 +304,28 @@ def test_how_many_requests_opening_and_reading_take(scheme: str, converted: str,
         assert 0 < len(done) <= 2
 
 
+def test_a_shard_of_many_chunks_is_verified_and_exported_by_few_requests(
+    scheme: str, s3: Any, bucket: str, client: Client, proxy: Proxy, tmp_path: Path
+) -> None:
+    file = tmp_path / f"train/raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"
+    file.parent.mkdir(parents=True)
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (260, 260, 17), np.int16)
+    nib.Nifti1Image(voxels, np.eye(4)).to_filename(file)
+    assert isles24_zarr.convert(tmp_path / "train", tmp_path / "x.zarr", client=client, progress=False).ok
+    array = zarr.open_array(tmp_path / f"x.zarr/{S}/space-ncct/ncct", mode="r")
+    # the chunks at the edges are not full: a shard is more than the array
+    assert (array.nchunks, array.shards) == (27, (18, 261, 261))
+    upload(s3, tmp_path / "x.zarr", bucket, "x.zarr")
+    target, told = f"{scheme}://{bucket}/x.zarr", both(proxy.options)
+    for work in (
+        lambda: isles24_zarr.verify(target, client=client, progress=False, storage_options=told),
+        lambda: isles24_zarr.export(target, tmp_path / "out", client=client, progress=False, storage_options=told),
+    ):
+        assert work().ok
+        assert 1 <= len([each for each in spent(proxy) if each.path.endswith("/ncct/c/0/0/0")]) <= 3
+    assert np.array_equal(np.asarray(nib.Nifti1Image.from_filename(next(tmp_path.glob("out/**/*.gz"))).dataobj), voxels)
+
+
 def test_all_objects_of_a_subject_are_listed_by_one_request(scheme: str, s3: Any, converted: str, proxy: Proxy) -> None:
     target = Target.of(converted.replace("s3", scheme, 1), both(proxy.options))
     found = listed_keys(target.opened(read_only=True), S)
