@@ -20,7 +20,7 @@ from benchmarks.cohort import SIZES, cohort, startup
 from benchmarks.conversion import conversion
 from benchmarks.converters import other_converters
 from benchmarks.figures import write_figures
-from benchmarks.machine import described, in_fresh_process
+from benchmarks.machine import described, in_fresh_process, small_pages
 from benchmarks.measurement import Results
 from benchmarks.reads import reads
 from benchmarks.reference import Reference
@@ -88,7 +88,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         results.extend(_part(startup, reference, repeats=options.repeats))
     if "reads" in places:
         how = {"repeats": options.repeats, "threads": options.threads, "cold": options.cold}
-        results.extend(_part(reads, reference, places["reads"], **how))
+        with small_pages():
+            results.extend(_part(reads, reference, places["reads"], **how))
     if "chunks" in places:
         results.extend(_part(chunks, reference, places["chunks"], repeats=min(options.repeats, 3)))
     if "conversion" in places:
@@ -155,6 +156,10 @@ def _notes_on_reads(options: argparse.Namespace) -> Iterator[str]:
     yield (
         f"{options.threads} thread(s) for everyone, by the settings of the libraries (zarr, zarrs, numcodecs, "
         f"tensorstore, Dask, Arrow, torch) and by keeping the process on {options.threads} core(s)."
+    )
+    yield (
+        "NumPy asks for no huge pages (`NUMPY_MADVISE_HUGEPAGE=0`): in a virtual machine that reports free ones to its "
+        "host, each may take milliseconds, and whole images take 0.5 or 3 s by chance."
     )
     yield "All read at the same random places, none of them twice. A turn ends after 0.2 s or 8 reads."
     yield (

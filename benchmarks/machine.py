@@ -112,6 +112,17 @@ def limited_threads(count: int) -> Iterator[None]:
             os.sched_setaffinity(0, cores)
 
 
+@contextlib.contextmanager
+def small_pages() -> Iterator[None]:
+    """Have NumPy ask for no huge pages, in processes that are started meanwhile.
+
+    A virtual machine may hand free huge pages back to its host, and wait milliseconds for each one that it takes again:
+    by chance, whatever needs much memory takes several times as long as it would have a moment later.
+    """
+    with mock.patch.dict(os.environ, {"NUMPY_MADVISE_HUGEPAGE": "0"}):
+        yield
+
+
 def drop_from_cache(paths: Iterable[Path]) -> None:
     """Make the kernel forget files, so that the next read comes from the disk.
 
