@@ -105,9 +105,9 @@ def _whole_by_dask(results: Results) -> str | None:
     if not (pages and ours and by_dask):
         return None
     return (
-        f"without Dask it takes {_ms(ours)}, with it {_ms(by_dask)}: Dask joins its blocks by a copy, and needs the memory "
-        f"twice; as much as the series is filled for the first time in {_ms(pages[stages.FIRST_FILL])} at best. What is "
-        "reduced block by block, as by all of `.isles`, pays for neither."
+        f"without Dask it takes {_ms(ours)}, with it {_ms(by_dask)}: Dask joins its blocks by a copy, and needs the "
+        f"memory twice; as much as the series is filled for the first time in {_ms(pages[stages.FIRST_FILL])} at best. "
+        "What is reduced block by block, as by all of `.isles`, pays for neither."
     )
 
 
