@@ -214,7 +214,7 @@ def frame_content(frame: bytes) -> bytes:
         content, checksum = frame[start + 3 : -4], frame[-4:]
         if (
             block == count << 3 | _LAST_BLOCK_AS_IT_WAS
-            and len(content) == count
+            and len(content) == count > 0
             and (xxhash.xxh64_intdigest(content) & 0xFFFFFFFF).to_bytes(4, "little") == checksum
         ):
             return content
