@@ -148,7 +148,7 @@ def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path) -> 
 def test_when_the_last_worker_leaves_another_one_is_waited_for_but_not_forever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, another: bool
 ) -> None:
-    task, limit = tmp_path / "pid", "60s" if another else "4s"
+    task, limit = tmp_path / "pid", f"{SECONDS if another else 4}s"
     with contextlib.ExitStack() as stack:
         at = stack.enter_context(scheduler(tmp_path))
         first = stack.enter_context(worker(at, "--no-nanny"))

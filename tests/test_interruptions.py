@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ROUNDS, KILLS = 7, 3
+ROUNDS, KILLS = 10, 3
 SECONDS = 120
 
 
