@@ -95,9 +95,7 @@ def encoded_chunk(voxels: NDArray[Any], cut: tuple[slice, ...], chunk: tuple[int
     part = voxels[cut]
     if part.shape != chunk:
         whole[...] = 0
-        whole = whole[tuple(slice(0, count) for count in part.shape)]
-    _copy(part, whole)
-    whole = scratch(0, chunk, voxels.dtype)
+    _copy(part, whole[tuple(slice(0, count) for count in part.shape)])
     names: dict[str, Any] = dict(COMPRESSOR)
     shuffle, block = _SHUFFLES[names["shuffle"]], _block_bytes(whole.dtype, chunk)
     blosc = Blosc(names["cname"], names["clevel"], shuffle, blocksize=block)

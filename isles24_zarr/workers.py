@@ -37,6 +37,8 @@ _WAIT: Final = "isles24-zarr.wait-for-workers"
 _WAIT_DEFAULT: Final = "10m"
 _LOOKS: Final = 20
 """How often it is looked meanwhile whether there is one."""
+_LEAST_PAUSE: Final = 0.1
+"""Seconds between two looks, whoever wants no waiting at all."""
 
 _COPIES: Final = 2.5
 """How much memory a task takes, in shards of voxels: one, what it is turned into, and what the libraries hold."""
@@ -121,7 +123,7 @@ def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator
         seconds, since = parse_timedelta(limit), 0.0
         # of a scheduler that has gone, the tasks tell
         with contextlib.suppress(OSError, CancelledError, CommClosedError):
-            while not ended.wait(seconds / _LOOKS):
+            while not ended.wait(max(seconds / _LOOKS, _LEAST_PAUSE)):
                 if client.nthreads():
                     since = 0.0
                 elif not since:
