@@ -91,7 +91,7 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         with small_pages():
             results.extend(_part(reads, reference, places["reads"], **how))
     if "chunks" in places:
-        results.extend(_part(chunks, reference, places["chunks"], repeats=min(options.repeats, 3)))
+        results.extend(_part(chunks, reference, places["chunks"], repeats=options.repeats))
     if "conversion" in places:
         results.extend(_part(conversion, release, places["conversion"], repeats=options.repeats))
         rounds = options.converter_repeats or options.repeats
@@ -126,8 +126,8 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
     if part == "chunks":
         return [
             subject,
+            alternated,
             "The first frames of the registered series, in every way that is listed; warm caches, one thread.",
-            f"{min(options.repeats, 3)} rounds; in each of them all take turns in a new random order.",
         ]
     if part == "conversion":
         others = (
