@@ -102,7 +102,10 @@ def open_scan(
     documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
     objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
-    own, document = (document_from_bytes(objects.get(key), path=f"{target.url}/{key}") for key in documents.values())
+    own, document = (
+        document_from_bytes(objects.get(key), path=f"{target.url}/{key}", members=path == group)
+        for path, key in documents.items()
+    )
     record = _subject_record(target, opened, subject, own)
     groups = sorted({group for groups in record["images"].values() for group in groups})
     if group.removeprefix(f"{subject}/") not in groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,3 +60,25 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("ISLES24_ZARR_REAL_DATA names no folder")
     return folder
+
+
+_watched: list[tuple[str, list[str]]] = []
+
+
+def _note_opened(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _watched and isinstance(arguments[0], str):
+        folder, found = _watched[-1]
+        if arguments[0].startswith(folder):
+            found.append(arguments[0].removeprefix(folder))
+
+
+sys.addaudithook(_note_opened)  # for good: Python lets none go
+
+
+@pytest.fixture
+def reads(store: Path) -> Iterator[list[str]]:
+    """The files of the store that this process opens, by whatever library of Python."""
+    found: list[str] = []
+    _watched.append((f"{store}/", found))
+    yield found
+    _watched.pop()

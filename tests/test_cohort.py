@@ -19,7 +19,6 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.storage import LocalStore
 
 import isles24_zarr
 from isles24_zarr import errors
@@ -42,20 +41,6 @@ TABLE = {
 @pytest.fixture(scope="module")
 def cohort(store: Path) -> xr.DataTree:
     return isles24_zarr.open_cohort(store)
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that zarr-python reads."""
-    keys: list[str] = []
-    get = LocalStore.get
-
-    async def counted(self: LocalStore, key: str, *args: Any, **options: Any) -> Any:
-        keys.append(key)
-        return await get(self, key, *args, **options)
-
-    monkeypatch.setattr(LocalStore, "get", counted)
-    return keys
 
 
 def test_the_cohort_is_one_node(cohort: xr.DataTree) -> None:
