@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
+from fsspec.spec import AbstractFileSystem
 
 from isles24_zarr.errors import OptionError, StoreAccessError, StoreWriteError
 
@@ -28,6 +29,7 @@ _LIBRARY_ERRORS: Final = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("ftplib", "Error"),
+    ("paramiko.ssh_exception", "SSHException"),
 )
 """What libraries of file systems raise that is no OSError."""
 
@@ -42,8 +44,14 @@ for _scheme in ("s3", "gs", "az"):  # by name, so that obstore is imported where
     )
 
 _S3: Final = frozenset({"s3", "s3a"})
-_WHOLE_OBJECTS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss"}
+_WHOLE_OBJECTS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss", "memory"}
 """Protocols of object stores, where an object appears whole or not at all, and a put may depend on what is there."""
+
+_SSH: Final = frozenset({"sftp", "ssh"})
+"""Protocols of a file system that hands all of its options on to paramiko."""
+
+PARTIAL: Final = ".partial"
+"""How the names of objects end that are being written, or were when the writer was killed; LocalStore has them too."""
 
 _NO_CREDENTIALS: Final = frozenset(
     {
@@ -95,7 +103,7 @@ def url_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     protocol = url.split("://", maxsplit=1)[0]
     if isinstance(found.get(protocol), dict):
         found = dict(found[protocol])
-    if protocol.startswith(OBSTORE):  # it keeps no listings
+    if protocol.startswith(OBSTORE) or protocol in _SSH:  # they keep no listings
         return found
     # what others write meanwhile must be seen
     usual: dict[str, Any] = {"use_listings_cache": False}
@@ -150,6 +158,16 @@ def protocols_of(filesystem: Any) -> frozenset[str]:
     return frozenset({known} if isinstance(known, str) else known)
 
 
+def writes_whole(filesystem: Any) -> bool:
+    """Tell whether an object that is written to a file system appears whole or not at all, as in object stores."""
+    return bool(protocols_of(filesystem) & _WHOLE_OBJECTS)
+
+
+def own_instance(filesystem: Any) -> Any:
+    """Return another instance of a file system, with connections of its own: that of an FTP server knows one call."""
+    return type(filesystem)(*filesystem.storage_args, **filesystem.storage_options, skip_instance_cache=True)
+
+
 def writing_refusal(url: str, filesystem: Any) -> str | None:
     """Say why no store can be written to a file system, ``None`` where one can.
 
@@ -160,18 +178,22 @@ def writing_refusal(url: str, filesystem: Any) -> str | None:
     filesystem
         Behind it, as fsspec has it.
     """
-    if url.startswith("memory://"):
-        return "is in the memory of this process, which workers do not see; give a folder, or a URL of an object store"
-    if "://" in url and type(filesystem).__module__ == "obstore.fsspec":
+    if "::" in url:
+        return "is a chain of file systems, through which no store is written; give a folder, or the URL of one of them"
+    if type(filesystem).__module__ == "obstore.fsspec":
         return f"obstore, as it was registered with fsspec, takes no lock; give {OBSTORE}{url}"
-    if not protocols_of(filesystem) & _WHOLE_OBJECTS:
-        return "a write that is interrupted may leave half an object there; give a folder, or a URL of an object store"
+    # fsspec's own renaming is copying
+    if not writes_whole(filesystem) and type(filesystem).mv is AbstractFileSystem.mv:
+        return (
+            "its file system neither writes an object whole nor renames one, so that an interrupted write would leave "
+            "half of one; give a folder, or a URL of an object store"
+        )
     return None
 
 
 def library_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """Return what file systems raise, and others: a library that was not imported has raised nothing."""
-    found: list[type[Exception]] = [OSError, *others]
+    found: list[type[Exception]] = [OSError, EOFError, *others]  # the latter of connections that end, as of FTP
     for module, name in _LIBRARY_ERRORS:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))

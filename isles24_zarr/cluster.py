@@ -45,7 +45,7 @@ from isles24_zarr.errors import (
     WorkerMismatchError,
     WorkerStartError,
 )
-from isles24_zarr.workers import check_workers, packed, stop_if_cancelled, workers_needed
+from isles24_zarr.workers import check_memory, check_workers, packed, stop_if_cancelled, workers_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -78,7 +78,7 @@ class TaskLost:
 
 
 @contextlib.contextmanager
-def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
+def dask_client(client: Client | None, workers: int | None, store: str = "") -> Iterator[Client]:
     """Give the caller's client, or one of a cluster of this machine that lives as long as the context.
 
     Parameters
@@ -88,16 +88,22 @@ def dask_client(client: Client | None, workers: int | None) -> Iterator[Client]:
     workers
         Number of processes of a cluster of one's own, each with one thread; by default one for each core. They are
         spawned, never forked: a forked child inherits locks of threads that it does not have.
+    store
+        Path or URL of what they are to work on: memory is seen by threads alone.
 
     Raises
     ------
+    DestinationError
+        The store is in memory, and workers are other processes.
     NoWorkersError, WorkerMismatchError, ClusterLostError
         The caller's cluster cannot do the work, see `check_workers`.
     """
     if client is not None:
         check_workers(client)
+        check_memory(client, store)
         yield client
         return
+    check_memory(None, store)
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # a spawned worker imports the caller's script, and this is that script calling us again
         raise WorkerStartError("worker processes", "a script starts them again while they start")

@@ -300,7 +300,7 @@ def mapped_subjects(
             zip(chosen, threaded_tasks(work, tasks, title=title, progress=progress), strict=True)
         )
     else:
-        with dask_client(running, None):
+        with dask_client(running, None, target.url):
             results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
             done = {task.subject: result for task, result in results}
     rows = [

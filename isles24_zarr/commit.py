@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import phenotype, vocabulary
-from isles24_zarr.errors import Problem, SourceError, StoreWriteError
+from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_passwords
 from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE
 from isles24_zarr.objects import committed_subjects, read_document
 from isles24_zarr.store import remove, write_dataset, write_grid, write_group, write_subject
@@ -175,7 +175,7 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
             "references": list(vocabulary.REFERENCES),
             "format_version": FORMAT_VERSION,
             "package_version": PACKAGE_VERSION,
-            "source": source.url,
+            "source": without_passwords(source.url),
             "state": state,
             KEY: {"kind": "store", "dictionary": dictionary.sha256},
         },

@@ -12,11 +12,18 @@ report, and the other files go on (exit code 1).
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import ClassVar, Literal
+
+
+def without_passwords(text: str) -> str:
+    """Hide the passwords of all URLs in a text."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def one_line(text: str) -> str:
     """Escape what is not printable: names and messages from outside must not steer a terminal or fake a line."""
+    text = without_passwords(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 

@@ -147,7 +147,7 @@ def export(
     if tasks:
         sizes = [_voxel_bytes(task.document) for task in tasks]
         with (
-            dask_client(client, workers) as running,
+            dask_client(client, workers, target.url) as running,
             contextlib.closing(
                 completed_tasks(running, export_array, tasks, sizes=sizes, title="exporting", progress=progress)
             ) as results,

@@ -1,8 +1,9 @@
 """One conversion at a time into a store behind a URL: a small object that one of them can create, and that runs out.
 
-The lock is made by a conditional put (``If-None-Match: *``), which an object store grants to one of many. Its holder
-renews it; one that was killed does not, and so the lock does not outlive it for long. On the machine of the holder it
-is known at once that the process is gone.
+The lock is made by a conditional put (``If-None-Match: *``), which an object store grants to one of many. File systems
+that know none are looked at before and after it is written: of two that begin in the same moment, the last one has it.
+Its holder renews it; one that was killed does not, and so the lock does not outlive it for long. On the machine of the
+holder it is known at once that the process is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.access import access_errors, error_code, filesystem_of, library_errors, protocols_of
+from isles24_zarr.access import (
+    PARTIAL,
+    access_errors,
+    error_code,
+    filesystem_of,
+    library_errors,
+    own_instance,
+    protocols_of,
+    writes_whole,
+)
 from isles24_zarr.errors import StoreLockedError
 
 if TYPE_CHECKING:
@@ -93,7 +103,11 @@ class Lease:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url = url
-        self._files, root = filesystem_of(url, options)
+        shared, root = filesystem_of(url, options)
+        self._whole = writes_whole(shared)
+        # the others know one call at a time, and the lock is renewed whatever else is going on
+        self._files = shared if self._whole else own_instance(shared)
+        self._calls = threading.Lock()
         self._path = f"{root.rstrip('/')}/{LOCK}"
         self._compares = "s3" in protocols_of(self._files) or getattr(self._files, "compares", False)
         self._owner = uuid.uuid4().hex
@@ -131,7 +145,8 @@ class Lease:
             return False
         except (NotImplementedError, TypeError, ValueError) as error:  # a file system without conditional puts
             warnings.warn(f"{self._url} cannot be locked ({error}): run no second conversion into it", stacklevel=5)
-        return True
+        # where two can look at the same time and then write, the last one has it
+        return self._whole or self._read()[0].get("owner") == self._owner
 
     def _replaced(self, seen: Mapping[str, str]) -> bool:
         """Take over a lock that has run out: where that can be said, only if it is still the one that was looked at."""
@@ -151,6 +166,10 @@ class Lease:
 
     def renew(self) -> None:
         """Hold the lock for longer; where it was lost, `confirm` will say so."""
+        with self._calls:
+            self._renew()
+
+    def _renew(self) -> None:
         if not self._compares and self._read()[0].get("owner") != self._owner:
             self._lost = True
             return
@@ -178,7 +197,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the lock back, if it is still held."""
-        with access_errors(self._url, writing=True):
+        with access_errors(self._url, writing=True), self._calls:
             if self._read()[0].get("owner") == self._owner:
                 self._files.rm_file(self._path)
 
@@ -191,9 +210,18 @@ class Lease:
             "since": self._since.isoformat(timespec="seconds"),
             "until": until.isoformat(timespec="seconds"),
         }
-        answer = self._files.pipe_file(self._path, json.dumps(content).encode(), **conditions)
+        put = self._files.pipe_file if self._whole else self._put_by_renaming
+        answer = put(self._path, json.dumps(content).encode(), **conditions)
         self._until = until
         self._seen = self._version(answer)
+
+    def _put_by_renaming(self, path: str, data: bytes, mode: str = "overwrite") -> None:
+        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if mode == "create" and self._files.exists(path):
+            raise FileExistsError(path)
+        partial = f"{path}.{self._owner}{PARTIAL}"
+        self._files.pipe_file(partial, data)
+        self._files.mv(partial, path)
 
     def _adopt(self, found: Mapping[str, Any], seen: dict[str, str]) -> None:
         """Take note of what was put, although the answer to that was lost."""

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 DOCUMENT: Final = "zarr.json"
-PARTIAL: Final = ".partial"
-"""How the names of objects end that LocalStore is writing, or was when it was killed."""
 _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 """Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
 a line break, and nothing else that is indented so little has this name."""

@@ -163,7 +163,7 @@ def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
             header = plain.read(len(base64.b64decode(task.ours["header"])))
             while piece := plain.read(_READ_BYTES):
                 voxels.update(piece)
-    except library_errors(SourceError, EOFError, zlib.error) as error:
+    except library_errors(SourceError, zlib.error) as error:
         return [Problem(path=path, message=f"cannot be compared ({first_line(error)})")]
     problems = []
     if header != base64.b64decode(task.ours["header"]):

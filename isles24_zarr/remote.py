@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore
 
-from isles24_zarr.access import access_errors, filesystem_of, refusal, url_options, writing_refusal
+from isles24_zarr.access import (
+    PARTIAL,
+    access_errors,
+    filesystem_of,
+    library_errors,
+    own_instance,
+    refusal,
+    url_options,
+    writes_whole,
+    writing_refusal,
+)
 from isles24_zarr.errors import DestinationError, StoreAccessError
 
 if TYPE_CHECKING:
@@ -22,23 +33,17 @@ _LEAST_BYTES_PER_SECOND: Final = 100_000
 """Time for one object, with all tries of it: aiohttp itself would wait for the leave to send one, ``100``, forever."""
 
 
-def _one_call_at_a_time(files: Any) -> Any:
-    """Return a file system for many readers: one that blocks, as FTP does, knows one at a time on a connection."""
-    if not isinstance(files, AsyncFileSystemWrapper):
-        return files
-    shared = files.sync_fs
-    own = type(shared)(*shared.storage_args, **shared.storage_options, skip_instance_cache=True)
-    return AsyncFileSystemWrapper(own, asynchronous=True, semaphore=asyncio.Semaphore(1))
-
-
 class RemoteStore(FsspecStore):
-    """A store on any fsspec file system; written on object stores alone.
+    """A store on any fsspec file system.
 
-    Their objects appear whole or not at all, so that nothing is left of an interrupted write.
+    An object appears whole or not at all. Object stores see to that; elsewhere it gets its name when it is complete, as
+    in a folder, so that of an interrupted write no more is left than a file that nobody reads.
     """
 
     url = ""
     options: Mapping[str, Any] = MappingProxyType({})
+    folders: frozenset[str] = frozenset()
+    """Those that this store has made, or found, below its root."""
 
     @classmethod
     def at(cls, url: str, options: Mapping[str, Any], *, read_only: bool) -> RemoteStore:
@@ -54,13 +59,19 @@ class RemoteStore(FsspecStore):
         Raises
         ------
         DestinationError
-            It is to be written, and its file system is no object store.
+            It is to be written, and its file system can do neither.
         """
         with access_errors(url):
-            plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
-        if not read_only and (why := writing_refusal(url, plain.fs)):
-            raise DestinationError(url, why)
-        store = cls(fs=_one_call_at_a_time(plain.fs), path=plain.path, read_only=read_only)
+            files, path = filesystem_of(url, options)
+            if not read_only and (why := writing_refusal(url, files)):
+                raise DestinationError(url, why)
+            if files.async_impl:
+                plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
+                files, path = plain.fs, plain.path
+            else:  # as FTP: it blocks, and knows one call at a time on a connection
+                own = own_instance(files)
+                files = AsyncFileSystemWrapper(own, asynchronous=True, semaphore=asyncio.Semaphore(1))
+        store = cls(fs=files, path=path, read_only=read_only)
         store.url, store.options = url.rstrip("/"), dict(options)
         return store
 
@@ -108,15 +119,45 @@ class RemoteStore(FsspecStore):
         seconds = _LEAST_SECONDS + len(value) / _LEAST_BYTES_PER_SECOND
         with access_errors(self.url, writing=True):
             async with asyncio.timeout(seconds):
-                await super().set(key, value, byte_range)
+                if writes_whole(self.fs):
+                    await super().set(key, value, byte_range)
+                else:
+                    await self._set_by_renaming(key, value)
+
+    async def _set_by_renaming(self, key: str, value: Buffer) -> None:
+        partial = f"{key}.{uuid.uuid4().hex}{PARTIAL}"
+        await self._make_folders(key)
+        await super().set(partial, value)
+        await self.fs._mv(f"{self.path}/{partial}", f"{self.path}/{key}")  # noqa: SLF001 - the name that fsspec documents
+
+    async def _make_folders(self, key: str) -> None:
+        """Make the folders of an object below the root, one by one: other workers do so at the same time."""
+        above = key.split("/")[:-1]
+        for folder in ("/".join(above[:depth]) for depth in range(1, len(above) + 1)):
+            if folder in self.folders:
+                continue
+            place = f"{self.path}/{folder}"
+            try:
+                await self.fs._mkdir(place, create_parents=False)  # noqa: SLF001
+            except library_errors():
+                if not await self.fs._isdir(place):  # noqa: SLF001
+                    raise
+            self.folders |= {folder}
 
     async def delete(self, key: str) -> None:  # noqa: D102
         with access_errors(self.url, writing=True):
-            await super().delete(key)
+            if await self._may_be_there(key):
+                await super().delete(key)
+
+    async def _may_be_there(self, path: str) -> bool:
+        """Look first where it is an error to delete what is not there, and no library tells it from others."""
+        return writes_whole(self.fs) or bool(await self.fs._exists(f"{self.path}/{path}"))  # noqa: SLF001
 
     async def delete_dir(self, prefix: str) -> None:  # noqa: D102
+        self.folders = frozenset()  # where there are folders, they go too
         with access_errors(self.url, writing=True):
-            await super().delete_dir(prefix)
+            if await self._may_be_there(prefix):
+                await super().delete_dir(prefix)
 
     async def exists(self, key: str) -> bool:  # noqa: D102
         with access_errors(self.url):

@@ -22,11 +22,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
+from isles24_zarr.access import PARTIAL
 from isles24_zarr.chunking import shard_key
 from isles24_zarr.errors import StoreDamageError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.layout import KEY, final_attributes, seal
-from isles24_zarr.objects import DOCUMENT, PARTIAL, child_names, encoded_document, listed_keys, read_document
+from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
 if TYPE_CHECKING:

@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import zarr
 from zarr.storage import StorePath
 
+from isles24_zarr.access import PARTIAL
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE, seal
-from isles24_zarr.objects import (
-    DOCUMENT,
-    PARTIAL,
-    Target,
-    WholeStore,
-    child_names,
-    listed_keys,
-    read_document,
-    read_root,
-)
+from isles24_zarr.objects import DOCUMENT, Target, WholeStore, child_names, listed_keys, read_document, read_root
 from isles24_zarr.recheck import DECODING_ERRORS, ArrayTask, damage, first_line, verify_array
 from isles24_zarr.release import SourceFile, selected_names
 from isles24_zarr.source import Source
@@ -134,7 +126,7 @@ def verify(
     read = 0
     if not fast and tasks:
         with contextlib.ExitStack() as stack:
-            running = stack.enter_context(dask_client(client, workers))
+            running = stack.enter_context(dask_client(client, workers, target.url))
             for task, result in _completed(tasks, target, spool, stack, running, progress=progress):
                 if isinstance(result, TaskLost):
                     problems.append(damage(task.path, result.why))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ from distributed.protocol import pickle
 
 from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.commit import PACKAGE_VERSION
-from isles24_zarr.errors import ClusterLostError, NoWorkersError, WorkerMismatchError
+from isles24_zarr.errors import ClusterLostError, DestinationError, NoWorkersError, WorkerMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,29 @@ def check_workers(client: Client) -> None:
         _compare(client.run(loaded_version, on_error="return"))
     except (CancelledError, CommClosedError) as error:
         raise ClusterLostError("the Dask cluster", "has gone before work began") from error
+
+
+def check_memory(client: Client | None, store: str) -> None:
+    """Make sure that workers see the memory that a store is in, if it is: that they are threads of this process.
+
+    Parameters
+    ----------
+    client
+        Of the cluster; ``None`` where it would be one of processes.
+    store
+        Its path or URL.
+
+    Raises
+    ------
+    DestinationError
+        They are not.
+    """
+    if store.startswith("memory://") and (client is None or set(client.run(os.getpid).values()) != {os.getpid()}):
+        raise DestinationError(
+            store,
+            "is in the memory of this process, which workers do not see; give a client whose workers are threads, "
+            "Client(processes=False), or a folder or URL",
+        )
 
 
 def loaded_version() -> str:

@@ -78,9 +78,10 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int, *, google: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), _GoogleHandler if google else _Handler)
         self.target = port
+        self.tags: dict[str, str] = {}
         self.requests: list[Request] = []
         self.broken: list[Request] = []
         self.fault: Callable[[Request], str | None] = lambda _: None
@@ -122,9 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle  # noqa: N815 - names of the standard library
 
-    def _passed_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _passed_on(self, body: bytes, **more: str) -> tuple[int, dict[str, str], bytes]:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=SECONDS)) as behind:
-            behind.request(self.command, self.path, body, dict(self.headers.items()))
+            behind.request(self.command, self.path, body, {**self.headers, **more})
             answer = behind.getresponse()
             data = answer.read()
             dropped = ("transfer-encoding", "connection", "server", "date")
@@ -158,10 +159,28 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class _GoogleHandler(_Handler):
+    """The XML API of Google Cloud Storage before S3: it is the same but for versions, which are numbers there."""
+
+    def _passed_on(self, body: bytes, **_: str) -> tuple[int, dict[str, str], bytes]:
+        del self.headers["Authorization"]
+        self.headers["Authorization"] = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request"
+        wanted, tags = self.headers.get("x-goog-if-generation-match"), self.server.tags
+        conditions = (
+            {"If-None-Match": "*"} if wanted == "0" else {"If-Match": tags.get(wanted, "none")} if wanted else {}
+        )
+        status, headers, answer = super()._passed_on(body, **conditions)
+        if tag := headers.get("ETag"):
+            generation = str(int(tag.strip('"')[:15], 16))
+            tags[generation] = tag
+            headers["x-goog-generation"] = generation
+        return status, headers, answer
+
+
 @contextlib.contextmanager
-def proxy_to(port: int) -> Iterator[Proxy]:
-    """Run a proxy in a thread of this process."""
-    with Proxy(port) as proxy:
+def proxy_to(port: int, *, google: bool = False) -> Iterator[Proxy]:
+    """Run a proxy in a thread of this process; it may speak to its clients as Google Cloud does."""
+    with Proxy(port, google=google) as proxy:
         threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             yield proxy

@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(command: Sequence[str], *, port: int, log: Path) -> Iterator[None]:
+def running_server(command: Sequence[str], *, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server, from when it listens on a port until the context is left."""
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
@@ -36,6 +36,6 @@ def running_server(command: Sequence[str], *, port: int, log: Path) -> Iterator[
                     assert process.poll() is None, log.read_text()
                     assert time.monotonic() < deadline, log.read_text()
                     time.sleep(0.05)
-            yield
+            yield process
         finally:
             process.kill()
