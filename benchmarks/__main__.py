@@ -101,7 +101,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
     if "cohort" in places:
         results.extend(_part(cohort, places["cohort"], repeats=options.repeats, sizes=options.cohorts))
     if "stages" in places:
-        results.extend(_part(stages, reference, places["stages"], repeats=options.repeats))
+        with small_pages():  # as for the reads that it explains
+            results.extend(_part(stages, reference, places["stages"], repeats=options.repeats))
     for place in places.values():
         shutil.rmtree(place)
     return results
@@ -139,7 +140,7 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
         return [
             subject,
             "Medians of the own time of functions, without that of timed ones that they call. Timing adds a little.",
-            "Reads: one thread, warm page cache, `open_scan(chunks=None)`.",
+            "Reads: one thread, warm page cache, `open_scan(chunks=None)`; NumPy asks for no huge pages, as above.",
             "Conversion: all files in turn, by one process without Dask; CPU seconds of all its threads.",
         ]
     if part == "scaling":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import cohort, conversion, converters, regions
 from benchmarks.chunked import Hdf5, NiftiZarr, Ours, OursDask, TensorStore, ZarrNii, ZarrsDirect
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from benchmarks.measurement import Results
     from benchmarks.readers import Reader
+
+BY_DASK: Final = " through Dask"
+"""How measures end that are of a scan on Dask."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,7 @@ def _faster(read: str, than: type[Reader], times: float) -> Target:
 
 def _within(read: str, of: type[Reader], times: float, reader: type[Reader] = Ours) -> Target:
     value = partial(ratio, of=(read, reader.name), to=(read, of.name))
-    through = " through Dask" if reader is OursDask else ""
+    through = BY_DASK if reader is OursDask else ""
     return Target(measure=f"{read}{through}", against=f"of the time of {of.name}", value=value, limit=times)
 
 
@@ -138,7 +141,7 @@ def _dask_targets() -> Iterator[Target]:
     for read in (regions.AXIAL_CLOSED, regions.AXIAL):
         value = partial(excess, of=(read, OursDask.name), over=(read, ZarrsDirect.name))
         against = f"on top of {ZarrsDirect.name}"
-        yield Target(measure=f"{read} through Dask", against=against, value=value, limit=10, unit="ms")
+        yield Target(measure=f"{read}{BY_DASK}", against=against, value=value, limit=10, unit="ms")
 
 
 def _conversion_targets() -> Iterator[Target]:

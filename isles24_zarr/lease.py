@@ -217,7 +217,7 @@ class Lease:
 
     def _put_by_renaming(self, path: str, data: bytes, mode: str = "overwrite") -> None:
         self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        if mode == "create" and self._files.exists(path):
+        if mode == "create" and self._read()[0]:
             raise FileExistsError(path)
         partial = f"{path}.{self._owner}{PARTIAL}"
         self._files.pipe_file(partial, data)

@@ -47,7 +47,7 @@ class RemoteStore(FsspecStore):
 
     @classmethod
     def at(cls, url: str, options: Mapping[str, Any], *, read_only: bool) -> RemoteStore:
-        """Make a store of a URL; nothing is asked of a server yet.
+        """Make a store of a URL; nothing is asked of an object store yet.
 
         Parameters
         ----------
@@ -151,7 +151,12 @@ class RemoteStore(FsspecStore):
 
     async def _may_be_there(self, path: str) -> bool:
         """Look first where it is an error to delete what is not there, and no library tells it from others."""
-        return writes_whole(self.fs) or bool(await self.fs._exists(f"{self.path}/{path}"))  # noqa: SLF001
+        if not writes_whole(self.fs):
+            try:
+                await self.fs._info(f"{self.path}/{path}")  # noqa: SLF001 - `_exists` would take all errors for a no
+            except FileNotFoundError:
+                return False
+        return True
 
     async def delete_dir(self, prefix: str) -> None:  # noqa: D102
         self.folders = frozenset()  # where there are folders, they go too

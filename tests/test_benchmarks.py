@@ -322,6 +322,13 @@ def test_missed_targets_are_explained_and_met_ones_are_not() -> None:
     assert "What is in the way" in markdown(run(0.006), {**about(), stages.SECTION: about()["reads"]}, figures=".")
 
 
+def test_every_target_that_the_page_misses_is_explained_there() -> None:
+    results, _ = read_json(ROOT / "docs" / "performance" / "results.json")
+    missed = [each.target for each in targets.verdicts(results) if each.met is False]
+    said = [text.partition(":")[0].split("; ") for text in bounds.bounds(results)]
+    assert sorted(name for names in said for name in names) == sorted(f"{t.measure}, {t.against}" for t in missed)
+
+
 def test_what_other_levels_would_store() -> None:
     results = Results()
     results.add("conversion", conversion.STORED, OURS, [0.8])
