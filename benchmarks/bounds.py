@@ -48,7 +48,7 @@ def _is_read(target: Target) -> bool:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.3g} ms"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _closed_slice(results: Results) -> str | None:
@@ -82,8 +82,8 @@ def _decoding(results: Results) -> str | None:
         return None
     return (
         f"Blosc's decoder is {' and '.join(parts)}. HDF5 and tensorstore have the same chunks and decoder, and need "
-        "nearly the same of each: only the rest can be saved. Smaller blocks would save more where few voxels of a chunk are "
-        "wanted, and cost bytes and the speed of patches and frames, see the table of chunks."
+        "nearly the same of each: only the rest can be saved. Smaller blocks would save more where few voxels of a "
+        "chunk are wanted, and cost bytes and the speed of patches and frames, see the table of chunks."
     )
 
 
@@ -101,18 +101,18 @@ def _whole_series(results: Results) -> str | None:
 def _by_dask(results: Results) -> str | None:
     pages = stages.by_stage(results, stages.PAGES)
     parts = [
-        f"the {read} {_ms(ours)} without Dask and {_ms(by_dask)} with it"
+        f"the {read} takes {_ms(ours)} without Dask and {_ms(by_dask)} with it"
         for read in (regions.FRAME, regions.WHOLE)
         if (ours := results.median(read, Ours.name)) and (by_dask := results.median(read, OursDask.name))
     ]
     if not (pages and parts):
         return None
     return (
-        f"it takes {', '.join(parts)}. Dask keeps all blocks until it joins them by a copy, and so needs the memory "
-        f"twice, new. As much as the whole series is filled for the first time in {_ms(pages[stages.FIRST_FILL])}, and "
-        f"again in {_ms(pages[stages.SECOND_FILL])}: the difference is the kernel's, here that of a virtual machine, and "
-        "varies with what its host does. What is reduced block by block, as by all of `.isles`, does not pay for it, nor "
-        "does `open_scan(chunks=None)`."
+        f"{', '.join(parts)}. Dask keeps all blocks until it joins them by a copy, and so needs new memory twice. As "
+        f"much as the whole series is filled for the first time in {_ms(pages[stages.FIRST_FILL])}, and again in "
+        f"{_ms(pages[stages.SECOND_FILL])}: the difference is the kernel's, here that of a virtual machine, and varies "
+        "with what its host does. What is reduced block by block, as by all of `.isles`, does not pay for it, nor does "
+        "`open_scan(chunks=None)`."
     )
 
 
