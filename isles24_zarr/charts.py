@@ -183,7 +183,8 @@ def grid_sizes(grids: pd.DataFrame) -> Figure:
     _draw_histogram(panels[1, 0], grids["frames"], "frames of CT perfusion")
     _draw_histogram(panels[1, 1], grids["tilt"], "tilt of the slices [degrees]")
     spacing = grids["spacing_x"].astype(np.float64)
-    sizes = f"{spacing.min():.2f} to {spacing.max():.2f} mm in plane"
+    least, most = f"{spacing.min():.2f}", f"{spacing.max():.2f}"
+    sizes = f"{least if least == most else f'{least} to {most}'} mm in plane"
     title = f"grids of {len(grids)} subjects, {sizes}"
     figure.suptitle(title, color=_INK, size=11, weight="bold", x=0.01, ha="left")
     return figure
