@@ -278,6 +278,7 @@ def test_places_out_of_reach_are_told_of_in_one_line(files: FileServer, release:
             with pytest.raises(kind, match=told) as raised:
                 call(url)
             assert "\n" not in str(raised.value)
+            assert "wrong" not in str(raised.value)  # a password
 
 
 # --- Google Cloud ---
