@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
@@ -198,6 +199,46 @@ def library_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
     return tuple(found)
+
+
+def is_there(filesystem: Any, path: str) -> bool:
+    """Tell whether something has a path; `exists` of fsspec would take all errors for a no."""
+    try:
+        filesystem.info(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def put_by_renaming(filesystem: Any, path: str, data: bytes) -> None:
+    """Write an object whole where a file system writes in place: under another name first.
+
+    Parameters
+    ----------
+    filesystem
+        With blocking calls, which renames.
+    path, data
+        Of the object, whose folder is there.
+    """
+    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
+    filesystem.pipe_file(partial, data)
+    try:
+        filesystem.mv(partial, path)
+    except library_errors():
+        # as SMB and HDFS, which rename, but not to a name that is taken
+        if not is_there(filesystem, path):
+            raise
+        filesystem.rm_file(path)
+        filesystem.mv(partial, path)
+
+
+def make_folder(filesystem: Any, path: str) -> None:
+    """Make a folder in one that is there, whoever does so at the same time."""
+    try:
+        filesystem.mkdir(path, create_parents=False)
+    except library_errors():
+        if not is_there(filesystem, path):
+            raise
 
 
 def error_code(error: BaseException | None) -> str:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.access import (
-    PARTIAL,
     access_errors,
     error_code,
     filesystem_of,
     library_errors,
     own_instance,
     protocols_of,
+    put_by_renaming,
     writes_whole,
 )
 from isles24_zarr.errors import StoreLockedError
@@ -210,18 +210,16 @@ class Lease:
             "since": self._since.isoformat(timespec="seconds"),
             "until": until.isoformat(timespec="seconds"),
         }
-        put = self._files.pipe_file if self._whole else self._put_by_renaming
+        put = self._files.pipe_file if self._whole else self._put_in_place
         answer = put(self._path, json.dumps(content).encode(), **conditions)
         self._until = until
         self._seen = self._version(answer)
 
-    def _put_by_renaming(self, path: str, data: bytes, mode: str = "overwrite") -> None:
+    def _put_in_place(self, path: str, data: bytes, mode: str = "overwrite") -> None:
         self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
         if mode == "create" and self._read()[0]:
             raise FileExistsError(path)
-        partial = f"{path}.{self._owner}{PARTIAL}"
-        self._files.pipe_file(partial, data)
-        self._files.mv(partial, path)
+        put_by_renaming(self._files, path, data)
 
     def _adopt(self, found: Mapping[str, Any], seen: dict[str, str]) -> None:
         """Take note of what was put, although the answer to that was lost."""

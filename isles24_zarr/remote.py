@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,11 +10,12 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore
 
 from isles24_zarr.access import (
-    PARTIAL,
     access_errors,
     filesystem_of,
-    library_errors,
+    is_there,
+    make_folder,
     own_instance,
+    put_by_renaming,
     refusal,
     url_options,
     writes_whole,
@@ -24,7 +24,7 @@ from isles24_zarr.access import (
 from isles24_zarr.errors import DestinationError, StoreAccessError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from zarr.core.buffer import Buffer
 
@@ -65,7 +65,7 @@ class RemoteStore(FsspecStore):
             files, path = filesystem_of(url, options)
             if not read_only and (why := writing_refusal(url, files)):
                 raise DestinationError(url, why)
-            if files.async_impl:
+            if files.async_impl and (read_only or writes_whole(files)):
                 plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
                 files, path = plain.fs, plain.path
             else:  # as FTP: it blocks, and knows one call at a time on a connection
@@ -122,27 +122,20 @@ class RemoteStore(FsspecStore):
                 if writes_whole(self.fs):
                     await super().set(key, value, byte_range)
                 else:
-                    await self._set_by_renaming(key, value)
+                    await self._blocking(self._put, key, value.to_bytes())
 
-    async def _set_by_renaming(self, key: str, value: Buffer) -> None:
-        partial = f"{key}.{uuid.uuid4().hex}{PARTIAL}"
-        await self._make_folders(key)
-        await super().set(partial, value)
-        await self.fs._mv(f"{self.path}/{partial}", f"{self.path}/{key}")  # noqa: SLF001 - the name that fsspec documents
+    async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the file system, where that writes in place, and so is one that blocks."""
+        async with self.fs.semaphore:
+            return await asyncio.to_thread(function, self.fs.sync_fs, *arguments)
 
-    async def _make_folders(self, key: str) -> None:
-        """Make the folders of an object below the root, one by one: other workers do so at the same time."""
+    def _put(self, files: Any, key: str, data: bytes) -> None:
         above = key.split("/")[:-1]
         for folder in ("/".join(above[:depth]) for depth in range(1, len(above) + 1)):
-            if folder in self.folders:
-                continue
-            place = f"{self.path}/{folder}"
-            try:
-                await self.fs._mkdir(place, create_parents=False)  # noqa: SLF001
-            except library_errors():
-                if not await self.fs._isdir(place):  # noqa: SLF001
-                    raise
-            self.folders |= {folder}
+            if folder not in self.folders:
+                make_folder(files, f"{self.path}/{folder}")
+                self.folders |= {folder}
+        put_by_renaming(files, f"{self.path}/{key}", data)
 
     async def delete(self, key: str) -> None:  # noqa: D102
         with access_errors(self.url, writing=True):
@@ -151,12 +144,7 @@ class RemoteStore(FsspecStore):
 
     async def _may_be_there(self, path: str) -> bool:
         """Look first where it is an error to delete what is not there, and no library tells it from others."""
-        if not writes_whole(self.fs):
-            try:
-                await self.fs._info(f"{self.path}/{path}")  # noqa: SLF001 - `_exists` would take all errors for a no
-            except FileNotFoundError:
-                return False
-        return True
+        return writes_whole(self.fs) or await self._blocking(is_there, f"{self.path}/{path}")
 
     async def delete_dir(self, prefix: str) -> None:  # noqa: D102
         self.folders = frozenset()  # where there are folders, they go too

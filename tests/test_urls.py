@@ -41,6 +41,7 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 KNOWN = sys.modules["fsspec.registry"]._registry
 S = "sub-stroke0001"
+KEEPING = "ftp that replaces nothing"
 FEW: dict[str, Any] = {"subjects": [S], "images": ["ncct", "lesion_mask"], "progress": False}
 
 
@@ -73,6 +74,27 @@ asyncio.run(serve())
 """
 
 
+KEEPING_FTP_SERVER = """
+import os, sys
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.filesystems import AbstractedFS
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import FTPServer
+
+class Keeping(AbstractedFS):
+    def rename(self, source, target):
+        if os.path.exists(target):
+            raise FileExistsError(17, "File exists")
+        super().rename(source, target)
+
+authorizer = DummyAuthorizer()
+authorizer.add_anonymous(sys.argv[2], perm="elradfmwMT")
+FTPHandler.authorizer, FTPHandler.abstracted_fs = authorizer, Keeping
+FTPServer(("127.0.0.1", int(sys.argv[1])), FTPHandler).serve_forever()
+"""
+"""Renames nothing to a name that is taken, as SMB and HDFS."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FileServer:
     """A server of a folder, which has the release."""
@@ -89,16 +111,19 @@ def file_server(protocol: str, folder: Path, release: Path) -> Iterator[FileServ
     if protocol == "ftp":
         pytest.importorskip("pyftpdlib")
         command = ["-m", "pyftpdlib", "-i", "127.0.0.1", "-p", str(port), "-d", str(folder), "-w"]
+    elif protocol == KEEPING:
+        pytest.importorskip("pyftpdlib")
+        command = ["-c", KEEPING_FTP_SERVER, str(port), str(folder)]
     else:
         pytest.importorskip("asyncssh")
         pytest.importorskip("paramiko")
         command = ["-c", SFTP_SERVER, str(port), str(folder)]
-    name = "" if protocol == "ftp" else "reader:secret@"
-    with running_server([sys.executable, *command], port=port, log=folder.parent / f"{protocol}.log") as process:
-        yield FileServer(f"{protocol}://{name}127.0.0.1:{port}", folder, process)
+    place = "sftp://reader:secret@127.0.0.1" if protocol == "sftp" else "ftp://127.0.0.1"
+    with running_server([sys.executable, *command], port=port, log=folder.parent / f"{folder.name}.log") as process:
+        yield FileServer(f"{place}:{port}", folder, process)
 
 
-@pytest.fixture(scope="module", params=["ftp", "sftp"])
+@pytest.fixture(scope="module", params=["ftp", KEEPING, "sftp"])
 def files(request: pytest.FixtureRequest, release: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server of files, for all tests."""
     with file_server(request.param, tmp_path_factory.mktemp(request.param), release) as server:
@@ -261,6 +286,7 @@ def test_chains_are_not_written(release: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
+@pytest.mark.parametrize("files", ["ftp", "sftp"], indirect=True)
 def test_places_out_of_reach_are_told_of_in_one_line(files: FileServer, release: Path, tmp_path: Path) -> None:
     address = files.url.rpartition("@")[2].rpartition("/")[2]
     cases: dict[str, tuple[type[Exception], str]] = {
