@@ -87,7 +87,9 @@ cells = st.integers(1, 5).flatmap(
 def check_csv(rows: list[list[str]]) -> None:
     """Well-formed CSV is what pandas reads, but for the blanks at the end of rows, which are left out."""
     data = csv_bytes(rows)
-    read = pd.read_csv(io.BytesIO(data), dtype=str, header=None, keep_default_na=False, na_filter=False)
+    # a line of nothing but blanks is a row like others: pandas would leave it out, if it has one cell
+    options = {"keep_default_na": False, "na_filter": False, "skip_blank_lines": False}
+    read = pd.read_csv(io.BytesIO(data), dtype=str, header=None, **options)
     ((_, found),) = sheets_from_table(data, path="table.csv")
     width = len(rows[0])
     wanted = [list(row) for row in read.itertuples(index=False)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from isles24_zarr.errors import TableError
 from isles24_zarr.tables import MAX_TABLE_BYTES, MAX_TEXT, sheets_from_table
@@ -283,5 +283,6 @@ def test_any_table_is_read_or_refused(table: tuple[bytes, str]) -> None:
 
 @settings(max_examples=200)
 @given(fuzz_tables.cells)
+@example([["column 0"], [" "], ["a"]])
 def test_well_formed_csv_is_read_as_by_pandas(rows: list[list[str]]) -> None:
     fuzz_tables.check_csv(rows)
