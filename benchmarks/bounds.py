@@ -28,8 +28,8 @@ def bounds(results: Results) -> Iterator[str]:
     missed = [verdict.target for verdict in verdicts(results) if verdict.met is False]
     explained: tuple[tuple[Callable[[Target], bool], Callable[[Results], str | None]], ...] = (
         (lambda target: target.measure == regions.AXIAL_CLOSED, _closed_slice),
-        (lambda target: _is_read(target) and target.against.endswith((Hdf5.name, TensorStore.name)), _decoding),
-        (lambda target: target.measure == regions.WHOLE and target.against.endswith(TensorStore.name), _whole_series),
+        (lambda target: _is_of_blosc(target) and target.measure in regions.READS[1:-1], _decoding),
+        (lambda target: _is_of_blosc(target) and target.measure == regions.WHOLE, _whole_series),
         (lambda target: target.measure.endswith(BY_DASK), _by_dask),
         (lambda target: target.against == "of the computed bound", _conversion),
         (lambda target: target.measure == "bytes stored", _bytes),
@@ -43,8 +43,8 @@ def bounds(results: Results) -> Iterator[str]:
             yield f"{'; '.join(f'{target.measure}, {target.against}' for target in found)}: {text}"
 
 
-def _is_read(target: Target) -> bool:
-    return target.measure in regions.READS[1:] and target.measure != regions.WHOLE
+def _is_of_blosc(target: Target) -> bool:
+    return target.against.endswith((Hdf5.name, TensorStore.name))
 
 
 def _ms(seconds: float) -> str:
@@ -110,8 +110,8 @@ def _by_dask(results: Results) -> str | None:
     return (
         f"{', '.join(parts)}. Dask keeps all blocks until it joins them by a copy, and so needs new memory twice. As "
         f"much as the whole series is filled for the first time in {_ms(pages[stages.FIRST_FILL])}, and again in "
-        f"{_ms(pages[stages.SECOND_FILL])}: the difference is the kernel's, here that of a virtual machine, and varies "
-        "with what its host does. What is reduced block by block, as by all of `.isles`, does not pay for it, nor does "
+        f"{_ms(pages[stages.SECOND_FILL])}: the difference is the kernel's, and in a virtual machine varies with "
+        "what its host does. What is reduced block by block, as by all of `.isles`, does not pay for it, nor does "
         "`open_scan(chunks=None)`."
     )
 

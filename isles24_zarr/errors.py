@@ -145,7 +145,7 @@ class WorkerMismatchError(RequestError):
 
 
 class DestinationError(RequestError):
-    """The place to write to cannot be used."""
+    """The place to write to cannot be used, or workers do not see what they are to work on."""
 
 
 class RecordError(RequestError):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 DOCUMENT: Final = "zarr.json"
+_ATTRIBUTES: Final = b'\n  "attributes": {'
 _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 """Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
 a line break, and nothing else that is indented so little has this name."""
@@ -186,7 +187,7 @@ def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) 
         return None
     if not members and data.endswith(b"\n}"):
         own, found, _ = data.partition(_MEMBERS)
-        data = own + b"\n}" if found else data
+        data = own + b"\n}" if found and _ATTRIBUTES in own else data
     try:
         document = json.loads(data)
     except ValueError:

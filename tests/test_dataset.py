@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import shutil
@@ -23,6 +24,8 @@ import isles24_zarr
 from isles24_zarr import dataset, errors, layout
 from isles24_zarr.chunking import chunks_and_shards
 from isles24_zarr.dataset import dask_chunks
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.objects import document_from_bytes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -44,6 +47,24 @@ def test_opening_a_scan_reads_metadata_and_coordinates_only(store: Path, reads: 
     assert len(reads) <= 8
     assert [key for key in reads if key.startswith(S)]
     assert {key.split("/")[2] for key in reads if "/c/" in key} == {"x", "y", "z", "time"}
+
+
+def test_the_attributes_of_a_group_are_read_without_its_members(store: Path) -> None:
+    """However a document is laid out; half of one is damage."""
+    data = (store / S / "zarr.json").read_bytes()
+    whole = json.loads(data)
+    own = {name: value for name, value in whole.items() if name != "consolidated_metadata"}
+    assert document_from_bytes(data, path="x", members=False) == own
+    assert document_from_bytes(data, path="x") == whole
+    for order in itertools.permutations(whole):
+        for indent in (None, 2, 4):
+            other = json.dumps({name: whole[name] for name in order}, indent=indent).encode()
+            found = document_from_bytes(other, path="x", members=False)
+            assert found is not None
+            assert found["attributes"] == whole["attributes"]
+    for end in (len(data) // 2, len(data) - 1):
+        with pytest.raises(StoreDamageError, match="is not a Zarr document"):
+            document_from_bytes(data[:end], path="x", members=False)
 
 
 def test_images_are_in_the_order_of_the_card(scan: xr.Dataset) -> None:
