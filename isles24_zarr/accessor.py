@@ -10,11 +10,15 @@ import xarray as xr
 from isles24_zarr import (
     analysis,
     arteries,
+    blocks,
     charts,
     cohort,
+    coordinates,
     curves,
     dataset,
     grid,
+    images,
+    masks,
     metrics,
     perfusion,
     plot,
@@ -47,17 +51,17 @@ class _Geometry:
     @property
     def affine(self) -> NDArray[np.float64]:
         """4 x 4, indices (x, y, z) of these data to RAS millimetres, right after any slicing."""
-        return dataset.scan_grid(self._scan).affine
+        return coordinates.scan_grid(self._scan).affine
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance of neighbouring voxels of these data along (x, y, z), in mm."""
-        return dataset.scan_grid(self._scan).spacing
+        return coordinates.scan_grid(self._scan).spacing
 
     @property
     def voxel_volume(self) -> float:
         """Volume of a voxel of these data in mm^3."""
-        return dataset.scan_grid(self._scan).voxel_volume
+        return coordinates.scan_grid(self._scan).voxel_volume
 
     def to_world(self, voxels: ArrayLike) -> NDArray[np.float64]:
         """Return the positions of voxels.
@@ -92,7 +96,7 @@ class _Geometry:
         GeometryError
             A position lies outside of the volume.
         """
-        return dataset.nearest_voxels(self._scan, positions)
+        return coordinates.nearest_voxels(self._scan, positions)
 
 
 @xr.register_dataset_accessor("isles")
@@ -116,15 +120,22 @@ class ScanAccessor(_Geometry):
         windowed: xr.Dataset = self._scan[in_hu].map(analysis.windowed, args=_window(name))
         return windowed
 
-    def to_nifti(self, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
-        """Return an image of this scan for nibabel (see `dataset.nifti_image`).
+    def to_nifti(self, name: str, *, like: str | xr.DataArray | None = None) -> nib.Nifti1Image | nib.Nifti2Image:
+        """Return an image of this scan for nibabel (see `images.nifti_image`).
+
+        Parameters
+        ----------
+        name
+            Of the image.
+        like
+            ``"file"``, or an image of a scan: in the axes of that file.
 
         Raises
         ------
         UnknownNameError
             The scan has no such image.
         """
-        return dataset.nifti_image(self._image(name))
+        return images.nifti_image(self._image(name), like=like)
 
     def montage(self, **options: Any) -> Figure:
         """Draw axial slices of the scan (see `plot.montage`)."""
@@ -140,7 +151,7 @@ class ScanAccessor(_Geometry):
         image: xr.DataArray = self._scan[name]
         return image
 
-    def volume(self, name: str = "lesion_mask", *, label: int | None = None) -> float:
+    def volume(self, name: str = "lesion_mask", *, label: int | None = None, threshold: float | None = None) -> float:
         """Return the volume of a mask in mL (see `analysis.mask_volume`).
 
         Parameters
@@ -149,17 +160,21 @@ class ScanAccessor(_Geometry):
             Of the mask.
         label
             Count this label alone.
+        threshold
+            From which fraction on voxels of a soft mask count; 0.5 where none is given, with a `SoftMaskWarning`.
 
         Raises
         ------
         UnknownNameError
             The scan has no such image.
+        MaskError
+            Its values are neither labels nor fractions between 0 and 1.
         """
-        return analysis.mask_volume(self._image(name), self.voxel_volume, label=label)
+        return analysis.mask_volume(self._image(name), self.voxel_volume, label=label, threshold=threshold)
 
-    def volumes(self, name: str = "cow_mask") -> pd.DataFrame:
+    def volumes(self, name: str = "cow_mask", *, threshold: float | None = None) -> pd.DataFrame:
         """Return a row for each label of a mask: name, voxels, volume in mL (see `analysis.label_volumes`)."""
-        return analysis.label_volumes(self._image(name), self.voxel_volume)
+        return analysis.label_volumes(self._image(name), self.voxel_volume, threshold=threshold)
 
     def statistics(self, name: str, mask: str | ArrayLike = "lesion_mask", **options: Any) -> pd.DataFrame:
         """Describe an image inside of a mask of this scan, or of another (see `analysis.mask_statistics`)."""
@@ -173,9 +188,12 @@ class ScanAccessor(_Geometry):
         """Return the masks of hypoperfusion and core, lazy (see `perfusion.perfusion_masks`)."""
         return perfusion.perfusion_masks(self._image("tmax"), self._image("cbf"), **options)
 
-    def overlaps(self, mask: str | ArrayLike = "lesion_mask", **options: float) -> pd.DataFrame:
+    def overlaps(
+        self, mask: str | ArrayLike = "lesion_mask", *, threshold: float | None = None, **options: float
+    ) -> pd.DataFrame:
         """Measure how a mask overlaps with hypoperfusion and core (see `analysis.mask_overlaps`)."""
-        return analysis.mask_overlaps(self._mask(mask), self.perfusion_masks(**options).data_vars, self.voxel_volume)
+        lesions = self.perfusion_masks(**options).data_vars
+        return analysis.mask_overlaps(self._mask(mask), lesions, self.voxel_volume, threshold=threshold)
 
     def time_curve(self, region: str | ArrayLike, *, series: str = "ctp", **options: Any) -> xr.DataArray:
         """Return the mean of a series in a region over time (see `curves.region_curve`).
@@ -187,7 +205,7 @@ class ScanAccessor(_Geometry):
         series
             Its name.
         **options
-            ``label`` of a mask, ``radius`` about positions in mm.
+            ``label`` of a mask, ``threshold`` of a soft one, ``radius`` about positions in mm.
 
         Raises
         ------
@@ -208,25 +226,46 @@ class ScanAccessor(_Geometry):
 class ImageAccessor(_Geometry):
     """``scan["ctp"].isles``: geometry of one image."""
 
-    def to_nifti(self) -> nib.Nifti1Image | nib.Nifti2Image:
-        """Return this image, or what is left of it, for nibabel (see `dataset.nifti_image`)."""
-        return dataset.nifti_image(self._scan)
+    def to_nifti(self, *, like: str | xr.DataArray | None = None) -> nib.Nifti1Image | nib.Nifti2Image:
+        """Return this image, what is left of it, or what was computed, for nibabel (see `images.nifti_image`).
 
-    def volume(self, *, label: int | None = None) -> float:
+        Parameters
+        ----------
+        like
+            ``"file"``: in the axes of the file that it comes from. An image of a scan: in those of its file.
+        """
+        return images.nifti_image(self._scan, like=like)
+
+    def labels(self, *, threshold: float | None = None) -> xr.DataArray:
+        """Return this mask as labels, whatever its values are (see `masks.labelled`)."""
+        return masks.labelled(self._scan, threshold)
+
+    def computed(self) -> xr.DataArray:
+        """Return where this image holds values: not where perfusion software left 0 or, in Tmax, less.
+
+        Returns
+        -------
+        xarray.DataArray
+            Booleans of the same shape, lazy if the image is; see `blocks.computed_voxels`.
+        """
+        where: xr.DataArray = blocks.computed_voxels(self._scan, str(self._scan.name))
+        return where.rename("computed")
+
+    def volume(self, *, label: int | None = None, threshold: float | None = None) -> float:
         """Return the volume of this mask in mL (see `analysis.mask_volume`)."""
-        return analysis.mask_volume(self._scan, self.voxel_volume, label=label)
+        return analysis.mask_volume(self._scan, self.voxel_volume, label=label, threshold=threshold)
 
-    def volumes(self) -> pd.DataFrame:
+    def volumes(self, *, threshold: float | None = None) -> pd.DataFrame:
         """Return a row for each label of this mask (see `analysis.label_volumes`)."""
-        return analysis.label_volumes(self._scan, self.voxel_volume)
+        return analysis.label_volumes(self._scan, self.voxel_volume, threshold=threshold)
 
     def statistics(self, mask: ArrayLike, **options: Any) -> pd.DataFrame:
         """Describe this image inside of a mask (see `analysis.mask_statistics`)."""
         return analysis.mask_statistics(self._scan, mask, self.voxel_volume, **options)
 
-    def challenge_metrics(self, reference: ArrayLike) -> metrics.ChallengeMetrics:
-        """Compare this mask with the true one as ISLES'24 does (see `metrics.challenge_metrics`)."""
-        return metrics.challenge_metrics(self._scan, reference)
+    def challenge_metrics(self, reference: ArrayLike, **options: Any) -> metrics.ChallengeMetrics:
+        """Compare this mask with the true one as ISLES'24 does (see `metrics.challenge_metrics` for the options)."""
+        return metrics.challenge_metrics(self._scan, reference, **options)
 
     def time_curve(self, region: ArrayLike, **options: Any) -> xr.DataArray:
         """Return the mean of this series in a mask, or about positions (see `curves.region_curve`)."""

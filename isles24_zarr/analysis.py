@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.blocks import block_results, canonical_axes, marked_voxels, name_of, on_same_grid
-from isles24_zarr.errors import GeometryError, MaskError, UnknownNameError
+from isles24_zarr.blocks import block_results, canonical_axes, computed_voxels, name_of, on_same_grid
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.masks import LabelRule, label_rule
 from isles24_zarr.metrics import MM3_PER_ML, dice_coefficient
 from isles24_zarr.vocabulary import IMAGES
 
@@ -26,48 +27,64 @@ if TYPE_CHECKING:
     Mask = xr.DataArray | ArrayLike
 
 
-def mask_volume(mask: xr.DataArray, voxel_volume: float, *, label: int | None = None) -> float:
+def mask_volume(
+    mask: xr.DataArray, voxel_volume: float, *, label: int | None = None, threshold: float | None = None
+) -> float:
     """Return the volume of a mask.
 
     Parameters
     ----------
     mask
-        (z, y, x), labels; voxels that are 0 or not finite do not count.
+        (z, y, x), labels, 0 outside; or fractions.
     voxel_volume
         In mm^3.
     label
         Count this label alone.
+    threshold
+        From which fraction on voxels of a soft mask count; 0.5 where none is given, with a `SoftMaskWarning`.
 
     Returns
     -------
     float
         In mL.
+
+    Raises
+    ------
+    MaskError
+        Its values are neither labels nor fractions between 0 and 1.
     """
-    marked = marked_voxels(mask) if label is None else mask == label
-    return float(marked.sum(dtype=np.int64).compute()) * voxel_volume / MM3_PER_ML
+    rule = label_rule(mask, threshold)
+    voxels: int = sum(block_results(functools.partial(_count, rule, label), mask))
+    return voxels * voxel_volume / MM3_PER_ML
 
 
-def label_volumes(mask: xr.DataArray, voxel_volume: float) -> pd.DataFrame:
+def _count(rule: LabelRule, label: int | None, mask: NDArray[Any]) -> int:
+    return int(np.count_nonzero(rule.inside(mask, label)))
+
+
+def label_volumes(mask: xr.DataArray, voxel_volume: float, *, threshold: float | None = None) -> pd.DataFrame:
     """Return the volume of every label of a mask, such as the segments of the Circle of Willis.
 
     Parameters
     ----------
     mask
-        Any axes, labels; voxels that are 0 or not finite do not count. Its name tells what the labels mean, see
-        `vocabulary.IMAGES`.
+        Any axes, labels, 0 outside. Its name tells what the labels mean, see `vocabulary.IMAGES`.
     voxel_volume
         In mm^3.
+    threshold
+        As for `mask_volume`.
 
     Returns
     -------
     pandas.DataFrame
         A row by ``label``: first those that the mask may have, then what else it has. Columns ``name`` (empty where
-        there is none), ``present``, ``voxels`` and ``volume`` in mL.
+        there is none), ``present``, ``voxels`` and ``volume`` in mL. Of a soft mask, ``attrs["threshold"]`` says from
+        which fraction on voxels were counted.
 
     Raises
     ------
     MaskError
-        Not all values are whole numbers.
+        Its values are neither labels nor fractions between 0 and 1.
     """
     import pandas as pd
 
@@ -75,7 +92,8 @@ def label_volumes(mask: xr.DataArray, voxel_volume: float) -> pd.DataFrame:
     names = {label: name for label, name in (kind.labels if kind else ()) if label}
     counts: dict[int, int] = dict.fromkeys(names, 0)
     found: dict[int, int] = {}
-    for labels, voxels in block_results(functools.partial(_label_counts, name_of(mask)), mask):
+    rule = label_rule(mask, threshold)
+    for labels, voxels in block_results(functools.partial(_label_counts, rule), mask):
         for label, count in zip(labels.tolist(), voxels.tolist(), strict=True):
             found[label] = found.get(label, 0) + count
     counts |= dict(sorted(found.items()))
@@ -88,15 +106,15 @@ def label_volumes(mask: xr.DataArray, voxel_volume: float) -> pd.DataFrame:
         },
         index=pd.Index(list(counts), dtype=np.int64, name="label"),
     )
-    return table.astype({"present": bool, "voxels": np.int64, "volume": np.float64})
+    table = table.astype({"present": bool, "voxels": np.int64, "volume": np.float64})
+    table.attrs.update(rule.note)
+    return table
 
 
-def _label_counts(name: str, mask: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    labels, counts = np.unique(mask[marked_voxels(mask)], return_counts=True)
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        raise MaskError(name, "has values that are no labels")
-    return whole, counts.astype(np.int64)
+def _label_counts(rule: LabelRule, mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    labels = rule.labels(mask)
+    found, counts = np.unique(labels[labels != 0], return_counts=True)
+    return found, counts.astype(np.int64)
 
 
 def mask_statistics(
@@ -106,26 +124,30 @@ def mask_statistics(
     *,
     by_label: bool = False,
     percentiles: Sequence[float] = (5, 25, 50, 75, 95),
+    threshold: float | None = None,
 ) -> pd.DataFrame:
     """Describe the values of an image inside of a mask.
 
     Parameters
     ----------
     image
-        (z, y, x), any values. Those that are not finite are left out, and counted.
+        (z, y, x), any values. Those that are not finite are left out, and counted; so is, of perfusion maps, what was
+        not computed: 0, and in Tmax all that is not above 0 (see `blocks.computed_voxels`).
     mask
-        Of the same grid, booleans or labels; voxels that are 0 or not finite are outside.
+        Of the same grid, booleans, labels or fractions; 0 is outside.
     voxel_volume
         In mm^3.
     by_label
         Describe the voxels of each label apart.
     percentiles
         From 0 to 100.
+    threshold
+        Of a soft mask, as for `mask_volume`; ``attrs["threshold"]`` of the result repeats it.
 
     Returns
     -------
     pandas.DataFrame
-        One row, or a row by ``label``. Columns ``voxels`` (finite ones), ``left_out``, ``volume`` in mL of both
+        One row, or a row by ``label``. Columns ``voxels`` (those with a value), ``left_out``, ``volume`` in mL of both
         together, then ``mean``, ``std`` (of the population), ``min``, a column ``p5`` ... for each percentile
         (linear between values), and ``max``, in units of the image. They are NaN where nothing is left.
 
@@ -133,6 +155,8 @@ def mask_statistics(
     ------
     GeometryError
         The mask is not on the grid of the image, or that is a series; see `curves.time_curve`.
+    MaskError
+        The values of the mask are neither labels nor fractions between 0 and 1.
     UnknownNameError
         A percentile is not between 0 and 100.
 
@@ -149,25 +173,30 @@ def mask_statistics(
     if wrong:
         raise UnknownNameError(wrong[0], "is not between 0 and 100, which percentiles are")
     image = canonical_axes(image)
-    parts = block_results(_values_inside, image, on_same_grid(image, mask))
+    region = on_same_grid(image, mask)
+    rule = label_rule(region, threshold)
+    parts = block_results(functools.partial(_values_inside, rule), image, region)
     values = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    if not by_label:
-        rows = {str(image.name): _description(values, voxel_volume, percentiles)}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("image")
-    present = np.unique(labels)
-    described = {label: _description(values[labels == label], voxel_volume, percentiles) for label in present.tolist()}
-    columns = list(_description(values[:0], voxel_volume, percentiles))
-    return pd.DataFrame.from_dict(described, orient="index", columns=columns).rename_axis("label")
+    describe = functools.partial(_description, name=str(image.name), voxel_volume=voxel_volume, percentiles=percentiles)
+    if by_label:
+        rows: dict[Any, Any] = {label: describe(values[labels == label]) for label in np.unique(labels).tolist()}
+    else:
+        rows = {str(image.name): describe(values)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(describe(values[:0])))
+    table.attrs.update(rule.note)
+    return table.rename_axis("label" if by_label else "image")
 
 
-def _values_inside(image: NDArray[Any], mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    inside = marked_voxels(mask)
-    return image[inside], mask[inside]
+def _values_inside(rule: LabelRule, image: NDArray[Any], mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    labels = rule.labels(mask)
+    return image[labels != 0], labels[labels != 0]
 
 
-def _description(values: NDArray[Any], voxel_volume: float, percentiles: Sequence[float]) -> dict[str, float]:
-    finite = values[np.isfinite(values)].astype(np.float64)
+def _description(
+    values: NDArray[Any], *, name: str, voxel_volume: float, percentiles: Sequence[float]
+) -> dict[str, float]:
+    finite = values[computed_voxels(values, name)].astype(np.float64)
     counts = {
         "voxels": int(finite.size),
         "left_out": int(values.size - finite.size),
@@ -187,17 +216,21 @@ def _description(values: NDArray[Any], voxel_volume: float, percentiles: Sequenc
     }
 
 
-def mask_overlaps(mask: Mask, others: Mapping[Any, xr.DataArray], voxel_volume: float) -> pd.DataFrame:
+def mask_overlaps(
+    mask: Mask, others: Mapping[Any, xr.DataArray], voxel_volume: float, *, threshold: float | None = None
+) -> pd.DataFrame:
     """Measure how a mask, such as the final infarct, overlaps with others.
 
     Parameters
     ----------
     mask
-        (z, y, x), not 0 and finite inside.
+        (z, y, x), booleans, labels or fractions; 0 is outside.
     others
         Masks on the same grid by name.
     voxel_volume
         In mm^3.
+    threshold
+        Of soft masks, as for `mask_volume`.
 
     Returns
     -------
@@ -210,13 +243,17 @@ def mask_overlaps(mask: Mask, others: Mapping[Any, xr.DataArray], voxel_volume: 
     ------
     GeometryError
         Masks are not on one grid.
+    MaskError
+        The values of one are neither labels nor fractions between 0 and 1.
     """
     import pandas as pd
 
     rows = {}
     for name, given in others.items():
         other = canonical_axes(given)
-        counts = np.array(block_results(_joint_counts, other, on_same_grid(other, mask))).sum(axis=0)
+        region = on_same_grid(other, mask)
+        rules = label_rule(other, threshold), label_rule(region, threshold)
+        counts = np.array(block_results(functools.partial(_joint_counts, *rules), other, region)).sum(axis=0)
         both, second, first = (int(count) for count in counts)
         rows[name] = {
             "volume": second * voxel_volume / MM3_PER_ML,
@@ -229,8 +266,10 @@ def mask_overlaps(mask: Mask, others: Mapping[Any, xr.DataArray], voxel_volume: 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=np.float64).rename_axis("mask")
 
 
-def _joint_counts(other: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int, int]:
-    first, second = marked_voxels(mask), marked_voxels(other)
+def _joint_counts(
+    other_rule: LabelRule, rule: LabelRule, other: NDArray[Any], mask: NDArray[Any]
+) -> tuple[int, int, int]:
+    first, second = rule.inside(mask), other_rule.inside(other)
     return int(np.count_nonzero(first & second)), int(np.count_nonzero(second)), int(np.count_nonzero(first))
 
 
@@ -253,5 +292,6 @@ def windowed(image: xr.DataArray, centre: float, width: float) -> xr.DataArray:
     -----
     The linear window of DICOM PS3.3 C.11.2.1.3.2.
     """
-    scaled = (image.astype(np.float32) - np.float32(centre - width / 2)) / np.float32(width)
-    return scaled.clip(0, 1)
+    with xr.set_options(keep_attrs=True):
+        scaled = (image.astype(np.float32) - np.float32(centre - width / 2)) / np.float32(width)
+        return scaled.clip(0, 1).assign_attrs(units="1")

@@ -23,7 +23,7 @@ from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.layout import KEY
+from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.objects import WholeStore
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.remote import RemoteStore
@@ -116,22 +116,54 @@ def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[in
     return chunks, tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
 
 
-def image_variable(store: Store, path: str, document: Mapping[str, Any]) -> xr.Variable:
+def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: Mapping[str, Any]) -> xr.Variable:
     """Return an image as a lazy variable, in its physical units where its header scales it.
 
     Parameters
     ----------
     store, path, document
         Where the array is, and its metadata.
+    grid
+        Attributes of its group.
+
+    Returns
+    -------
+    xarray.Variable
+        Its encoding holds what was recorded of it, under `KEY`, with its ``chunks`` and ``shards`` and the ``affine``
+        of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their place.
     """
     names = document["dimension_names"]
     chunks, shards = chunk_shapes(document)
-    encoding = {"chunks": chunks, "preferred_chunks": dict(zip(names, chunks, strict=True)), "shards": shards}
+    attributes = dict(document["attributes"])
+    record = {**attributes.pop(KEY), "chunks": chunks, "shards": shards, "affine": grid["affine"]}
+    if record["affine_source"] != "none":
+        attributes["file_orientation"] = recorded_orientation(record).file_codes
+    encoding = {"preferred_chunks": dict(zip(names, chunks, strict=True)), KEY: record}
     data = indexing.LazilyIndexedArray(StoredArray(store, path, document))
-    variable = xr.Variable(names, data, document["attributes"], encoding, fastpath=True)
-    if "scale_factor" in document["attributes"]:
+    variable = xr.Variable(names, data, attributes, encoding, fastpath=True)
+    if "scale_factor" in attributes:
         variable = xr.conventions.decode_cf_variable(path, variable)
+        variable.encoding = encoding
     return variable
+
+
+def record_of(image: xr.DataArray | xr.Variable) -> Mapping[str, Any] | None:
+    """Return what was recorded of an image, as far as it is still known; it proves nothing of its values.
+
+    Parameters
+    ----------
+    image
+        Of a scan, or opened by xarray alone.
+    """
+    found = image.encoding.get(KEY) or image.attrs.get(KEY)
+    return found if isinstance(found, dict) else None
+
+
+def stored_layout(variable: xr.Variable) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the shapes of the chunks and of the shards that an image has in its store, where it is still known."""
+    record = variable.encoding.get(KEY, {})
+    layout = tuple(record.get("chunks", ())), tuple(record.get("shards", ()))
+    return layout if all(len(lengths) == variable.ndim for lengths in layout) and variable.ndim else None
 
 
 def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | None) -> xr.Variable:

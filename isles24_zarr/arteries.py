@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from isles24_zarr.blocks import Block, blocks, computed, volume_axes
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.curves import BASELINE_FRAMES, check_baseline, series_axes
-from isles24_zarr.dataset import scan_grid
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.grid import world_from_voxel
 

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.dataset import DASK_CHUNK_BYTES, dask_chunks, scan_grid
+from isles24_zarr.arrays import stored_layout
+from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.dataset import DASK_CHUNK_BYTES, dask_chunks
 from isles24_zarr.errors import GeometryError
 from isles24_zarr.grid import same_grid
+from isles24_zarr.vocabulary import PERFUSION_MAPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -84,9 +87,23 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
     return other.transpose(*spatial)
 
 
-def marked_voxels(mask: Any) -> Any:
-    """Return where a mask, an array of any kind, is neither 0 nor NaN or infinite: booleans, lazy if it is."""
-    return (mask != 0) & np.isfinite(mask)
+def computed_voxels(values: Any, image: str) -> Any:
+    """Return where an image holds values, and not what stands for none: booleans, lazy if it is.
+
+    Perfusion software leaves 0 where it computes nothing, and -30 in Tmax, which interpolation has mixed with tissue at
+    the border. No image of the release means anything by NaN or infinity.
+
+    Parameters
+    ----------
+    values
+        An array of any kind, in physical units.
+    image
+        Its name, which tells whether it is a map.
+    """
+    finite = np.isfinite(values)
+    if image == "tmax":
+        return finite & (values > 0)
+    return finite & (values != 0) if image in PERFUSION_MAPS else finite
 
 
 def name_of(image: xr.DataArray) -> str:
@@ -189,8 +206,7 @@ def _cuts(image: xr.DataArray, *others: xr.DataArray) -> dict[Any, tuple[int, ..
     on_dask = [array for array in (image, *others) if array.chunks is not None]
     if on_dask:
         return cuts | {dim: sizes for array in reversed(on_dask) for dim, sizes in array.chunksizes.items()}
-    stored = [image.encoding.get(name) or () for name in ("chunks", "shards")]
-    if all(len(lengths) == image.ndim for lengths in stored):
+    if stored_layout(image.variable):
         sizes = dask_chunks(image.to_dataset(name="image"))
     else:
         sizes, left = {}, max(1, DASK_CHUNK_BYTES // max(1, image.dtype.itemsize))
@@ -206,27 +222,3 @@ def _even_cuts(size: int, length: int) -> tuple[int, ...]:
 
 def _delayed_blocks(array: xr.DataArray, cuts: dict[Any, tuple[int, ...]]) -> Any:
     return array.chunk({dim: cuts[dim] for dim in array.dims}).data.to_delayed()
-
-
-def bounding_box(mask: xr.DataArray) -> dict[str, slice]:
-    """Return where a mask has voxels that are not 0, by dimension; empty slices where it has none.
-
-    Parameters
-    ----------
-    mask
-        Any axes. Lazy masks are reduced block by block.
-    """
-    dims = list(mask.dims)
-    shape = tuple(mask.sizes[dim] for dim in dims)
-    found = [np.zeros(size, dtype=bool) for size in shape]
-    for start, profiles in block_results(_profiles, mask, starts=True):
-        for axis, profile in enumerate(profiles):
-            found[axis][start[axis] : start[axis] + profile.size] |= profile
-    ends = [np.flatnonzero(profile)[[0, -1]] if profile.any() else (0, -1) for profile in found]
-    return {str(dim): slice(int(first), int(last) + 1) for dim, (first, last) in zip(dims, ends, strict=True)}
-
-
-def _profiles(start: tuple[int, ...], mask: Any) -> tuple[tuple[int, ...], list[Any]]:
-    marked = mask != 0
-    axes = range(marked.ndim)
-    return start, [marked.any(axis=tuple(other for other in axes if other != axis)) for axis in axes]

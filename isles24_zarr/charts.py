@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from isles24_zarr.cohort import clinical_table
-from isles24_zarr.dataset import scan_grid
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.figures import CATEGORY_COLOURS, DOTS_PER_INCH, SMALL, figure_class
 from isles24_zarr.layout import PHENOTYPE

@@ -85,6 +85,7 @@ def publish_subject(
             remove(store, path)
     listed = list(files)
     record = {
+        "format_version": FORMAT_VERSION,
         "package_version": PACKAGE_VERSION,
         "images": _groups_by_image(arrays.values()),
         "arrays": {f"{array.group}/{array.image}": array.source.path for array in arrays.values()},

@@ -27,10 +27,10 @@ from isles24_zarr.commit import (
     write_cohort,
     write_root,
 )
-from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, SourceError
+from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError, Problem, SourceError
 from isles24_zarr.header import Header
 from isles24_zarr.ingest import FileResult, FileTask, check_file, convert_file
-from isles24_zarr.layout import SubjectPlan, subject_plan
+from isles24_zarr.layout import PHENOTYPE, SubjectPlan, subject_plan
 from isles24_zarr.nifti import read_header
 from isles24_zarr.objects import Target, child_names, read_document, read_root
 from isles24_zarr.release import selected_names
@@ -185,7 +185,8 @@ def convert(
     Raises
     ------
     RequestError
-        The source is no release, the store is something else, or a name is unknown.
+        The source is no release, the store is something else, or a name is unknown; or a part is to be converted into a
+        store of an older format (`OldStoreError`), which is brought up to date as a whole.
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
     """
@@ -196,7 +197,9 @@ def convert(
     release = origin.listed()
     chosen = _chosen_subjects(release, subjects)
     wanted = _wanted_images(images)
-    _check_target(target)
+    outdated = _check_target(target)
+    if outdated and (subjects is not None or images is not None):
+        raise outdated
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     if origin.streamed:
         undecided = _undecided(target, chosen, wanted, overwrite=overwrite)
@@ -214,12 +217,14 @@ def convert(
             problems += found
             if job:
                 jobs.append(job)
-        if jobs or not is_complete(zarr_store, dictionary):
+        if jobs or outdated or not is_complete(zarr_store, dictionary):
             with _client_for(jobs, target, client, workers) as running, contextlib.ExitStack() as stack:
                 # nothing is changed for a cluster that cannot do the work
                 for job in jobs if overwrite else ():
                     remove(zarr_store, job.subject.name)
                 remove_partial_objects(zarr_store, "")
+                if outdated:
+                    remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
                 write_root(zarr_store, origin, dictionary, state="converting")
                 folder = stack.enter_context(opened_spool(spool, target)) if origin.streamed else None
                 kept = _run(jobs, origin, target, running, stack, confirm, progress=progress, folder=folder)
@@ -289,17 +294,20 @@ def _chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str,
     return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}
 
 
-def _check_target(target: Target) -> None:
-    """Make sure that the target is ours, or nothing yet."""
+def _check_target(target: Target) -> OldStoreError | None:
+    """Make sure that the target is ours, or nothing yet; return what readers say of one of an older version."""
     target.opened(read_only=False)
     store = target.opened(read_only=True)
     try:
         read_root(store)
+    except OldStoreError as error:
+        return error
     except NotAStoreError:
         if child_names(store, "") or read_document(store, "") is not None:
             raise DestinationError(
                 target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
             ) from None
+    return None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ of a block, and never more than a few blocks: the mean in a region costs the blo
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,16 +15,15 @@ import xarray as xr
 from isles24_zarr.blocks import (
     SPATIAL,
     block_results,
-    bounding_box,
     canonical_axes,
-    marked_voxels,
     name_of,
     on_same_grid,
     volume_axes,
 )
-from isles24_zarr.dataset import nearest_voxels, scan_grid
+from isles24_zarr.coordinates import nearest_voxels, scan_grid
 from isles24_zarr.errors import GeometryError, UnknownNameError
 from isles24_zarr.grid import voxel_from_world, world_from_voxel
+from isles24_zarr.masks import LabelRule, label_rule, marked_box
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -32,7 +32,13 @@ BASELINE_FRAMES: Final = 3
 """Frames at the start of a series that are taken to be without contrast agent."""
 
 
-def time_curve(series: xr.DataArray, mask: xr.DataArray | ArrayLike, *, label: int | None = None) -> xr.DataArray:
+def time_curve(
+    series: xr.DataArray,
+    mask: xr.DataArray | ArrayLike,
+    *,
+    label: int | None = None,
+    threshold: float | None = None,
+) -> xr.DataArray:
     """Return the mean of a series within a region at every time.
 
     Parameters
@@ -40,10 +46,12 @@ def time_curve(series: xr.DataArray, mask: xr.DataArray | ArrayLike, *, label: i
     series
         (time, z, y, x), or a slice of that.
     mask
-        Of the same grid, booleans or labels; voxels that are 0 or not finite are outside. See `ball_mask` for one about
-        a position.
+        Of the same grid, booleans, labels or fractions; 0 is outside. See `ball_mask` for one about a position.
     label
         Take this label alone.
+    threshold
+        From which fraction on voxels of a soft mask belong to the region; 0.5 where none is given, with a
+        `SoftMaskWarning`. The attribute ``threshold`` of the result repeats it.
 
     Returns
     -------
@@ -55,28 +63,31 @@ def time_curve(series: xr.DataArray, mask: xr.DataArray | ArrayLike, *, label: i
     ------
     GeometryError
         There is no time axis, or the mask is not on the grid of the series.
+    MaskError
+        The values of the mask are neither labels nor fractions between 0 and 1.
     """
     series = series_axes(series)
     region = on_same_grid(series, mask)
-    inside = marked_voxels(region) if label is None else region == label
-    box = bounding_box(inside)
+    rule = label_rule(region, threshold)
+    box = marked_box(region, rule, label)
     cut = series.isel(box)
     sums, counts = np.zeros((2, series.sizes["time"]))
     # the region itself is read with the blocks: it may be as lazy as the series
-    for first, block_sums, block_counts in block_results(_sums_inside, cut, inside.isel(box), starts=True):
+    add = functools.partial(_sums_inside, rule, label)
+    for first, block_sums, block_counts in block_results(add, cut, region.isel(box), starts=True):
         frames = slice(first, first + len(block_sums))
         sums[frames] += block_sums
         counts[frames] += block_counts
     with np.errstate(invalid="ignore"):
         means = sums / counts
-    curve = xr.DataArray(means, dims="time", name=series.name, attrs=_kept_attributes(series))
+    curve = xr.DataArray(means, dims="time", name=series.name, attrs=_kept_attributes(series) | rule.note)
     return curve.assign_coords(time=series["time"], voxels=("time", counts.astype(np.int64)))
 
 
 def _sums_inside(
-    start: tuple[int, ...], series: NDArray[Any], inside: NDArray[Any]
+    rule: LabelRule, label: int | None, start: tuple[int, ...], series: NDArray[Any], mask: NDArray[Any]
 ) -> tuple[int, NDArray[Any], NDArray[Any]]:
-    values = np.take(series.reshape(len(series), -1), np.flatnonzero(inside), axis=1)
+    values = np.take(series.reshape(len(series), -1), np.flatnonzero(rule.inside(mask, label)), axis=1)
     counts = np.full(len(values), values.shape[1])
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
@@ -93,7 +104,7 @@ def series_axes(series: xr.DataArray) -> xr.DataArray:
 
 
 def _kept_attributes(image: xr.DataArray) -> dict[str, Any]:
-    return {name: image.attrs[name] for name in ("long_name", "units") if name in image.attrs}
+    return {name: image.attrs[name] for name in ("long_name", "units", "file_orientation") if name in image.attrs}
 
 
 def ball_mask(image: xr.DataArray, positions: ArrayLike, radius: float | None = None) -> xr.DataArray:
@@ -151,6 +162,7 @@ def region_curve(
     *,
     label: int | None = None,
     radius: float | None = None,
+    threshold: float | None = None,
 ) -> xr.DataArray:
     """Return the mean of a series within a mask, or about positions (see `time_curve` and `ball_mask`).
 
@@ -164,6 +176,8 @@ def region_curve(
         Of a mask, take this label alone.
     radius
         About positions, in mm.
+    threshold
+        Of a soft mask, see `time_curve`.
 
     Returns
     -------
@@ -171,7 +185,8 @@ def region_curve(
         (time,), see `time_curve`.
     """
     is_mask = isinstance(region, xr.DataArray) or np.ndim(region) not in (1, 2)
-    return time_curve(series, region if is_mask else ball_mask(series, region, radius), label=label)
+    mask = region if is_mask else ball_mask(series, region, radius)
+    return time_curve(series, mask, label=label, threshold=threshold)
 
 
 def enhancement(series: xr.DataArray, *, baseline_frames: int = BASELINE_FRAMES) -> xr.DataArray:
@@ -244,4 +259,4 @@ def time_to_peak(series: xr.DataArray) -> xr.DataArray:
         times.__getitem__, values.argmax("time", skipna=False), dask="parallelized", output_dtypes=[np.float32]
     )
     attributes = {"long_name": "time to peak", "units": series["time"].attrs.get("units", "s")}
-    return peak.where(highest > lowest).rename("time_to_peak").assign_attrs(attributes)
+    return peak.where(highest > lowest).rename("time_to_peak").assign_attrs(_kept_attributes(series) | attributes)

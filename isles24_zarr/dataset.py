@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +19,12 @@ from isles24_zarr.arrays import (
     chunk_shapes,
     coordinate_variable,
     image_variable,
+    stored_layout,
 )
 from isles24_zarr.chunking import MAX_SHARD_BYTES
-from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
-from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
-from isles24_zarr.layout import KEY, recorded_orientation
+from isles24_zarr.coordinates import voxel_numbers
+from isles24_zarr.errors import IncompleteStoreError, OldStoreError, StoreDamageError, UnknownNameError
+from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.objects import (
     DOCUMENT,
     Target,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    import nibabel as nib
-    from numpy.typing import ArrayLike, NDArray
     from zarr.abc.store import Store
 
 DASK_CHUNK_BYTES: Final = 64 * 10**6
@@ -84,8 +82,10 @@ def open_scan(
     Returns
     -------
     xarray.Dataset
-        Images (z, y, x), series (time, z, y, x); x to the patient's Right, y Anterior, z Superior. Position in RAS mm
-        is ``direction @ (x, y, z)``. See ``.isles`` for geometry and volumes.
+        Images (z, y, x), series (time, z, y, x), in physical units; x to the patient's Right, y Anterior, z Superior,
+        in mm along the axes of the grid: ``.isles.to_world`` gives positions in RAS mm. Masks are labels, unless they
+        hold fractions. The coordinates ``i``, ``j``, ``k`` number the voxels of the whole grid along x, y, z. What was
+        recorded of an image is in its ``encoding["isles24_zarr"]``, which arithmetic drops and no file takes along.
 
     Raises
     ------
@@ -124,24 +124,30 @@ def open_scan(
         if name in members:
             if isinstance(opened, LocalStore):
                 check_shards(opened, f"{group}/{name}", members[name])
-            images[name] = image_variable(opened, f"{group}/{name}", members[name])
-    attributes = {name: value for name, value in document["attributes"].items() if name != KEY}
-    scan = xr.Dataset(images, coords, {**attributes, "subject": subject})
+            images[name] = image_variable(opened, f"{group}/{name}", members[name], document["attributes"])
+    # matrices are no attributes of netCDF, and would be wrong after any selection
+    attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
+    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
+    scan = xr.Dataset(images, {**coords, "subject": subject}, attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
     if chunks is None:
-        return scan
+        return scan.assign_coords(numbers)
     token = f"{target.url}-{group}-{record['times']['converted']}"
     most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
     sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
-    return scan.chunk(sizes, name_prefix="isles24-", token=token)
+    # what is small stays in memory
+    return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
 
 
 def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the commit of a subject recorded, from its document."""
     record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
-    if "arrays" in record:
+    if "arrays" in record and record.get("format_version") == FORMAT_VERSION:
         return record
     attributes = read_root(store)
+    if "arrays" in record:
+        what = f"has format version {record.get('format_version', 1)}, in which masks need not be labels"
+        raise OldStoreError(f"{target.url}, {subject}", what)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
@@ -276,7 +282,7 @@ def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, 
     Parameters
     ----------
     scan
-        As it comes from Zarr, with the chunks and shards of its arrays in their encoding.
+        As it comes from the store, with the chunks and shards of its arrays in their encoding.
     most
         Bytes of a chunk of the largest array.
 
@@ -286,12 +292,12 @@ def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, 
         By dimension: multiples of the stored chunks that never cross a shard, of up to ``most`` bytes for the largest
         array. Planes stay whole as long as possible: it is along z and then along time that arrays are cut.
     """
-    arrays = [array for array in scan.data_vars.values() if array.encoding.get("chunks")]
+    layouts = {name: stored_layout(array.variable) for name, array in scan.data_vars.items()}
+    arrays = [scan[name] for name, layout in layouts.items() if layout]
     unit: dict[str, int] = {}
     cuts: dict[str, int] = {}
     for array in arrays:
-        stored = zip(array.dims, array.encoding["chunks"], array.encoding["shards"], array.shape, strict=True)
-        for dim, chunk, shard, count in stored:
+        for dim, chunk, shard, count in zip(array.dims, *(layouts[array.name] or ()), array.shape, strict=True):
             name = str(dim)
             unit[name] = math.lcm(unit.get(name, 1), chunk)
             if shard < count:
@@ -309,115 +315,3 @@ def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, 
             fitting = wanted if name not in cuts else max(n for n in range(1, wanted + 1) if units % n == 0)
             sizes[name] = fitting * unit[name]
     return sizes
-
-
-def scan_grid(scan: xr.Dataset | xr.DataArray) -> Grid:
-    """Return the grid of a scan or image, whatever part of it is left.
-
-    Parameters
-    ----------
-    scan
-        With the coordinates x, y and z of a store.
-
-    Raises
-    ------
-    GeometryError
-        A coordinate is gone, or what is left of it is not evenly spaced.
-    """
-    missing = [name for name in "xyz" if name not in scan.coords]
-    if missing:
-        raise GeometryError(_name_of(scan), f"has no coordinate {', '.join(missing)}")
-    axes = [scan.coords[name] for name in "xyz"]
-    try:
-        direction = np.column_stack([axis.attrs["direction"] for axis in axes])
-        spacing = [axis.attrs["spacing"] for axis in axes]
-        return grid_from_coordinates(
-            {name: axis.values for name, axis in zip("xyz", axes, strict=True)}, direction=direction, spacing=spacing
-        )
-    except KeyError as error:
-        raise GeometryError(_name_of(scan), f"its coordinates have lost the attribute {error}") from None
-    except ValueError as error:
-        raise GeometryError(_name_of(scan), str(error)) from None
-
-
-def nearest_voxels(scan: Any, positions: ArrayLike) -> Any:
-    """Select the voxels nearest to positions in physical space.
-
-    Parameters
-    ----------
-    scan
-        A Dataset or DataArray with the coordinates and dimensions x, y and z.
-    positions
-        (3,) or (n, 3), RAS in mm.
-
-    Returns
-    -------
-    xarray.Dataset or xarray.DataArray
-        At one voxel, or over ``point``.
-
-    Raises
-    ------
-    GeometryError
-        A position lies outside of the volume.
-    """
-    grid = scan_grid(scan)
-    wanted = np.asarray(positions, dtype=np.float64)
-    if wanted.ndim not in (1, 2) or wanted.shape[-1] != 3:
-        raise GeometryError(_name_of(scan), f"positions must be (3,) or (n, 3), not {wanted.shape}")
-    voxels = np.rint(voxel_from_world(grid.affine, wanted)).astype(np.int64)
-    outside = ((voxels < 0) | (voxels >= grid.shape)).any(axis=-1)
-    if outside.any():
-        first = wanted.reshape(-1, 3)[np.flatnonzero(outside)[0]].tolist()
-        raise GeometryError(_name_of(scan), f"does not reach the position {first} mm")
-    dims = () if wanted.ndim == 1 else ("point",)
-    # an axis that was reduced to one voxel has a coordinate, but is no dimension any more
-    indexers = {name: xr.Variable(dims, voxels[..., axis]) for axis, name in enumerate("xyz") if name in scan.dims}
-    return scan.isel(indexers)
-
-
-def nifti_image(image: xr.DataArray) -> nib.Nifti1Image | nib.Nifti2Image:
-    """Return an image of a scan, or any part of it, for nibabel.
-
-    Parameters
-    ----------
-    image
-        (z, y, x) or (time, z, y, x), with the coordinates x, y and z of a store. It is loaded.
-
-    Returns
-    -------
-    nibabel image
-        Of a whole image that is not scaled: the header, axes and voxels of its file. Of anything else: the values as
-        they are, in canonical orientation, with the affine of what is left.
-
-    Raises
-    ------
-    GeometryError
-        A spatial axis or its coordinate is gone.
-    """
-    import nibabel as nib
-
-    grid = scan_grid(image)
-    missing = [name for name in "zyx" if name not in image.dims]
-    if missing:
-        raise GeometryError(_name_of(image), f"has no axis {', '.join(missing)}; select a slice of one, as z=[5]")
-    values = np.asarray(image.transpose(..., "z", "y", "x").values)
-    ours = image.attrs.get(KEY)
-    if ours is None or "scale_factor" in image.encoding or not _is_whole(grid, values, ours):
-        return nib.Nifti1Image(values.T, grid.affine)
-    orientation = recorded_orientation(ours)
-    voxels = np.ascontiguousarray(file_from_canonical(values, orientation), ours["file_dtype"])
-    header = base64.b64decode(ours["header"])
-    kind = nib.Nifti1Image if len(header) < 544 or header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else nib.Nifti2Image
-    return kind.from_bytes(header + voxels.tobytes())
-
-
-def _is_whole(grid: Grid, values: NDArray[Any], ours: Mapping[str, Any]) -> bool:
-    x, y, z, *frames = ours["file_shape"]
-    file_volume = np.array([x, y, z])[ours["orientation"]["axes"]]
-    whole = math.prod(frames) * math.prod(file_volume) == values.size and grid.shape == tuple(file_volume.tolist())
-    return whole and bool((np.diag(grid.affine[:3, :3]) > 0).all())
-
-
-def _name_of(scan: xr.Dataset | xr.DataArray) -> str:
-    name = getattr(scan, "name", None) or scan.attrs.get("subject")
-    return str(name or type(scan).__name__)

@@ -76,6 +76,15 @@ class StoreVersionError(RequestError):
     advice = "upgrade isles24-zarr"
 
 
+class OldStoreError(StoreVersionError):
+    """The store was written in a format that is not read any more."""
+
+    advice = (
+        "convert the whole release into it again by 'isles24-zarr convert', which keeps the arrays that are the same; "
+        "without the release, export it by isles24-zarr 0.1 first"
+    )
+
+
 class IncompleteStoreError(RequestError):
     """The conversion that wrote this store has not finished."""
 
@@ -113,7 +122,17 @@ class GeometryError(RequestError):
 class MaskError(RequestError):
     """What was given as a mask does not mark voxels."""
 
-    advice = "give booleans, or whole numbers with 0 outside; turn probabilities into a mask first, as p > 0.5"
+    advice = "give booleans, whole numbers from 0 on, or fractions between 0 and 1; fill gaps, as by .fillna(0)"
+
+
+class SoftMaskWarning(UserWarning):
+    """A mask of fractions was taken for labels, by a threshold that nobody had asked for."""
+
+
+class VoxelTypeError(RequestError):
+    """Values of a type that no NIfTI file holds."""
+
+    advice = "convert them to a number type first, as by .astype('float32')"
 
 
 class MissingExtraError(RequestError):

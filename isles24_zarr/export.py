@@ -23,6 +23,7 @@ from isles24_zarr.arrays import StoredArray, chunk_shapes
 from isles24_zarr.chunking import blocks_of_array
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.grid import file_from_canonical
+from isles24_zarr.labels import MaskValues, stored_from_labels
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
 from isles24_zarr.objects import Target, committed_subjects, read_document, read_root, reading
@@ -249,11 +250,24 @@ def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Itera
     for block in blocks_of_array(array.shape, chunk_shapes(document)[1], orientation):
         with reading(path):
             voxels = array.read(block.region)
-        voxels = np.ascontiguousarray(file_from_canonical(voxels, orientation), ours["file_dtype"])
+        voxels = np.ascontiguousarray(file_from_canonical(voxels, orientation))
+        voxels = np.ascontiguousarray(_stored_voxels(path, voxels, ours))
         checksum.update(voxels.data)
         yield voxels
     if checksum.hexdigest() != ours["checksum"]["value"]:
         raise StoreDamageError(path, "its voxels are not those that were written: the checksum differs")
+
+
+def _stored_voxels(path: str, voxels: NDArray[Any], ours: Mapping[str, Any]) -> NDArray[Any]:
+    """Return voxels as the file has them, of a mask that is stored as labels, too."""
+    dtype = np.dtype(ours["file_dtype"])
+    found = MaskValues.from_json(ours["mask"]) if "mask" in ours else None
+    if found is None or found.kind != "labels":
+        return voxels.astype(dtype, casting="equiv", copy=False)
+    try:
+        return stored_from_labels(voxels, found, dtype)
+    except ValueError as error:
+        raise StoreDamageError(path, str(error)) from error
 
 
 def _is_exported(task: ExportTask) -> bool:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SAME_GRID_TOLERANCE: Final = 0.1
 """How far corners of two volumes may lie apart, in units of the smallest voxel size."""
 
+_SAME_PLACE_MM: Final = 1e-6
+"""Beyond what is left of double precision on the way through coordinates, and far below any voxel."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Orientation:
@@ -58,6 +61,30 @@ class Orientation:
         for canonical, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
             steps[axis, canonical] = -1.0 if flip else 1.0
         return steps
+
+    @property
+    def file_codes(self) -> str:
+        """Where the axes of the file point, as in ``"LPS"``."""
+        codes = [""] * 3
+        for axis, flip, letters in zip(self.axes, self.flips, ("RL", "AP", "SI"), strict=True):
+            codes[axis] = letters[flip]
+        return "".join(codes)
+
+    @classmethod
+    def from_codes(cls, codes: str) -> Orientation:
+        """Return the orientation of a file whose axes point so, see `file_codes`.
+
+        Raises
+        ------
+        ValueError
+            These are no such letters.
+        """
+        pairs = ("RL", "AP", "SI")
+        axes = [next((axis for axis, code in enumerate(codes) if code in pair), -1) for pair in pairs]
+        if len(codes) != 3 or sorted(axes) != [0, 1, 2]:
+            raise ValueError(f"{codes!r} does not say where three axes point, as 'LPS' does")
+        flips = [codes[axis] == pair[1] for axis, pair in zip(axes, pairs, strict=True)]
+        return cls(axes=(axes[0], axes[1], axes[2]), flips=(flips[0], flips[1], flips[2]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -210,6 +237,23 @@ def canonical_grid(file_grid: Grid, orientation: Orientation) -> Grid:
     return Grid(shape=(x, y, z), affine=affine, oriented=file_grid.oriented)
 
 
+def file_grid(canonical: Grid, orientation: Orientation) -> Grid:
+    """Undo `canonical_grid`: return the grid of a canonical volume whose axes were turned as those of a file.
+
+    Parameters
+    ----------
+    canonical
+        The grid of the volume.
+    orientation
+        Of the file.
+    """
+    inverse = Orientation(
+        axes=tuple(orientation.axes.index(axis) for axis in range(3)),  # type: ignore[arg-type]
+        flips=tuple(orientation.flips[orientation.axes.index(axis)] for axis in range(3)),  # type: ignore[arg-type]
+    )
+    return canonical_grid(canonical, inverse)
+
+
 def canonical_from_file(block: NDArray[Any], orientation: Orientation) -> NDArray[Any]:
     """Return a view of voxels with canonical axes.
 
@@ -252,6 +296,13 @@ def _reversals(flips: Sequence[bool]) -> tuple[Any, ...]:
 def corner_displacement(reference: Grid, other: Grid) -> float:
     """Return the largest distance in mm between corresponding corners of two volumes of equal shape."""
     return float(np.max(np.linalg.norm(reference.corners() - other.corners(), axis=1)))
+
+
+def same_positions(first: Grid, second: Grid) -> bool:
+    """Tell whether two volumes have each voxel at the same place, to the last digits of their coordinates."""
+    if first.shape != second.shape or first.oriented != second.oriented:
+        return False
+    return corner_displacement(first, second) <= _SAME_PLACE_MM
 
 
 def same_grid(reference: Grid, other: Grid) -> bool:

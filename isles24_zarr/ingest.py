@@ -10,9 +10,10 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from isles24_zarr.errors import Problem, SourceError, StoreWriteError
+from isles24_zarr.errors import Problem, SourceError, StoreWriteError, UnreadableFileError
+from isles24_zarr.layout import mask_notices
 from isles24_zarr.nifti import VoxelStream
-from isles24_zarr.store import remove, write_array, written_source
+from isles24_zarr.store import looked_at, remove, write_array, written_record
 from isles24_zarr.streams import HashedFile
 
 if TYPE_CHECKING:
@@ -55,11 +56,14 @@ class FileResult:
         Bytes of voxels that were written.
     problem
         Why the file could not be used, if it could not.
+    notices
+        What is odd about its voxels.
     """
 
     present: bool
     written: int = 0
     problem: Problem | None = None
+    notices: tuple[Problem, ...] = ()
 
 
 def convert_file(task: FileTask, topic: str) -> FileResult:
@@ -81,27 +85,31 @@ def convert_file(task: FileTask, topic: str) -> FileResult:
 
     plan = task.plan
     store = task.target.opened(read_only=False)
-    written_from = written_source(store, plan)
+    standing = written_record(store, plan)
     try:
-        if written_from and (task.unchanged or _sha256(task) == written_from["sha256"]):
-            return FileResult(present=True)
-        if written_from:
-            # a good array is replaced only by a good file
+        if standing and (task.unchanged or _sha256(task) == standing[1]["source"]["sha256"]):
+            return FileResult(present=True, notices=mask_notices(standing[0]))
+        seen = None
+        if plan.is_mask or standing:
+            # what a mask is stored as depends on its values; and a good array is replaced only by a good file
             with _opened_stream(task) as stream:
-                stream.read_to_end()
+                plan, seen = looked_at(plan, stream) if plan.is_mask else (plan, stream.read_to_end())
+        standing = None
         remove(store, plan.path)
         with _opened_stream(task) as stream:
-            write_array(store, plan, stream, lambda count: advance(topic, count))
+            written = write_array(store, plan, stream, lambda count: advance(topic, count))
+        if seen and seen != written:
+            raise UnreadableFileError(plan.source.path, "has changed while it was read")
     except SourceError as error:
-        if not written_from:
-            remove(store, plan.path)
         problem = Problem.from_error(error, subject=plan.subject, image=plan.image)
-        if written_from:
+        if standing:
             problem = dataclasses.replace(problem, message=f"{error.what}; the image converted before was kept")
-        return FileResult(present=bool(written_from), problem=problem)
+            return FileResult(present=True, problem=problem, notices=mask_notices(standing[0]))
+        remove(store, plan.path)
+        return FileResult(present=False, problem=problem)
     except OSError as error:
         raise StoreWriteError(task.target.url, f"cannot be written ({error})") from error
-    return FileResult(present=True, written=plan.nbytes)
+    return FileResult(present=True, written=plan.nbytes, notices=mask_notices(plan))
 
 
 def _sha256(task: FileTask) -> str:

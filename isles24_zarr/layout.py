@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import math
 from collections import defaultdict
@@ -21,6 +22,7 @@ from isles24_zarr import vocabulary
 from isles24_zarr.chunking import Block, blocks_of_array, chunks_and_shards, slow_axis
 from isles24_zarr.errors import Problem
 from isles24_zarr.grid import Grid, Orientation, canonical_grid, canonical_orientation, corner_displacement, same_grid
+from isles24_zarr.labels import THRESHOLD, MaskValues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from isles24_zarr.nifti import Digest
     from isles24_zarr.release import SourceFile, Subject
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Of stores that are written and read. In version 1, masks were stored as their files have them."""
+
 KEY: Final = "isles24_zarr"
 """The attribute that holds everything of ours, on the root, on subjects and on arrays."""
 
@@ -38,7 +42,8 @@ PHENOTYPE: Final = "phenotype"
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
 """Settings of Blosc. Each frame of a chunk is a block, and no less: Zstandard packs larger blocks better."""
 
-_ASSUMED_FRAME_SECONDS: Final = 1.0
+ASSUMED_FRAME_SECONDS: Final = 1.0
+"""Between frames, where the header does not say: the release is documented to have it so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,8 @@ class ArrayPlan:
         How the file's axes became the array's.
     attributes
         All that is known before the voxels are read.
+    mask
+        What the values of a mask mean, once they were looked at, see `mask_plan`.
     """
 
     subject: str
@@ -73,6 +80,12 @@ class ArrayPlan:
     shards: tuple[int, ...]
     orientation: Orientation
     attributes: Mapping[str, Any]
+    mask: MaskValues | None = None
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the image is a mask, of which nothing is known before its values were looked at."""
+        return vocabulary.IMAGES[self.image].is_mask
 
     @property
     def path(self) -> str:
@@ -245,7 +258,7 @@ def _notice(subject: str, volume: _Volume, message: str) -> Problem:
 def _frame_seconds(header: Header) -> tuple[float, ...] | None:
     if header.frames is None:
         return None
-    step = header.frame_seconds or _ASSUMED_FRAME_SECONDS
+    step = header.frame_seconds or ASSUMED_FRAME_SECONDS
     return tuple(step * frame for frame in range(header.frames))
 
 
@@ -297,9 +310,6 @@ def _array_plan(subject: str, group: str, volume: _Volume) -> ArrayPlan:
 def _array_attributes(volume: _Volume) -> dict[str, Any]:
     kind, header = vocabulary.IMAGES[volume.image], volume.header
     attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
-    if kind.is_mask:
-        attributes["flag_values"] = [value for value, _ in kind.labels]
-        attributes["flag_meanings"] = " ".join(meaning for _, meaning in kind.labels)
     if header.slope is not None:
         attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept
     attributes[KEY] = {
@@ -311,6 +321,61 @@ def _array_attributes(volume: _Volume) -> dict[str, Any]:
         "source": {"path": volume.file.path, "size": volume.file.size},
     }
     return attributes
+
+
+def mask_plan(plan: ArrayPlan, found: MaskValues) -> ArrayPlan:
+    """Return the plan of a mask whose values are known.
+
+    Labels are stored as such, in the smallest unsigned type and unscaled, so that every client of the store sees them:
+    the one exception to the rule that an array has the type of its file. Any other mask is stored as its file has it.
+
+    Parameters
+    ----------
+    plan
+        Made from the header.
+    found
+        What its values mean.
+    """
+    attributes, dtype = dict(plan.attributes), plan.dtype
+    attributes[KEY] = {**attributes[KEY], "mask": found.to_json()}
+    if found.kind == "labels":
+        labels = vocabulary.IMAGES[plan.image].labels
+        attributes = {name: each for name, each in attributes.items() if name not in ("scale_factor", "add_offset")}
+        attributes["flag_values"] = [value for value, _ in labels]
+        attributes["flag_meanings"] = " ".join(meaning for _, meaning in labels)
+        dtype = found.dtype.newbyteorder("<").str
+    return dataclasses.replace(plan, attributes=attributes, dtype=dtype, mask=found)
+
+
+def mask_notices(plan: ArrayPlan) -> tuple[Problem, ...]:
+    """Return what is odd about the values of a mask, one line at most.
+
+    Parameters
+    ----------
+    plan
+        As from `mask_plan`; of other images there is nothing to say.
+    """
+    found = plan.mask
+    if found is None:
+        return ()
+    notice = functools.partial(
+        Problem, path=plan.source.path, severity="notice", subject=plan.subject, image=plan.image
+    )
+    if found.kind == "soft":
+        advice = (
+            f"it is kept as it is, and what needs labels takes {THRESHOLD:g} and more, or the threshold it is given"
+        )
+        return (notice(message=f"{found.why}; {advice}"),)
+    if found.kind == "other":
+        return (notice(message=f"{found.why}; it is kept as it is, and refused by what needs labels"),)
+    known = dict(vocabulary.IMAGES[plan.image].labels)
+    unknown = sorted({*found.labels, found.highest} - known.keys())[:10]
+    if unknown:
+        meant = ", ".join(f"{label} {meaning}" for label, meaning in known.items())
+        return (
+            notice(message=f"holds the label {', '.join(map(str, unknown))}, which is none of {meant}; it is kept"),
+        )
+    return ()
 
 
 def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 The definitions are those of the challenge's own evaluation, utils/eval_utils.py of
 https://github.com/ezequieldlrosa/isles24, which takes lesions and their matches from panoptica [1]_. Lesions are
 components that are connected across faces, edges and corners (26 neighbours). A lesion of the prediction is a true
-positive if it and a lesion of the reference have an intersection over union of at least 0.5.
+positive if it is matched with a lesion of the reference: pairs are taken by their intersection over union, the largest
+first, each lesion once, as long as it is at least 0.2. That is the evaluation since December 2025
+(``NaiveThresholdMatching(matching_threshold=0.2)``); before, it was 0.5.
 
 References
 ----------
@@ -14,21 +16,26 @@ References
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.blocks import SPATIAL, block_results, bounding_box, name_of, on_same_grid, volume_axes
-from isles24_zarr.dataset import scan_grid
-from isles24_zarr.errors import GeometryError, MaskError, MissingExtraError
+from isles24_zarr.blocks import SPATIAL, block_results, name_of, on_same_grid, volume_axes
+from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.errors import GeometryError, MaskError, MissingExtraError, UnknownNameError
+from isles24_zarr.masks import LabelRule, label_rule, marked_box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-MM3_PER_ML = 1000.0
+MM3_PER_ML: Final = 1000.0
+
+MATCHING_THRESHOLD: Final = 0.2
+"""Intersection over union from which on two lesions match, in the challenge's evaluation since December 2025."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,25 +52,41 @@ class ChallengeMetrics:
         Between the numbers of lesions.
     lesion_f1
         F1 score of detected lesions, 0 to 1; 1 where both masks are empty.
+    matching_threshold
+        Intersection over union from which on lesions were matched.
+    mask_threshold
+        From which fraction on voxels of a soft mask were counted; None where both masks are labels.
     """
 
     dice: float
     absolute_volume_difference: float
     absolute_lesion_count_difference: int
     lesion_f1: float
+    matching_threshold: float = MATCHING_THRESHOLD
+    mask_threshold: float | None = None
 
 
 def challenge_metrics(
-    prediction: xr.DataArray | ArrayLike, reference: xr.DataArray | ArrayLike, voxel_volume: float | None = None
+    prediction: xr.DataArray | ArrayLike,
+    reference: xr.DataArray | ArrayLike,
+    voxel_volume: float | None = None,
+    *,
+    matching_threshold: float = MATCHING_THRESHOLD,
+    threshold: float | None = None,
 ) -> ChallengeMetrics:
     """Compare a predicted infarct with the true one, as the ISLES'24 challenge does.
 
     Parameters
     ----------
     prediction, reference
-        (z, y, x), of 0 and 1 or False and True, on one grid. Their part that is not 0 is loaded.
+        (z, y, x), of 0 and 1, False and True, or fractions between, on one grid. Their part that is not 0 is loaded.
     voxel_volume
         In mm^3; by default that of the grid, which at least one mask has if it is a DataArray.
+    matching_threshold
+        Intersection over union, above 0 and up to 1, from which on two lesions match; 0.2 is the challenge's since
+        December 2025, 0.5 was that of the challenge itself.
+    threshold
+        From which fraction on voxels of a soft mask count; 0.5 where none is given, with a `SoftMaskWarning`.
 
     Returns
     -------
@@ -72,7 +95,9 @@ def challenge_metrics(
     Raises
     ------
     MaskError
-        A mask has other values than 0 and 1.
+        A mask has other labels than 0 and 1, or values that are no labels.
+    UnknownNameError
+        The matching threshold is not possible.
     GeometryError
         The masks are not on one grid, or nothing tells how large a voxel is.
     MissingExtraError
@@ -82,19 +107,25 @@ def challenge_metrics(
     -----
     The challenge restricts its masks to a brain mask before, which is not part of the release: multiply by yours.
     """
+    if not 0 < matching_threshold <= 1:
+        what = "is no intersection over union, give one above 0 and up to 1"
+        raise UnknownNameError(f"matching_threshold={matching_threshold}", what)
     masks = _masks_on_one_grid(reference, prediction)
     if voxel_volume is None:
         voxel_volume = _voxel_volume(masks)
-    true_voxels, found_voxels = _cropped(masks)
+    rules = [label_rule(mask, threshold) for mask in masks]
+    true_voxels, found_voxels = _cropped(masks, rules)
     both = int(np.count_nonzero(true_voxels & found_voxels))
     true_count, found_count = int(true_voxels.sum()), int(found_voxels.sum())
-    matches, true_lesions, found_lesions = _matched_lesions(true_voxels, found_voxels)
+    matches, true_lesions, found_lesions = _matched_lesions(true_voxels, found_voxels, matching_threshold)
     return ChallengeMetrics(
         dice=dice_coefficient(both, true_count, found_count, empty=1.0),
         absolute_volume_difference=abs(true_count - found_count) * voxel_volume / MM3_PER_ML,
         absolute_lesion_count_difference=abs(true_lesions - found_lesions),
         # F1 of detections is the Dice coefficient of two sets of lesions
         lesion_f1=dice_coefficient(matches, true_lesions, found_lesions, empty=1.0),
+        matching_threshold=matching_threshold,
+        mask_threshold=next((rule.threshold for rule in rules if rule.threshold is not None), None),
     )
 
 
@@ -151,17 +182,22 @@ def _scipy_label() -> Callable[..., Any]:
     return function
 
 
-def _matched_lesions(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[int, int, int]:
+def _matched_lesions(true: NDArray[np.bool_], found: NDArray[np.bool_], threshold: float) -> tuple[int, int, int]:
     """Return the numbers of matches, of true lesions and of found ones."""
     true_labels, true_count = lesion_components(true)
     found_labels, found_count = lesion_components(found)
     both = true & found
     pairs, shared = np.unique(np.stack([true_labels[both], found_labels[both]]), axis=1, return_counts=True)
     true_sizes, found_sizes = np.bincount(true_labels.ravel()), np.bincount(found_labels.ravel())
-    # shared / union >= 1/2, in whole numbers. No lesion can have two such partners: each would hold half of it, and
-    # both together all of it, so that they would touch and be one. Hence there is nothing to choose from.
-    matched = 3 * shared >= true_sizes[pairs[0]] + found_sizes[pairs[1]]
-    return int(np.count_nonzero(matched)), true_count, found_count
+    overlaps = shared / (true_sizes[pairs[0]] + found_sizes[pairs[1]] - shared)
+    # the best pair first, of equal ones that of the first found lesion, as panoptica takes them
+    order = np.lexsort((pairs[0], pairs[1], -overlaps))
+    matched: tuple[set[int], set[int]] = set(), set()
+    for first, second in pairs[:, order[overlaps[order] >= threshold]].T.tolist():
+        if first not in matched[0] and second not in matched[1]:
+            matched[0].add(first)
+            matched[1].add(second)
+    return len(matched[0]), true_count, found_count
 
 
 def _masks_on_one_grid(*masks: xr.DataArray | ArrayLike) -> list[xr.DataArray]:
@@ -181,18 +217,19 @@ def _voxel_volume(masks: Sequence[xr.DataArray]) -> float:
     raise GeometryError("voxel_volume", "is not known of plain arrays, give it in mm^3")
 
 
-def _cropped(masks: Sequence[xr.DataArray]) -> list[NDArray[np.bool_]]:
+def _cropped(masks: Sequence[xr.DataArray], rules: Sequence[LabelRule]) -> list[NDArray[np.bool_]]:
     """Return masks as booleans, cut to where any of them is not 0."""
-    for mask in masks:
-        if not all(block_results(_is_binary, mask)):
-            raise MaskError(name_of(mask), "has other values than 0 and 1")
-    boxes = [box for box in map(bounding_box, masks) if all(part.stop for part in box.values())]
+    for mask, rule in zip(masks, rules, strict=True):
+        if max(block_results(functools.partial(_highest, rule), mask), default=0) > 1:
+            raise MaskError(name_of(mask), "has other labels than 0 and 1; take one of them, as mask == 1")
+    found = (marked_box(mask, rule) for mask, rule in zip(masks, rules, strict=True))
+    boxes = [box for box in found if all(part.stop for part in box.values())]
     joint = {
         dim: slice(min((box[dim].start for box in boxes), default=0), max((box[dim].stop for box in boxes), default=0))
         for dim in SPATIAL
     }
-    return [mask.isel(joint).to_numpy() != 0 for mask in masks]
+    return [rule.inside(mask.isel(joint).to_numpy()) for mask, rule in zip(masks, rules, strict=True)]
 
 
-def _is_binary(values: NDArray[Any]) -> bool:
-    return bool(((values == 0) | (values == 1)).all())
+def _highest(rule: LabelRule, values: NDArray[Any]) -> int:
+    return int(np.max(rule.labels(values), initial=0))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
@@ -161,18 +161,27 @@ class VoxelStream:
             voxel_xxh3=self._xxh3.hexdigest(),
         )
 
-    def read_to_end(self) -> Digest:
+    def read_to_end(self, look: Callable[[NDArray[Any]], None] | None = None) -> Digest:
         """Read all voxels and keep none; check the file as `finish` does.
+
+        Parameters
+        ----------
+        look
+            Called with each piece of voxels, (n,) in the order of the file.
 
         Raises
         ------
         SourceError
             The file is damaged.
         """
-        left, piece = self.header.voxel_bytes, np.empty(_PIECE_BYTES, np.uint8)
+        dtype = self.header.dtype
+        left, piece = self.header.voxel_bytes // dtype.itemsize, np.empty(_PIECE_BYTES // dtype.itemsize, dtype)
         while left:
-            self.readinto(piece[:left])
-            left -= min(left, len(piece))
+            voxels = piece[:left]
+            self.readinto(voxels)
+            if look:
+                look(voxels)
+            left -= voxels.size
         return self.finish()
 
 

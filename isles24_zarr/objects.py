@@ -19,7 +19,14 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from isles24_zarr.access import local_path
-from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError, StoreLockedError, StoreVersionError
+from isles24_zarr.errors import (
+    DestinationError,
+    NotAStoreError,
+    OldStoreError,
+    StoreDamageError,
+    StoreLockedError,
+    StoreVersionError,
+)
 from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.lease import LOCK, leased
 from isles24_zarr.remote import RemoteStore
@@ -238,7 +245,7 @@ def read_root(store: Store) -> dict[str, Any]:
     NotAStoreError
         It is something else, or nothing.
     StoreVersionError
-        A newer version wrote it.
+        A newer version wrote it, or one whose format is not read any more (`OldStoreError`).
     """
     document = read_document(store, "")
     attributes: dict[str, Any] = (document or {}).get("attributes", {})
@@ -249,7 +256,9 @@ def read_root(store: Store) -> dict[str, Any]:
         raise NotAStoreError(store, what)
     version = attributes.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise StoreVersionError(store, f"has format version {version}, this package reads up to {FORMAT_VERSION}")
+        raise StoreVersionError(store, f"has format version {version}, this package reads version {FORMAT_VERSION}")
+    if version < FORMAT_VERSION:
+        raise OldStoreError(store, f"has format version {version}, in which masks need not be labels")
     return attributes
 
 
@@ -282,7 +291,9 @@ def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
         # one that cannot be read is not committed
         with contextlib.suppress(StoreDamageError):
             attributes = (document_from_bytes(data, path=name) or {}).get("attributes", {})
-            if "arrays" in attributes.get(KEY, {}):
+            # what an older version left stands aside until it is converted again
+            record = attributes.get(KEY, {})
+            if "arrays" in record and record.get("format_version") == FORMAT_VERSION:
                 found[name] = attributes
     return found
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.dataset import scan_grid
+from isles24_zarr.blocks import computed_voxels
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.figures import FAINT_INK, PAPER, SMALL
 from isles24_zarr.vocabulary import CT_WINDOWS, IMAGES
 
@@ -136,16 +137,21 @@ def view_of_head(scan: xr.Dataset, planes: Mapping[str, Floats]) -> View:
     lowest = _AIR_HU if in_hu else 0.0
     # registered CT is exactly 0 where the scanner did not look
     head = np.any(
-        [np.isfinite(values) & (values != 0) & (values > lowest) for values in (in_hu or planes).values()], axis=(0, 1)
+        [
+            computed_voxels(values, name) & (values != 0) & (values > lowest)
+            for name, values in (in_hu or planes).items()
+        ],
+        axis=(0, 1),
     )
-    spacing = dict(zip("xyz", scan_grid(scan).spacing, strict=True))
+    grid = scan_grid(scan)
+    spacing = dict(zip("xyz", grid.spacing, strict=True))
     x_edges, y_edges = (halfway(scan[axis].values, spacing[axis]) for axis in "xy")
     return View(
         x_edges=x_edges,
         y_edges=y_edges,
         x_span=_span(x_edges, head.sum(axis=0)),
         y_span=_span(y_edges, head.sum(axis=1)),
-        oriented=scan.attrs.get("orientation") != "unknown",
+        oriented=grid.oriented,
     )
 
 
@@ -167,11 +173,10 @@ def _span(edges: Floats, profile: NDArray[np.int64]) -> Span:
 # --- drawing ---
 
 
-def draw_plane(axes: Axes, plane: Floats, display: Display, limits: Span, view: View) -> AxesImage:
-    """Draw a slice, (y, x), where it lies in mm; voxels of maps that say nothing are transparent."""
-    shown = np.ma.masked_invalid(plane)
-    if display.limits:
-        shown = np.ma.masked_equal(shown, 0)
+def draw_plane(axes: Axes, plane: Floats, image: str, limits: Span, view: View) -> AxesImage:
+    """Draw a slice, (y, x), of an image where it lies in mm; what was not computed of a map is transparent."""
+    display = DISPLAYS[image]
+    shown = np.ma.masked_where(~computed_voxels(plane, image), plane)
     drawn = axes.imshow(
         shown.clip(*limits),
         cmap=display.colours,
@@ -184,7 +189,7 @@ def draw_plane(axes: Axes, plane: Floats, display: Display, limits: Span, view: 
         interpolation="nearest" if display.limits else "bicubic",
     )
     axes.set_axis_off()
-    marks = [] if plane.any() else [(0.5, 0.5, "no data")]
+    marks = [] if np.any(shown.filled(0)) else [(0.5, 0.5, "no data")]
     if view.oriented:
         marks += [(0.06, 0.94, "R"), (0.94, 0.94, "L")]
     for x, y, mark in marks:
@@ -192,12 +197,12 @@ def draw_plane(axes: Axes, plane: Floats, display: Display, limits: Span, view: 
     return drawn
 
 
-def draw_outline(axes: Axes, mask: Floats, view: View, colour: str) -> None:
+def draw_outline(axes: Axes, mask: NDArray[np.bool_], view: View, colour: str) -> None:
     """Draw the line between voxels in and out of a mask, (y, x)."""
     from matplotlib.patheffects import withStroke
 
     # a border of zeros closes outlines that end at the edge
-    marked = np.pad(np.isfinite(mask) & (mask != 0), 1)
+    marked = np.pad(mask, 1)
     if marked.any():
         x, y = (halfway(edges, 0) for edges in (view.x_edges, view.y_edges))
         lines = axes.contour(x, y, marked, levels=[0.5], colors=[colour], linewidths=1.0)

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from isles24_zarr.arrays import stored_layout
 from isles24_zarr.cohort import available_images, cohort_target, subject_names
-from isles24_zarr.dataset import open_scan, scan_grid
+from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.dataset import open_scan
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.grid import world_from_voxel
+from isles24_zarr.masks import LabelRule, label_rule
 from isles24_zarr.objects import reading
 from isles24_zarr.vocabulary import IMAGES, SERIES_IMAGES
 
@@ -54,6 +57,8 @@ class PatchPlan:
         Chance of a patch to lie around a voxel of the label.
     pad_value
         What images hold outside of the volume.
+    label_threshold
+        From which fraction on voxels of a soft mask belong to the label; None for 0.5, with a warning.
     seed
         Of everything random.
     """
@@ -68,6 +73,7 @@ class PatchPlan:
     samples_per_subject: int
     lesion_fraction: float
     pad_value: float
+    label_threshold: float | None
     seed: int
 
     def __len__(self) -> int:
@@ -104,11 +110,14 @@ class LabelCounts:
         Shape of a chunk.
     totals
         (n,), voxels of the label up to and with each chunk.
+    rule
+        How its values become labels.
     """
 
     starts: NDArray[np.int64]
     chunk: tuple[int, int, int]
     totals: NDArray[np.int64]
+    rule: LabelRule
 
 
 def patch_plan(
@@ -120,6 +129,7 @@ def patch_plan(
     samples_per_subject: int = 8,
     lesion_fraction: float = 0.5,
     pad_value: float = 0.0,
+    label_threshold: float | None = None,
     missing: str = "error",
     space: str = "ncct",
     seed: int = 0,
@@ -144,6 +154,7 @@ def patch_plan(
         "samples_per_subject": samples_per_subject > 0,
         "lesion_fraction": 0 <= lesion_fraction <= 1,
         "missing": missing in _MISSING,
+        "label_threshold": label_threshold is None or 0 < label_threshold <= 1,
         "seed": seed >= 0,
     }
     wrong = [name for name, good in sound.items() if not good]
@@ -173,22 +184,31 @@ def patch_plan(
         samples_per_subject=samples_per_subject,
         lesion_fraction=lesion_fraction,
         pad_value=pad_value,
+        label_threshold=label_threshold,
         seed=seed,
     )
 
 
-def label_counts(label: xr.DataArray) -> LabelCounts:
-    """Count the voxels of a label that are not 0, chunk by chunk.
+def label_counts(label: xr.DataArray, threshold: float | None = None) -> LabelCounts:
+    """Count the voxels of a mask that are inside of it, chunk by chunk.
 
     Parameters
     ----------
     label
         (z, y, x), as from `PatchPlan.opened`.
+    threshold
+        Of a soft mask.
+
+    Raises
+    ------
+    MaskError
+        Its values are neither labels nor fractions between 0 and 1.
     """
-    z, y, x = label.encoding.get("chunks") or label.shape
+    rule, layout = label_rule(label, threshold), stored_layout(label.variable)
+    z, y, x = layout[0] if layout else label.shape
     starts = np.array(list(_starts(label.shape, (z, y, x))), dtype=np.int64)
-    counts = [np.count_nonzero(_block(label, start, (z, y, x))) for start in starts]
-    return LabelCounts(starts=starts, chunk=(z, y, x), totals=np.cumsum(counts, dtype=np.int64))
+    counts = [np.count_nonzero(rule.inside(_block(label, start, (z, y, x)))) for start in starts]
+    return LabelCounts(starts=starts, chunk=(z, y, x), totals=np.cumsum(counts, dtype=np.int64), rule=rule)
 
 
 def _starts(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -237,27 +257,31 @@ def _labelled_voxel(label: xr.DataArray, counts: LabelCounts, number: int) -> ND
     chunk = int(np.searchsorted(counts.totals, number, side="right"))
     before = int(counts.totals[chunk - 1]) if chunk else 0
     start = counts.starts[chunk]
-    return np.asarray(start + np.argwhere(_block(label, start, counts.chunk))[number - before])
+    inside = counts.rule.inside(_block(label, start, counts.chunk))
+    return np.asarray(start + np.argwhere(inside)[number - before])
 
 
-def fill_patch(patch: NDArray[Any], image: xr.DataArray, origin: Sequence[int]) -> None:
+def fill_patch(patch: NDArray[Any], image: xr.DataArray, origin: Sequence[int], rule: LabelRule | None = None) -> None:
     """Read a patch of an image into an array.
 
     Parameters
     ----------
     patch
-        (z, y, x), of any type. Where it lies outside of the image, it stays as it is.
+        (z, y, x); whole numbers take no fractions. Where it lies outside of the image, it stays as it is.
     image
         (z, y, x).
     origin
         First voxel (z, y, x) of the patch; negative ones lie outside.
+    rule
+        By which the values of a mask become labels.
     """
     inside = [
         (max(start, 0), min(start + size, count))
         for start, size, count in zip(origin, patch.shape, image.shape, strict=True)
     ]
     place = tuple(slice(first - start, last - start) for (first, last), start in zip(inside, origin, strict=True))
-    patch[place] = _block(image, [first for first, _ in inside], [last - first for first, last in inside])
+    values = _block(image, [first for first, _ in inside], [last - first for first, last in inside])
+    np.copyto(patch[place], rule.labels(values) if rule else values, casting="same_kind")
 
 
 def patch_affine(scan: xr.Dataset, origin: Sequence[int]) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.blocks import block_results, marked_voxels, on_same_grid, volume_axes
-from isles24_zarr.dataset import scan_grid
+from isles24_zarr.blocks import block_results, computed_voxels, on_same_grid, volume_axes
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.metrics import MM3_PER_ML
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class PerfusionLesions:
     unknown
         Volume of hypoperfused tissue for which there is no CBF, so that it does not count as core.
     tmax_left_out, cbf_left_out
-        How many voxels of each map are 0 or not finite: those that the perfusion software did not compute.
+        How many voxels of each map the perfusion software did not compute: 0 or not finite, in Tmax also below 0.
     tmax_threshold, cbf_fraction
         What was asked for.
     """
@@ -101,13 +101,14 @@ def perfusion_lesions(
 
     Notes
     -----
-    Voxels where a map is 0 or not finite were not computed by the perfusion software. They are neither lesion nor
-    reference, and counted. Hemispheres are the sides of the sagittal plane of the scanner halfway between the 1st and
-    the 99th percentile of x (RAS, by the affine) of the voxels that have a CBF.
+    Voxels where a map is 0 or not finite, or Tmax below 0, were not computed by the perfusion software. They are
+    neither lesion nor reference, and counted. Hemispheres are the sides of the sagittal plane of the scanner halfway
+    between the 1st and the 99th percentile of x (RAS, by the affine) of the voxels that have a CBF.
 
-    What this does not do: it follows no head that is turned or tipped in the scanner, tells neither vessels nor CSF
-    from tissue beyond what the maps leave out, removes no small or scattered components, and pairs no mirrored
-    regions. Volumes of commercial software will differ, and none of it is meant for treating patients.
+    What this does not do: it follows no head that is turned or tipped in the scanner, tells neither vessels nor CSF nor
+    scalp, which the released maps cover, from tissue of the brain beyond what the maps leave out, removes no small or
+    scattered components, and pairs no mirrored regions. Volumes of commercial software will differ, and none of it is
+    meant for treating patients.
 
     Memory holds the CBF and 5 bytes more for each voxel that has one, and a few blocks of the maps.
 
@@ -159,14 +160,14 @@ def _flows(
 ) -> tuple[tuple[NDArray[Any], ...], tuple[int, int, int]]:
     """Return CBF, x in mm and whether Tmax is long of voxels that have a CBF; how many are slow, and were left out."""
     slow = (tmax > threshold) & np.isfinite(tmax)
-    known = marked_voxels(cbf)
+    known = computed_voxels(cbf, "cbf")
     # x of each voxel, as its affine says: to_x runs over (x, y, z), the axes of a block over (z, y, x)
     k, j, i = (
         (step * (first + np.arange(count))).astype(np.float32)
         for step, first, count in zip(to_x[2::-1], start, known.shape, strict=True)
     )
     x = (i + (j[:, None] + (k + np.float32(to_x[3]))[:, None, None]))[known]
-    counts = (slow, ~marked_voxels(tmax), ~known)
+    counts = (slow, ~computed_voxels(tmax, "tmax"), ~known)
     first, second, third = (int(np.count_nonzero(each)) for each in counts)
     return (cbf[known], x, slow[known]), (first, second, third)
 
@@ -196,5 +197,6 @@ def perfusion_masks(
     # both maps are on one grid, though the last digits of their coordinates need not agree
     flow = on_same_grid(tmax, cbf).astype(np.float64)
     slow = hypoperfusion_mask(tmax, tmax_threshold=tmax_threshold)
-    lost = slow & ((flow < cbf_fraction * lesions.reference_cbf) & marked_voxels(flow)).drop_vars(list(flow.coords))
+    low = (flow < cbf_fraction * lesions.reference_cbf) & computed_voxels(flow, "cbf")
+    lost = slow & low.drop_vars(list(flow.coords))
     return xr.Dataset({"hypoperfusion": slow, "core": lost.rename("core").assign_attrs(units="1")})

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.dataset import scan_grid
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.errors import GeometryError, UnknownNameError
 from isles24_zarr.figures import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.masks import label_rule, slice_areas
 from isles24_zarr.panels import (
     DISPLAYS,
     View,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from isles24_zarr.masks import LabelRule
     from isles24_zarr.panels import Floats
 
 _USUAL_IMAGES: Final[tuple[str, ...]] = ("ncct", "cta", "ctp", "tmax", "cbf", "dwi", "adc")
@@ -37,7 +39,12 @@ _PANEL_INCHES, _LABEL_INCHES, _BAR_INCHES, _HEAD_INCHES, _GAP_INCHES = 1.95, 1.4
 
 
 def montage(
-    scan: xr.Dataset, *, images: Sequence[str] | None = None, slices: int = 4, title: str | None = None
+    scan: xr.Dataset,
+    *,
+    images: Sequence[str] | None = None,
+    slices: int = 4,
+    title: str | None = None,
+    threshold: float | None = None,
 ) -> Figure:
     """Draw axial slices of a scan: a row for each image, with outlines of the infarct and of the occlusion.
 
@@ -56,6 +63,9 @@ def montage(
         How many; all, where the scan has fewer.
     title
         Stands in for the subject and the volume of its infarct in mL.
+    threshold
+        From which fraction on voxels of a soft mask lie within its outline; 0.5 where none is given, with a
+        `SoftMaskWarning`.
 
     Returns
     -------
@@ -70,31 +80,34 @@ def montage(
         The scan does not have such an image, or none that can be shown, or the number of slices is not positive.
     GeometryError
         An axis or a coordinate of the scan is gone.
+    MaskError
+        The values of a mask are neither labels nor fractions between 0 and 1.
 
     Notes
     -----
     CT is shown in the windows of `vocabulary.CT_WINDOWS`, maps in fixed ranges, MRI (whose scale is not stated) from 0
-    to 2.5 times the median of tissue. Voxels of a map that are not finite, or exactly 0 as where perfusion software
-    computed nothing, are transparent.
+    to 2.5 times the median of tissue. Voxels of a map where perfusion software computed nothing (0 or not finite, in
+    Tmax also below 0) are transparent.
     """
     drawable = figure_class()
     names = _row_names(scan, images)
     if slices < 1:
         raise UnknownNameError(slices, "is not a number of slices, ask for 1 or more")
     voxel_ml = scan_grid(scan).voxel_volume / 1000
-    areas = _mask_areas(scan)
+    rules = {name: label_rule(scan[name], threshold) for name in _OUTLINES if name in scan}
+    areas = {name: slice_areas(scan[name], rule) for name, rule in rules.items()}
     volumes = {mask: int(area.sum()) * voxel_ml for mask, area in areas.items()}
     chosen = _chosen_slices(areas, scan.sizes["z"], slices)
     planes = loaded_planes(scan, [*names, *areas], chosen)
     view = view_of_head(scan, {name: planes[name] for name in names})
     sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio)
     figure = drawable(figsize=sheet.size, dpi=DOTS_PER_INCH, facecolor=PAPER)
-    _write_title(figure, _title(scan, volumes) if title is None else title, volumes)
+    _write_title(figure, _title(scan, volumes, rules) if title is None else title, volumes)
     for column, index in enumerate(chosen):
         left, bottom, width, height = sheet.panel(0, column)
         place = f"slice {index + 1} of {scan.sizes['z']},  z {float(scan['z'][index]):+.0f} mm"
         figure.text(left + width / 2, bottom + height, place, color=FAINT_INK, size=SMALL, ha="center", va="bottom")
-    masks = {mask: planes[mask] for mask in areas}
+    masks = {mask: rule.inside(planes[mask]) for mask, rule in rules.items()}
     for row, name in enumerate(names):
         _draw_row(figure, sheet, row, scan[name], planes[name], masks, view)
     return figure
@@ -116,14 +129,6 @@ def _row_names(scan: xr.Dataset, images: Sequence[str] | None) -> list[str]:
     if not names:
         raise UnknownNameError("images", f"name one or more to be shown, {choice}")
     return names
-
-
-def _mask_areas(scan: xr.Dataset) -> dict[str, NDArray[np.int64]]:
-    """Return the number of voxels in each slice, (z,), of every mask that has an outline."""
-    masks = {name: scan[name] for name in _OUTLINES if name in scan}
-    marked = {name: (mask != 0) & np.isfinite(mask) for name, mask in masks.items()}
-    areas = xr.Dataset({name: mask.sum(("y", "x"), dtype=np.int64) for name, mask in marked.items()}).compute()
-    return {name: areas[name].values for name in masks}
 
 
 def _chosen_slices(areas: Mapping[str, NDArray[np.int64]], count: int, wanted: int) -> list[int]:
@@ -185,13 +190,13 @@ def _draw_row(
     row: int,
     image: xr.DataArray,
     planes: Floats,
-    masks: Mapping[str, Floats],
+    masks: Mapping[str, NDArray[np.bool_]],
     view: View,
 ) -> None:
     display, limits = DISPLAYS[str(image.name)], display_limits(DISPLAYS[str(image.name)], planes)
     for column, plane in enumerate(planes):
         axes = figure.add_axes(sheet.panel(row, column))
-        drawn = draw_plane(axes, plane, display, limits, view)
+        drawn = draw_plane(axes, plane, str(image.name), limits, view)
         for mask, marked in masks.items():
             draw_outline(axes, marked[column], view, _OUTLINES[mask][1])
         axes.set(xlim=view.x_span[::-1], ylim=view.y_span)
@@ -206,9 +211,13 @@ def _draw_row(
         bar.outline.set_visible(False)
 
 
-def _title(scan: xr.Dataset, volumes: Mapping[str, float]) -> str:
+def _title(scan: xr.Dataset, volumes: Mapping[str, float], rules: Mapping[str, LabelRule]) -> str:
     subject = str(scan.attrs.get("subject", "scan"))
-    return f"{subject},  final infarct {volumes['lesion_mask']:.1f} mL" if "lesion_mask" in volumes else subject
+    if "lesion_mask" not in volumes:
+        return subject
+    threshold = rules["lesion_mask"].threshold
+    cut = "" if threshold is None else f" (fractions of {threshold:g} and more)"
+    return f"{subject},  final infarct {volumes['lesion_mask']:.1f} mL{cut}"
 
 
 def _write_title(figure: Figure, title: str, volumes: Mapping[str, float]) -> None:

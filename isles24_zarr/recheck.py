@@ -133,7 +133,21 @@ def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
             turned = np.flip(block, tuple(array.ndim - 1 - axis for axis in range(3) if flips[axis]))
             ordered = np.moveaxis(turned, [array.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
             for piece in ordered if array.ndim == 4 else [ordered]:
-                yield np.ascontiguousarray(piece, dtype=dtype)
+                yield np.ascontiguousarray(_as_stored(piece, task.ours.get("mask", {}), dtype))
+
+
+def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return voxels as the file stores them; those of a mask of labels through a table from label to stored value."""
+    if "stored" not in mask:
+        return voxels.astype(dtype, casting="unsafe" if mask.get("kind") == "labels" else "equiv", copy=False)
+    table = dict(zip(mask["labels"], mask["stored"], strict=True))
+    present = np.unique(voxels).tolist()
+    if unknown := [label for label in present if label not in table]:
+        raise StoreDamageError("voxels", f"hold the label {unknown[0]}, which the file did not have")
+    found = np.empty(voxels.shape, dtype)
+    for label in present:
+        found[voxels == label] = np.asarray(table[label], dtype)
+    return found
 
 
 def _opened_array(store: Store, task: ArrayTask) -> zarr.Array[Any]:

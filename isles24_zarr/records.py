@@ -24,6 +24,7 @@ from isles24_zarr.cohort import clinical_table, cohort_target, subject_names
 from isles24_zarr.dataset import image_groups, stored_array
 from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathError
 from isles24_zarr.export import file_blocks
+from isles24_zarr.images import nifti_class
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import write_nifti
 from isles24_zarr.objects import Target, read_document, reading
@@ -175,8 +176,9 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
     Returns
     -------
     nibabel image
-        Axes, affine, header and scaling are those of the file. ``dataobj`` is a `StoredVoxels`: slices of it, and of
-        ``slicer``, read the chunks that they touch.
+        Axes, affine, header and scaling are those of the file; but a mask that is stored as labels has these, in their
+        own type, so that 1 is 1. ``dataobj`` is a `StoredVoxels`: slices of it, and of ``slicer``, read the chunks that
+        they touch.
 
     Raises
     ------
@@ -186,13 +188,15 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
     array = stored_array(target, path)
     ours: Any = array.attributes[KEY]
     header = base64.b64decode(ours["header"])
-    kind = nib.Nifti1Image if len(header) < 544 or header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else nib.Nifti2Image
+    kind: Any = nifti_class(header)
     # nibabel does not look for voxels before they are used: there are none behind this header
     empty: Any = kind.from_bytes(header)
-    scaling = (empty.dataobj.slope, empty.dataobj.inter)
-    voxels = StoredVoxels(target, path, (empty.shape, empty.dataobj.dtype, 0, *scaling))
-    image: Any = kind
-    return cast("nib.Nifti1Image | nib.Nifti2Image", image(voxels, empty.affine, empty.header))
+    dtype, scaling = empty.dataobj.dtype, (empty.dataobj.slope, empty.dataobj.inter)
+    if ours.get("mask", {}).get("kind") == "labels":
+        dtype, scaling = array.dtype, (1.0, 0.0)
+        empty.header.set_data_dtype(dtype)
+    voxels = StoredVoxels(target, path, (empty.shape, dtype, 0, *scaling))
+    return cast("nib.Nifti1Image | nib.Nifti2Image", kind(voxels, empty.affine, empty.header))
 
 
 class StoredVoxels(ArrayProxy):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.ingest import FileTask
-from isles24_zarr.layout import KEY, SubjectPlan, seal, subject_plan
+from isles24_zarr.layout import FORMAT_VERSION, KEY, SubjectPlan, seal, subject_plan
 from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.store import remove, remove_partial_objects, withdraw
 from isles24_zarr.vocabulary import IMAGES
@@ -99,6 +99,7 @@ class Job:
         if result.present:
             self.present.add(task.plan.path)
             self.written.append(result.written)
+            self.problems += result.notices
         if result.problem:
             if result.present:
                 # it could not replace an older one, and is looked at again next time
@@ -172,9 +173,14 @@ def decided_job(
     of_release = {file.path for file in files}
     for path in sorted(record.get("arrays", {}).values()):
         if path not in of_release or path in unreadable:
-            return None, [kept_as_it_was(subject.name, path, unreadable.get(path))]
+            kept = kept_as_it_was(subject.name, path, unreadable.get(path))
+            if record.get("format_version") != FORMAT_VERSION:
+                what = f"{kept.message}; until then nothing reads it, as it is of an older format"
+                kept = dataclasses.replace(kept, message=what, severity="error")
+            return None, [kept]
     changed = [file.path for file in files if not is_recorded(file, record)]
-    if record and not changed and not earlier.damage and record["package_version"] == PACKAGE_VERSION:
+    current = record.get("format_version") == FORMAT_VERSION and record.get("package_version") == PACKAGE_VERSION
+    if current and not changed and not earlier.damage:
         return None, [Problem(subject=subject.name, **problem) for problem in record["problems"]]
     plan = only_images(subject_plan(subject, headers), wanted)
     found = [unreadable[file.path] for file in files if file.path in unreadable]
@@ -196,6 +202,8 @@ def _reason(record: Mapping[str, Any], damage: str | None, changed: list[str]) -
         return f"{damage} is lost or damaged"
     if changed:
         return f"new or changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+    if record.get("format_version") != FORMAT_VERSION:
+        return f"written in format version {record.get('format_version', 1)}"
     return f"written by version {record['package_version']}"
 
 

@@ -26,7 +26,8 @@ from isles24_zarr.access import PARTIAL
 from isles24_zarr.chunking import shard_key
 from isles24_zarr.errors import StoreDamageError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
-from isles24_zarr.layout import KEY, final_attributes, seal
+from isles24_zarr.labels import MaskValues, labels_from_stored, mask_values, merged, values_of
+from isles24_zarr.layout import KEY, final_attributes, mask_plan, seal
 from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
 
@@ -89,6 +90,29 @@ def remove_partial_objects(store: Store, path: str) -> None:
             sync(store.delete(f"{path}/{name}" if path else name))
 
 
+def looked_at(plan: ArrayPlan, stream: VoxelStream) -> tuple[ArrayPlan, Digest]:
+    """Read a mask to its end to learn what its values mean.
+
+    Parameters
+    ----------
+    plan
+        Made from the header.
+    stream
+        Of the file, with nothing read yet.
+
+    Returns
+    -------
+    plan : ArrayPlan
+        By which the mask is written.
+    digest : Digest
+        Of the file.
+    """
+    scale = stream.header.slope, stream.header.intercept
+    found = []
+    digest = stream.read_to_end(lambda voxels: found.append(values_of(voxels, *scale)))
+    return mask_plan(plan, mask_values(merged(found), *scale)), digest
+
+
 def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Callable[[int], None]) -> Digest:
     """Stream a file into its array.
 
@@ -134,7 +158,9 @@ def _encoded_shards(
             voxels = buffer[: math.prod(shape)].reshape(shape)
             stream.readinto(voxels)
             count = voxels.nbytes
-            if dtype.byteorder == ">":
+            if plan.mask and plan.mask.kind == "labels":
+                voxels = labels_from_stored(voxels, plan.mask, stream.header.slope, stream.header.intercept)
+            elif dtype.byteorder == ">":
                 voxels = voxels.byteswap(inplace=True).view(plan.dtype)
             buffers.append((buffer, encoder.add(canonical_from_file(voxels, plan.orientation), first=first)))
             on_piece(count)
@@ -163,30 +189,36 @@ def _array_document(plan: ArrayPlan, attributes: Mapping[str, Any]) -> dict[str,
     return {**document, "attributes": dict(attributes)}
 
 
-def written_source(store: Store, plan: ArrayPlan) -> dict[str, Any] | None:
-    """Return path, size and SHA-256 of the file that an array was written from.
+def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, Any]] | None:
+    """Return what was recorded of an array that stands as this plan would write it from a file of the same name.
 
     Returns
     -------
-    dict or None
-        ``None`` where the array is missing, unfinished, or not as this plan would write it from a file of the same
-        name.
+    tuple or None
+        The plan, with what the values of a mask mean, and the attribute `KEY` of the array; ``None`` where that is
+        missing, unfinished, or something else.
     """
     try:
         document = read_document(store, plan.path) or {}
     except StoreDamageError:
         return None
     ours = dict(document.get("attributes", {}).get(KEY, {}))
-    source, shards = ours.get("source", {}), ours.pop("shards", None)
-    if not (ours.pop("checksum", None) and shards and source.get("sha256")):
+    shards = ours.get("shards")
+    if not (ours.get("checksum") and shards and ours.get("source", {}).get("sha256")):
         return None
     sizes = listed_keys(store, plan.path)
     if any(sizes.get(f"{plan.path}/{key}") != size for key, size in shards.items()):
         return None
-    found = {**document["attributes"], KEY: {**ours, "source": plan.attributes[KEY]["source"]}}
+    if plan.is_mask:
+        if "mask" not in ours:
+            return None
+        plan = mask_plan(plan, MaskValues.from_json(ours["mask"]))
+    measured = ("shards", "checksum")
+    bare = {name: value for name, value in ours.items() if name not in measured}
+    found = {**document["attributes"], KEY: {**bare, "source": plan.attributes[KEY]["source"]}}
     planned = _array_document(plan, plan.attributes)
-    same = {**document, "attributes": found} == planned and source["path"] == plan.source.path
-    return source if same else None
+    same = {**document, "attributes": found} == planned and ours["source"]["path"] == plan.source.path
+    return (plan, ours) if same else None
 
 
 def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -> dict[str, Any]:
@@ -215,6 +247,8 @@ def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -
             "direction": plan.grid.direction[:, axis].tolist(),
             "spacing": plan.grid.spacing[axis],
         }
+        if not plan.grid.oriented:
+            attributes["orientation"] = "unknown"
         _add_coordinate(draft, name, values, attributes)
     images = list(images)
     if any(len(array.shape) == 4 for array in plan.arrays if array.image in images):

@@ -16,10 +16,14 @@ import pandas as pd
 from isles24_zarr.analysis import mask_volume
 from isles24_zarr.charts import grid_row
 from isles24_zarr.cohort import clinical_table, cohort_target
-from isles24_zarr.dataset import described_arrays, open_scan, scan_grid
-from isles24_zarr.errors import DestinationError, UnknownNameError
+from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.dataset import described_arrays, open_scan
+from isles24_zarr.errors import DestinationError, MaskError, UnknownNameError
 from isles24_zarr.figures import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.labels import THRESHOLD
+from isles24_zarr.masks import label_rule
 from isles24_zarr.panels import DISPLAYS
+from isles24_zarr.perfusion import TMAX_THRESHOLD, hypoperfusion_mask
 from isles24_zarr.plot import montage
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
@@ -32,9 +36,6 @@ if TYPE_CHECKING:
 
 _IMAGES: Final = ("ncct", "cta", "tmax", "cbf", "dwi")
 _SLICES: Final = 3
-_LATE_SECONDS: Final = 6.0
-"""Tmax above which tissue counts as hypoperfused: Olivot et al. 2009, Stroke 40:469-475."""
-
 _TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES = 4.6, 0.17, 0.15
 _LETTERS: Final = 70
 """Of small type that fit beside each other."""
@@ -146,7 +147,9 @@ def subject_summary(cohort: xr.DataTree, subject: str) -> SubjectSummary:
     shown = [name for name in _IMAGES if groups and name in scans[groups[0]]]
     picture = b""
     if groups and any(name in DISPLAYS for name in scans[groups[0]].data_vars):
-        picture = _png(montage(scans[groups[0]], images=shown or None, slices=_SLICES, title="Axial slices"))
+        scan = scans[groups[0]]
+        drawn = scan.drop_vars([name for name in scan.data_vars if _is_refused(scan[name])])
+        picture = _png(montage(drawn, images=shown or None, slices=_SLICES, title="Axial slices", threshold=THRESHOLD))
     rows = tuple(
         (_space(each.group), each.image, _times(each.shape), each.dtype, _size(each.nbytes), _size(each.stored_bytes))
         for each in arrays
@@ -194,9 +197,29 @@ def _volumes(scan: xr.Dataset | None) -> Section:
         voxel = scan_grid(scan).voxel_volume
         masks = {IMAGES[str(name)].long_name: scan[name] for name in scan.data_vars if IMAGES[str(name)].is_mask}
         if "tmax" in scan:
-            masks[f"Tmax > {_LATE_SECONDS:g} s"] = (scan["tmax"] > _LATE_SECONDS) & np.isfinite(scan["tmax"])
-        rows = [(label.split(",")[0], f"{mask_volume(mask, voxel):.1f} mL") for label, mask in masks.items()]
+            masks[f"Tmax > {TMAX_THRESHOLD:g} s"] = hypoperfusion_mask(scan["tmax"])
+        rows = [(label.split(",")[0], _volume(mask, voxel)) for label, mask in masks.items()]
     return Section(title="Volumes", columns=(), rows=tuple(rows))
+
+
+def _is_refused(image: xr.DataArray) -> bool:
+    """Tell whether an image is a mask without labels, of which there is no outline; the table of volumes says why."""
+    if not IMAGES[str(image.name)].is_mask:
+        return False
+    try:
+        label_rule(image, THRESHOLD)
+    except MaskError:
+        return True
+    return False
+
+
+def _volume(mask: xr.DataArray, voxel: float) -> str:
+    try:
+        rule = label_rule(mask, THRESHOLD)
+    except MaskError as error:
+        return f"none: {error.what}"
+    cut = "" if rule.threshold is None else f" (of {rule.threshold:g} and more)"
+    return f"{mask_volume(mask, voxel, threshold=rule.threshold):.1f} mL{cut}"
 
 
 def _grids(scans: Mapping[str, xr.Dataset]) -> tuple[tuple[str, ...], ...]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import xarray as xr
 
+from isles24_zarr.blocks import on_same_grid
+from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.curves import time_curve
-from isles24_zarr.dataset import scan_grid
 from isles24_zarr.errors import GeometryError, UnknownNameError
 from isles24_zarr.figures import CATEGORY_COLOURS, DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.masks import label_rule, labelled, slice_areas
 from isles24_zarr.panels import (
     DISPLAYS,
     View,
@@ -69,6 +71,7 @@ def time_curves(
     curves: Mapping[str, xr.DataArray] | None = None,
     image: str = "ctp",
     title: str | None = None,
+    threshold: float | None = None,
 ) -> Figure:
     """Draw time curves of regions beside the slices that show where the regions are, in the same colours.
 
@@ -77,8 +80,8 @@ def time_curves(
     scan
         As from `open_scan`, with the series and the masks on one grid.
     regions
-        Name of each region and its mask, (z, y, x), on the grid of the scan: voxels that are not 0. Or its curve,
-        (time,), where no place is to be shown.
+        Name of each region and its mask, (z, y, x), on the grid of the scan: booleans, labels or fractions, 0 is
+        outside. Or its curve, (time,), where no place is to be shown.
     curves
         Curves of regions that have been measured before, (time,); the mean over the mask is measured for all others,
         without the voxels that are not finite, and one Dask chunk at a time.
@@ -86,6 +89,8 @@ def time_curves(
         The series, (time, z, y, x).
     title
         Stands in for the subject.
+    threshold
+        From which fraction on voxels of a soft mask belong to it; 0.5 where none is given, with a `SoftMaskWarning`.
 
     Returns
     -------
@@ -101,9 +106,12 @@ def time_curves(
         The scan does not have the series, there is no region, or one is empty.
     GeometryError
         A region is neither a mask on the grid of the scan nor a curve over the frames of the series.
+    MaskError
+        The values of a mask are neither labels nor fractions between 0 and 1.
     """
     drawable = figure_class()
     series = _series(scan, image)
+    regions = {name: _region(series, name, region, threshold) for name, region in regions.items()}
     found = _measured_regions(series, regions, curves or {})
     masks = {region.name: regions[region.name] for region in found if region.area.any()}
     chosen = _slices_that_show({name: region.area for name, region in zip(regions, found, strict=True)})
@@ -148,6 +156,17 @@ def _series(scan: xr.Dataset, image: str) -> xr.DataArray:
 # --- measuring ---
 
 
+def _region(series: xr.DataArray, name: str, region: xr.DataArray, threshold: float | None) -> xr.DataArray:
+    """Return a mask as labels on the grid of the series, and a curve as it is."""
+    if region.dims == ("time",):
+        return region
+    if set(region.dims) != {"z", "y", "x"}:
+        raise GeometryError(name, f"is no mask (z, y, x), it has ({', '.join(map(str, region.dims))})")
+    mask = on_same_grid(series, region.rename(name))
+    # both are on one grid, though the last digits of their coordinates need not agree
+    return labelled(mask, threshold).assign_coords({axis: series[axis] for axis in "zyx"})
+
+
 def _measured_regions(
     series: xr.DataArray, regions: Mapping[str, xr.DataArray], curves: Mapping[str, xr.DataArray]
 ) -> list[_Region]:
@@ -160,7 +179,10 @@ def _measured_regions(
     for name, curve in known.items():
         if curve.dims != ("time",) or curve.sizes["time"] != series.sizes["time"]:
             raise GeometryError(name, f"is no curve over the {series.sizes['time']} frames of {series.name}")
-    areas = _areas(series, masks)
+    areas = {name: slice_areas(mask, label_rule(mask)) for name, mask in masks.items()}
+    for name, area in areas.items():
+        if not area.any():
+            raise UnknownNameError(name, "is an empty region, it has no curve")
     wanted = {name: mask for name, mask in masks.items() if name not in known}
     measured = known | {name: time_curve(series, mask) for name, mask in wanted.items()}
     none = np.zeros(series.sizes["z"], dtype=np.int64)
@@ -174,28 +196,6 @@ def _measured_regions(
         )
         for position, name in enumerate(regions)
     ]
-
-
-def _areas(series: xr.DataArray, masks: Mapping[str, xr.DataArray]) -> dict[str, NDArray[np.int64]]:
-    """Return the number of voxels of each mask in each slice, (z,)."""
-    lazy = {}
-    for name, mask in masks.items():
-        try:
-            xr.align(mask, series.isel(time=0, drop=True), join="exact")
-        except ValueError as error:
-            raise GeometryError(name, f"is not on the grid of {series.name}") from error
-        if set(mask.dims) != {"z", "y", "x"}:
-            raise GeometryError(name, f"is no mask (z, y, x), it has ({', '.join(map(str, mask.dims))})")
-        lazy[name] = _marked(mask).sum(("y", "x"), dtype=np.int64).variable
-    areas = {str(name): area.values for name, area in xr.Dataset(lazy).compute().data_vars.items()}
-    for name, area in areas.items():
-        if not area.any():
-            raise UnknownNameError(name, "is an empty region, it has no curve")
-    return areas
-
-
-def _marked(mask: xr.DataArray) -> xr.DataArray:
-    return (mask != 0) & np.isfinite(mask)
 
 
 def _slices_that_show(areas: Mapping[str, NDArray[np.int64]]) -> list[int]:
@@ -225,12 +225,12 @@ def _draw_place(
 ) -> None:
     name = str(series.name)
     display = DISPLAYS[name]
-    draw_plane(axes, loaded[name][column], display, display_limits(display, loaded[name]), view)
+    draw_plane(axes, loaded[name][column], name, display_limits(display, loaded[name]), view)
     for region in found:
         marked = loaded.get(region.name)
         if marked is None or region.name == name or not marked[column].any():
             continue
-        draw_outline(axes, marked[column], view, region.colour)
+        draw_outline(axes, marked[column] != 0, view, region.colour)
         if region.area.sum() < _FEW_VOXELS:
             rows, columns = np.nonzero(marked[column])
             x, y = (

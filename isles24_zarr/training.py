@@ -88,8 +88,9 @@ class PatchDataset(Dataset):  # type: ignore[misc]  # PyTorch is optional, mypy 
         image = np.full((len(self.plan.images), *self.plan.shape), self.plan.pad_value, np.float32)
         for channel, name in zip(image, self.plan.images, strict=True):
             patches.fill_patch(channel, scan[name], origin)
-        marked = np.zeros(self.plan.shape, np.int64)
-        patches.fill_patch(marked, label, origin)
+        # with an axis of channels, as the image has it: transforms flip and rotate both along the same axes
+        marked = np.zeros((1, *self.plan.shape), np.int64)
+        patches.fill_patch(marked[0], label, origin, self._counts[subject].rule)
         sample = {
             "image": torch.from_numpy(image),
             "label": torch.from_numpy(marked),
@@ -108,7 +109,8 @@ class PatchDataset(Dataset):  # type: ignore[misc]  # PyTorch is optional, mypy 
                 self._scans.popitem(last=False)
         self._scans.move_to_end(subject)
         if subject not in self._counts:
-            self._counts[subject] = patches.label_counts(self._scans[subject][self.plan.label])
+            label = self._scans[subject][self.plan.label]
+            self._counts[subject] = patches.label_counts(label, self.plan.label_threshold)
         return self._scans[subject]
 
 
@@ -130,7 +132,7 @@ def torch_dataset(
     images
         Names of volumes, which become the channels; all on one grid.
     label
-        Name of the mask. Any value but 0 counts as lesion where patches are drawn.
+        Name of the mask. Any label but 0 counts as lesion where patches are drawn.
     patch
         Shape of a patch, (z, y, x) voxels. Spacings differ between subjects: nothing is resampled.
     transform
@@ -140,16 +142,17 @@ def torch_dataset(
         ``lesion_fraction`` (0.5): chance of a patch to lie around a voxel of the label, each as likely as any other, as
         far as the border lets it be in the middle; the others lie anywhere in the volume, and so do those of a subject
         without a lesion. ``pad_value`` (0): what images hold outside of a volume that is smaller than the patch, in
-        the middle of which it then lies; the label is 0 there. ``missing`` ("error"): with "skip", subjects that lack
-        an image are left out and listed in ``skipped``. ``space`` ("ncct"). ``seed`` (0).
+        the middle of which it then lies; the label is 0 there. ``label_threshold`` (None): from which fraction on
+        voxels of a soft mask belong to it; without one it is 0.5, with a `SoftMaskWarning`. ``missing`` ("error"): with
+        "skip", subjects that lack an image are left out and listed in ``skipped``. ``space`` ("ncct"). ``seed`` (0).
 
     Returns
     -------
     PatchDataset
         Each sample is a dict: ``image``, float32 (image, z, y, x) in physical units, x to the Right, y Anterior, z
-        Superior, non-finite voxels as they are; ``label``, int64 (z, y, x); ``subject``; ``origin``, int64 (z, y, x),
-        the first voxel; ``affine``, float64 4 x 4, indices (x, y, z) of the patch to RAS mm. `PatchDataset.set_epoch`
-        draws others; a sample depends on seed, epoch and index alone.
+        Superior, non-finite voxels as they are; ``label``, int64 (1, z, y, x), labels; ``subject``; ``origin``, int64
+        (z, y, x), the first voxel; ``affine``, float64 4 x 4, indices (x, y, z) of the patch to RAS mm.
+        `PatchDataset.set_epoch` draws others; a sample depends on seed, epoch and index alone.
 
     Raises
     ------
@@ -157,6 +160,8 @@ def torch_dataset(
         An image does not exist, is a series, or is missing of a subject.
     MissingExtraError
         PyTorch is not installed.
+    MaskError
+        When a sample is read: its mask holds neither labels nor fractions between 0 and 1.
 
     Notes
     -----

@@ -172,6 +172,9 @@ IMAGE_OF_SUFFIX: Final = MappingProxyType({kind.suffix: kind.name for kind in IM
 SERIES_IMAGES: Final = frozenset({"ctp"})
 """Images that have a time axis by their nature."""
 
+PERFUSION_MAPS: Final = ("tmax", "mtt", "cbf", "cbv")
+"""Images that perfusion software computes, not everywhere."""
+
 # --- the clinical tables ---
 
 ClinicalKind = Literal["category", "flag", "score", "number", "duration"]
