@@ -237,7 +237,7 @@ def mask_overlaps(
     pandas.DataFrame
         A row by ``mask``. Columns ``volume`` of the other mask and ``overlap`` with it, in mL, ``inside``: which
         fraction of the mask lies in the other, ``covered``: which fraction of the other the mask takes, and ``dice``.
-        NaN stands for fractions of nothing.
+        NaN stands for fractions of nothing. Of soft masks, ``attrs["threshold"]`` says where they were cut.
 
     Raises
     ------
@@ -249,10 +249,12 @@ def mask_overlaps(
     import pandas as pd
 
     rows = {}
+    note: dict[str, float] = {}
     for name, given in others.items():
         other = canonical_axes(given)
         region = on_same_grid(other, mask)
         rules = label_rule(other, threshold), label_rule(region, threshold)
+        note |= rules[0].note | rules[1].note
         counts = np.array(block_results(functools.partial(_joint_counts, *rules), other, region)).sum(axis=0)
         both, second, first = (int(count) for count in counts)
         rows[name] = {
@@ -263,7 +265,9 @@ def mask_overlaps(
             "dice": dice_coefficient(both, first, second),
         }
     columns = ["volume", "overlap", "inside", "covered", "dice"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=np.float64).rename_axis("mask")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=np.float64).rename_axis("mask")
+    table.attrs.update(note)
+    return table
 
 
 def _joint_counts(

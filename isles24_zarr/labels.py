@@ -240,8 +240,8 @@ def labels_from_stored(
         return voxels.astype(found.dtype)
     labels = np.empty(voxels.shape, found.dtype)
     # plane by plane: in double precision, a volume would take eight times the memory of its labels
-    for plane, target in zip(voxels, labels, strict=True):
-        np.copyto(target, np.rint(physical_values(plane, slope, intercept)), casting="unsafe")
+    for number, plane in enumerate(voxels):
+        labels[number] = np.rint(physical_values(plane, slope, intercept)).astype(found.dtype)
     return labels
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.blocks import computed_voxels
-from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.coordinates import UNKNOWN_ORIENTATION, scan_grid
 from isles24_zarr.figures import FAINT_INK, PAPER, SMALL
 from isles24_zarr.vocabulary import CT_WINDOWS, IMAGES
 
@@ -151,7 +151,7 @@ def view_of_head(scan: xr.Dataset, planes: Mapping[str, Floats]) -> View:
         y_edges=y_edges,
         x_span=_span(x_edges, head.sum(axis=0)),
         y_span=_span(y_edges, head.sum(axis=1)),
-        oriented=grid.oriented,
+        oriented=grid.oriented and scan.attrs.get("orientation") != UNKNOWN_ORIENTATION,
     )
 
 

@@ -176,9 +176,9 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
     Returns
     -------
     nibabel image
-        Axes, affine, header and scaling are those of the file; but a mask that is stored as labels has these, in their
-        own type, so that 1 is 1. ``dataobj`` is a `StoredVoxels`: slices of it, and of ``slicer``, read the chunks that
-        they touch.
+        Axes, affine, header and scaling are those of the file; but a mask whose file stores something else than its
+        labels, as 65535 with a slope of 1/65535, has the labels, unscaled, so that 1 is 1. ``dataobj`` is a
+        `StoredVoxels`: slices of it, and of ``slicer``, read the chunks that they touch.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
     # nibabel does not look for voxels before they are used: there are none behind this header
     empty: Any = kind.from_bytes(header)
     dtype, scaling = empty.dataobj.dtype, (empty.dataobj.slope, empty.dataobj.inter)
-    if ours.get("mask", {}).get("kind") == "labels":
+    if ours.get("mask", {}).get("stored"):
         dtype, scaling = array.dtype, (1.0, 0.0)
         empty.header.set_data_dtype(dtype)
     voxels = StoredVoxels(target, path, (empty.shape, dtype, 0, *scaling))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import filecmp
+import gzip
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -72,25 +74,65 @@ def canonical_voxels(image: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(turned.T.astype(turned.dtype.newbyteorder("<")))
 
 
+def scaling_of(file: Path) -> tuple[float, float]:
+    """Slope and intercept out of the bytes of a file: nibabel shows NaN whatever they are."""
+    packed = file.name.endswith(".gz")
+    with gzip.open(file) if packed else file.open("rb") as opened:
+        start = opened.read(544)
+    order = "<" if int.from_bytes(start[:4], "little") in (348, 540) else ">"
+    layout, offset = (
+        ("2f", 112) if int.from_bytes(start[:4], "little" if order == "<" else "big") == 348 else ("2d", 176)
+    )
+    slope, intercept = struct.unpack_from(f"{order}{layout}", start, offset)
+    return (slope, intercept) if np.isfinite(slope) and slope else (1.0, 0.0)
+
+
+def labels_of(file: Path, voxels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """What a mask means, in the smallest unsigned type; None for images that are none, and masks without labels."""
+    if "-msk" not in file.name:
+        return None
+    slope, intercept = scaling_of(file)
+    values = voxels.astype(np.float64) * slope + intercept
+    whole = np.rint(values)
+    if not (np.abs(values - whole) <= 1e-3).all() or whole.min() < 0:
+        return None
+    stored = np.unique(voxels.view(f"u{voxels.dtype.itemsize}"))
+    if stored.size != np.unique(whole).size:
+        return None
+    return whole.astype(np.min_scalar_type(int(whole.max())))
+
+
+def stored_voxels(file: Path) -> np.ndarray[Any, Any]:
+    """What an array of a store holds of a file: its voxels, canonical; of a mask the labels."""
+    raw = canonical_voxels(nib.load(file))
+    labels = labels_of(file, raw)
+    return raw if labels is None else labels
+
+
 def assert_same_image(file: Path, array: zarr.Array[Any], *, voxels: Any = None, shift: float = 0.0) -> None:
     """Every voxel is that of the file, bit for bit, and lies where the file says, up to a shift in mm.
 
-    `voxels` are what another reader than zarr-python has read.
+    Masks are labels instead. `voxels` are what another reader than zarr-python has read.
     """
     image = nib.load(file)
     stored = np.asarray(array[...] if voxels is None else voxels)
     assert stored.dtype == array.dtype
-    assert stored.dtype == image.get_data_dtype().newbyteorder("=")
-    wanted = canonical_voxels(image)
+    raw = canonical_voxels(image)
+    labels = labels_of(file, raw)
+    wanted = raw if labels is None else labels
+    assert stored.dtype == (image.get_data_dtype() if labels is None else labels.dtype).newbyteorder("=")
     assert stored.shape == wanted.shape
     assert np.ascontiguousarray(stored).tobytes() == wanted.tobytes()
     if has_orientation(image):
-        assert_same_places(image, array, stored, shift=shift)
+        raw = image.dataobj.get_unscaled()
+        inverse = raw if labels is None else labels_of(file, raw)
+        assert_same_places(image, array, stored, inverse.reshape(*image.shape[:3], -1), shift=shift)
 
 
-def assert_same_places(image: Any, array: zarr.Array[Any], stored: np.ndarray[Any, Any], *, shift: float) -> None:
+def assert_same_places(
+    image: Any, array: zarr.Array[Any], stored: np.ndarray[Any, Any], raw: np.ndarray[Any, Any], *, shift: float
+) -> None:
     direction, coordinates = grid_of(array)
-    raw = image.dataobj.get_unscaled().reshape(*image.shape[:3], -1)
     rng = np.random.default_rng(0)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape[:3]) - 1)
     for voxel in [*corners, *(rng.integers(0, image.shape[:3]) for _ in range(20))]:

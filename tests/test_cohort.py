@@ -45,7 +45,7 @@ def cohort(store: Path) -> xr.DataTree:
 
 def test_the_cohort_is_one_node(cohort: xr.DataTree) -> None:
     assert [node.path for node in cohort.subtree] == ["/", "/phenotype"]
-    assert cohort.attrs["format_version"] == 1
+    assert cohort.attrs["format_version"] == 2
     assert "CC BY-NC-SA" in cohort.attrs["licence"]
     assert cohort.isles.subjects == ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"]
 

@@ -55,7 +55,7 @@ def test_patches_are_those_of_the_files(release: Path, cohort: xr.DataTree) -> N
             voxels, affine = canonical(release, subject, name)
             np.testing.assert_array_equal(sample["image"][place].numpy(), voxels[region].astype(np.float32))
         label, _ = canonical(release, subject, "lesion_mask")
-        np.testing.assert_array_equal(sample["label"].numpy(), label[region])
+        np.testing.assert_array_equal(sample["label"].numpy(), np.rint(label[region])[None])
         assert sample["image"].shape == (2, *PATCH)
         assert (sample["image"].dtype, sample["label"].dtype) == (torch.float32, torch.int64)
         first = nib.affines.apply_affine(affine, sample["origin"].numpy()[::-1])
@@ -114,7 +114,8 @@ def test_a_volume_smaller_than_the_patch_lies_in_its_middle(release: Path, cohor
     outside = np.ones(shape, dtype=bool)
     outside[inside] = False
     assert (sample["image"][0].numpy()[outside] == -1024).all()
-    assert not sample["label"].numpy()[outside].any()
+    assert sample["label"].shape == (1, *shape)
+    assert not sample["label"].numpy()[0][outside].any()
     np.testing.assert_allclose(sample["affine"][:3, 3], nib.affines.apply_affine(affine, [x, y, z]), atol=1e-4)
 
 

@@ -196,7 +196,7 @@ def test_a_store_on_a_server_of_files_is_that_on_disk(
     assert isles24_zarr.verify(target, client=client, progress=False).ok
     assert isles24_zarr.open_cohort(target).isles.subjects == [S]
     scan = isles24_zarr.open_scan(target, S, chunks=None)
-    path = scan["ncct"].attrs["isles24_zarr"]["source"]["path"]
+    path = scan["ncct"].encoding["isles24_zarr"]["source"]["path"]
     wanted = canonical_voxels(nib.load(files.folder / "train" / path))
     assert np.array_equal(scan["ncct"].values, wanted)
     assert np.array_equal(scan["ncct"][:, 5].values, wanted[:, 5])
@@ -366,7 +366,7 @@ def test_a_store_in_google_cloud_is_that_on_disk(
     assert isles24_zarr.convert(release, target, **common).unchanged == (S,)
     assert isles24_zarr.verify(target, client=client, progress=False, storage_options=options).ok
     scan = isles24_zarr.open_scan(target, S, chunks=None, storage_options=options)
-    path = scan["ncct"].attrs["isles24_zarr"]["source"]["path"]
+    path = scan["ncct"].encoding["isles24_zarr"]["source"]["path"]
     wanted = canonical_voxels(nib.load(release / path))
     assert np.array_equal(scan["ncct"][5].values, wanted[5])
     assert read_path(target, storage_options=options) == "zarr-python, in merged ranges through GCSFileSystem of fsspec"
