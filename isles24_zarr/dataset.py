@@ -128,7 +128,9 @@ def open_scan(
     # matrices are no attributes of netCDF, and would be wrong after any selection
     attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
     numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
-    scan = xr.Dataset(images, {**coords, "subject": subject}, attributes)
+    # the one string type that Zarr, netCDF and tables take alike
+    coords["subject"] = xr.Variable((), np.array(subject, dtype=np.dtypes.StringDType()))
+    scan = xr.Dataset(images, coords, attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
     if chunks is None:
         return scan.assign_coords(numbers)

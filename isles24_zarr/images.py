@@ -77,10 +77,10 @@ def nifti_image(image: xr.DataArray, *, like: str | xr.DataArray | None = None) 
     if len(others) > 1:
         raise GeometryError(name_of(image), f"has the axes {', '.join(others)} besides z, y and x, NIfTI takes one")
     values = np.asarray(image.transpose(..., *SPATIAL).values)
-    of_file = _image_of_file(image, values, grid)
-    if of_file is not None and like in (None, "file"):
-        return of_file
     orientation = _orientation(image, like)
+    of_file = _image_of_file(image, values, grid)
+    if of_file is not None and (like is None or isinstance(like, str)):
+        return of_file
     if orientation:
         values, grid = file_from_canonical(values, orientation), file_grid(grid, orientation)
     return _image_of_values(_nifti_values(values, name_of(image)), grid, *_time_axis(image))
