@@ -16,6 +16,7 @@ import isles24_zarr
 from isles24_zarr import errors, patches
 from isles24_zarr.cohort import cohort_target, cohort_tree
 from tests.damage import spoil_chunks
+from tests.nifti_files import write
 
 torch = pytest.importorskip("torch")
 
@@ -229,3 +230,88 @@ def test_without_torch(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[torch\]"):
         cohort.isles.torch_dataset("ncct", patch=PATCH)
+
+
+# --- MONAI ---
+
+
+def test_a_pipeline_of_monai_turns_image_and_label_alike(cohort: xr.DataTree) -> None:
+    """The mask is a channel of the image, too: whatever is flipped, turned and cropped, both stay the same."""
+    transforms = pytest.importorskip("monai.transforms")
+    keys = ["image", "label"]
+    pipeline = transforms.Compose(
+        [
+            *(transforms.RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in range(3)),
+            transforms.RandRotate90d(keys=keys, prob=0.5, spatial_axes=(1, 2)),
+            transforms.RandAffined(
+                keys=keys, prob=1, rotate_range=(0.3, 0, 0), mode=("nearest", "nearest"), padding_mode="zeros"
+            ),
+            transforms.RandCropByPosNegLabeld(
+                keys=keys, label_key="label", spatial_size=(4, 12, 12), pos=1, neg=0, num_samples=2
+            ),
+        ]
+    ).set_random_state(seed=0)
+    found = cohort.isles.torch_dataset(
+        ["lesion_mask", "ncct"], patch=(6, 24, 24), samples_per_subject=4, lesion_fraction=1, transform=pipeline
+    )
+    seen = 0
+    for index in range(12):
+        for crop in found[index]:
+            assert crop["label"].shape == (1, 4, 12, 12)
+            image, label = (np.asarray(crop[key]) for key in keys)
+            np.testing.assert_array_equal(image[0], label[0])
+            seen += int(label.sum())
+    assert seen
+
+
+def test_batches_of_monai(cohort: xr.DataTree) -> None:
+    data = pytest.importorskip("monai.data")
+    losses = pytest.importorskip("monai.losses")
+    found = cohort.isles.torch_dataset(["ncct", "tmax"], patch=PATCH, lesion_fraction=1)
+    batch = next(iter(data.DataLoader(found, batch_size=3)))
+    assert (batch["image"].shape, batch["label"].shape) == ((3, 2, *PATCH), (3, 1, *PATCH))
+    assert set(np.unique(batch["label"])) == {0, 1}
+    perfect = losses.DiceLoss(include_background=True)(batch["label"].float(), batch["label"])
+    assert float(perfect) == pytest.approx(0, abs=1e-4)
+
+
+def test_labels_of_masks_as_the_release_has_them(release: Path, client: Any, tmp_path: Path) -> None:
+    """0 and 65535 with a slope of 1/65535, fractions, and what has no labels."""
+    kinds = {
+        "scaled": (np.uint16(65535), 1 / 65535),
+        "soft": (np.float32(0.9), 0.0),
+        "other": (np.float32(-1), 0.0),
+    }
+    for kind, (value, slope) in kinds.items():
+        source = tmp_path / kind
+        for name in ("ncct", "lesion_mask"):
+            (source / FILES[name].format(S)).parent.mkdir(parents=True)
+        shutil.copy(release / FILES["ncct"].format(S), source / FILES["ncct"].format(S))
+        image: Any = nib.load(release / FILES["lesion_mask"].format(S))
+        inside = np.asarray(image.dataobj) > 0.5
+        write(source / FILES["lesion_mask"].format(S), inside * value, image.affine, scl_slope=slope)
+        isles24_zarr.convert(source, tmp_path / f"{kind}.zarr", client=client, progress=False)
+        part = isles24_zarr.open_cohort(tmp_path / f"{kind}.zarr")
+        options: dict[str, Any] = {"patch": PATCH, "lesion_fraction": 1, "samples_per_subject": 6}
+        found = part.isles.torch_dataset("ncct", **options)
+        if kind == "other":
+            with pytest.raises(errors.MaskError, match="negative"):
+                found[0]
+            continue
+        if kind == "soft":
+            with pytest.warns(errors.SoftMaskWarning, match="0.5 and more"):
+                found[0]
+            found = part.isles.torch_dataset("ncct", label_threshold=0.7, **options)
+            assert not part.isles.torch_dataset("ncct", label_threshold=0.95, **options)[0]["label"].any()
+        label = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), image.affine)).dataobj).T
+        for index in range(6):
+            sample = found[index]
+            region = tuple(slice(int(at), int(at) + size) for at, size in zip(sample["origin"], PATCH, strict=True))
+            assert sample["label"].any()
+            np.testing.assert_array_equal(sample["label"][0].numpy(), label[region])
+
+
+def test_no_fraction_becomes_a_whole_number(cohort: xr.DataTree) -> None:
+    scan = cohort.isles.scan(S, chunks=None)
+    with pytest.raises(TypeError, match="same_kind"):
+        patches.fill_patch(np.zeros(PATCH, np.int64), scan["tmax"], (0, 0, 0))
