@@ -130,10 +130,10 @@ def open_scan(
     numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
     # the one string type that Zarr, netCDF and tables take alike
     coords["subject"] = xr.Variable((), np.array(subject, dtype=np.dtypes.StringDType()))
-    scan = xr.Dataset(images, coords, attributes)
+    scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
     if chunks is None:
-        return scan.assign_coords(numbers)
+        return scan
     token = f"{target.url}-{group}-{record['times']['converted']}"
     most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
     sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks

@@ -30,7 +30,7 @@ NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2, "how-to/serve.md": 2}
 
 NEEDS = {
     "how-to/analysis.md": ("scipy",),
-    "how-to/training.md": ("torch", "datasets"),
+    "how-to/training.md": ("torch", "monai", "datasets"),
     "how-to/versions.md": ("icechunk",),
 }
 """What pages need that is not everywhere."""
