@@ -96,7 +96,8 @@ def nearest_voxels(scan: Any, positions: ArrayLike) -> Any:
     scan
         A Dataset or DataArray with the coordinates and dimensions x, y and z.
     positions
-        (3,) or (n, 3), RAS in mm.
+        (3,) or (n, 3), RAS in mm, of the grid that ``scan`` is on. Positions of another one are the same place only as
+        far as both headers are right, which those of images as acquired often are not, by some mm or more.
 
     Returns
     -------

@@ -72,7 +72,8 @@ def open_scan(
     subject
         As ``"sub-stroke0001"``.
     space
-        ``"ncct"`` for registered images, ``"ctp"``, ``"cta"`` ... for images as acquired.
+        ``"ncct"`` for registered images, ``"ctp"``, ``"cta"`` ... for images as acquired. Where these lie is what their
+        headers say, which does not align them with the NCCT: often they are off by some mm, now and then by more.
     chunks
         ``"auto"``: Dask chunks of tens of MB that never cross a shard. ``None``: no Dask, lazy NumPy. Anything else is
         for `xarray.Dataset.chunk`.

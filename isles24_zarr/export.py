@@ -260,14 +260,14 @@ def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Itera
 
 def _stored_voxels(path: str, voxels: NDArray[Any], ours: Mapping[str, Any]) -> NDArray[Any]:
     """Return voxels as the file has them, of a mask that is stored as labels, too."""
-    dtype = np.dtype(ours["file_dtype"])
-    found = MaskValues.from_json(ours["mask"]) if "mask" in ours else None
-    if found is None or found.kind != "labels":
-        return voxels.astype(dtype, casting="equiv", copy=False)
     try:
+        dtype = np.dtype(ours["file_dtype"])
+        found = MaskValues.from_json(ours["mask"]) if "mask" in ours else None
+        if found is None or found.kind != "labels":
+            return voxels.astype(dtype, casting="equiv", copy=False)
         return stored_from_labels(voxels, found, dtype)
-    except ValueError as error:
-        raise StoreDamageError(path, str(error)) from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise StoreDamageError(path, f"its voxels are not what its record says ({error})") from error
 
 
 def _is_exported(task: ExportTask) -> bool:

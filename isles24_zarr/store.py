@@ -210,9 +210,10 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
     if any(sizes.get(f"{plan.path}/{key}") != size for key, size in shards.items()):
         return None
     if plan.is_mask:
-        if "mask" not in ours:
+        try:
+            plan = mask_plan(plan, MaskValues.from_json(ours["mask"]))
+        except (KeyError, TypeError, ValueError):
             return None
-        plan = mask_plan(plan, MaskValues.from_json(ours["mask"]))
     measured = ("shards", "checksum")
     bare = {name: value for name, value in ours.items() if name not in measured}
     found = {**document["attributes"], KEY: {**bare, "source": plan.attributes[KEY]["source"]}}
