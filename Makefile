@@ -1,6 +1,7 @@
 # Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
 #   make demo               a synthetic release, converted, opened and plotted
 #   make test               the tests
+#   make test-versions      those that versions of Python and of the libraries could change
 #   make fuzz               hostile input for as long as SECONDS says
 #   make docs               the documentation, in site/; warnings are errors
 #   make bench              the benchmarks at toy size, as the tests run them
@@ -14,7 +15,11 @@ SECONDS ?= 60
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test fuzz lint types bench notebooks docs check clean
+# which read and write stores, and start processes; the others compute
+VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluster clusters cohort convert dataset export \
+	hostile images masks metrics records resume s3 shards synthetic tables urls verify versions))
+
+.PHONY: demo test test-versions fuzz lint types bench notebooks docs check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -28,6 +33,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test-versions: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(VERSION_TESTS)
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
