@@ -18,7 +18,7 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
+from isles24_zarr.containers import ABSENT, index_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
 
+from isles24_zarr.containers import ABSENT, BLOSC_HEADER, ChunkFormat, index_bytes, index_from_bytes, unpack_into
+from isles24_zarr.documents import is_as_converted
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, frame_content, index_from_bytes, scratch
+from isles24_zarr.objects import opened_file
+from isles24_zarr.shards import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
     Index = int | slice | NDArray[np.intp]
 
-_HEADER: Final = struct.Struct("<BBBBIII")
-"""Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
 _STORED, _UNSPLIT = 0x02, 0x10
 """Flags: the bytes are as they were; a block is one stream, not one for each byte of an element."""
 
@@ -70,6 +70,7 @@ class _Shard:
     path: Path
     file: int
     index: NDArray[np.uint64]
+    format: ChunkFormat
 
     def chunk(self, place: tuple[int, ...]) -> bytes:
         """Return a chunk as Blosc packed it."""
@@ -77,8 +78,8 @@ class _Shard:
         if offset == ABSENT:
             raise StoreDamageError(self.path, "lacks a chunk")
         try:
-            return frame_content(os.pread(self.file, size, offset))
-        except (RuntimeError, ValueError) as error:
+            return self.format.container(os.pread(self.file, size, offset))
+        except (RuntimeError, ValueError, OSError) as error:
             raise StoreDamageError(self.path, f"has a damaged chunk ({error})") from error
 
 
@@ -103,6 +104,7 @@ class ShardedVoxels:
         shard = document["chunk_grid"]["configuration"]["chunk_shape"]
         self._grid = tuple(count // size for count, size in zip(shard, self._chunk, strict=True))
         self._block: int = blosc["configuration"]["blocksize"]
+        self._format = ChunkFormat.of_chunk(self._chunk, self._dtype, blosc["configuration"])
         self._sizes: Mapping[str, int] = document["attributes"][KEY]["shards"]
         self._indices: dict[str, tuple[int, NDArray[np.uint64]]] = {}
 
@@ -160,24 +162,23 @@ class ShardedVoxels:
         """Open a shard, which is whole as far as its size and the checksum of its index tell."""
         path = self._folder / key
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file, status = opened_file(path)
         except FileNotFoundError:
             raise StoreDamageError(path, "is lost") from None
         try:
-            status = os.fstat(file)
             known, index = self._indices.get(key, (None, None))
             if index is None or known != status.st_mtime_ns:
                 index = self._read_index(path, file, status.st_size, self._sizes[key])
                 self._indices[key] = status.st_mtime_ns, index
-            yield _Shard(path, file, index)
+            yield _Shard(path, file, index, self._format)
         finally:
             os.close(file)
 
     def _read_index(self, path: Path, file: int, size: int, wanted: int) -> NDArray[np.uint64]:
         if size != wanted:
             raise StoreDamageError(path, f"has {size:,} of {wanted:,} bytes")
-        length = 16 * math.prod(self._grid) + INDEX_CHECKSUM_BYTES
-        index = index_from_bytes(os.pread(file, length, size - length))
+        length = index_bytes(math.prod(self._grid))
+        index = index_from_bytes(os.pread(file, length, size - length), shard_bytes=size) if size >= length else None
         if index is None:
             raise StoreDamageError(path, "has a damaged index")
         return index.reshape(*self._grid, 2)
@@ -193,7 +194,7 @@ class ShardedVoxels:
                 for first, end in piece.runs if as_planned else ((0, math.ceil(size / self._block)),):
                     start, stop = first * self._block, min(end * self._block, size)
                     part = blosc_blocks(packed, first, end) if as_planned else packed
-                    Blosc().decode(part, octets[start:stop])
+                    unpack_into(part, octets[start:stop])
             except (RuntimeError, ValueError, struct.error) as error:
                 raise StoreDamageError(piece.shard.path, f"has a damaged chunk ({error})") from error
             found[piece.to] = voxels[piece.inside]
@@ -207,24 +208,7 @@ def can_unpack(document: Mapping[str, Any]) -> bool:
     document
         Its metadata.
     """
-    if not hasattr(os, "pread"):
-        return False
-    try:
-        (sharding,) = document["codecs"]
-        options = sharding["configuration"]
-        inner, outer = options["codecs"], options["index_codecs"]
-        return (
-            sharding["name"] == "sharding_indexed"
-            and options.get("index_location", "end") == "end"
-            and [codec["name"] for codec in inner] == ["bytes", "blosc", "zstd"]
-            and [codec["name"] for codec in outer] == ["bytes", "crc32c"]
-            and "big" not in {codec.get("configuration", {}).get("endian") for codec in (inner[0], outer[0])}
-            and inner[1]["configuration"]["blocksize"] > 0
-            and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-            and KEY in document["attributes"]
-        )
-    except (KeyError, TypeError, ValueError):
-        return False
+    return hasattr(os, "pread") and is_as_converted(document)
 
 
 def _is_number(index: Index) -> bool:
@@ -310,7 +294,7 @@ def _runs(bounds: tuple[tuple[int, int], ...], chunk: tuple[int, ...], block: in
 
 def block_bytes(packed: bytes) -> int:
     """Return how many bytes a block of a container of Blosc has, unpacked; the last one may have fewer."""
-    size: int = _HEADER.unpack_from(packed)[5]
+    size: int = BLOSC_HEADER.unpack_from(packed)[5]
     return size
 
 
@@ -324,21 +308,21 @@ def blosc_blocks(packed: bytes, first: int, end: int) -> bytes:
     first, end
         The first block, and the one behind the last.
     """
-    *kind, flags, typesize, size, block, _ = _HEADER.unpack_from(packed)
+    *kind, flags, typesize, size, block, _ = BLOSC_HEADER.unpack_from(packed)
     if (first, end) == (0, math.ceil(size / block)):
         return packed
     size = min(end * block, size) - first * block
     if flags & _STORED:
-        voxels = packed[_HEADER.size + first * block :][:size]
-        return _HEADER.pack(*kind, flags, typesize, size, min(block, size), _HEADER.size + size) + voxels
+        voxels = packed[BLOSC_HEADER.size + first * block :][:size]
+        return BLOSC_HEADER.pack(*kind, flags, typesize, size, min(block, size), BLOSC_HEADER.size + size) + voxels
     if not flags & _UNSPLIT:
         raise ValueError("its blocks are several streams")
-    offsets = struct.unpack_from(f"<{end - first}I", packed, _HEADER.size + 4 * first)
+    offsets = struct.unpack_from(f"<{end - first}I", packed, BLOSC_HEADER.size + 4 * first)
     streams = [packed[at : at + 4 + int.from_bytes(packed[at : at + 4], "little")] for at in offsets]
-    place = _HEADER.size + 4 * len(streams)
+    place = BLOSC_HEADER.size + 4 * len(streams)
     starts = itertools.accumulate(map(len, streams[:-1]), initial=place)
     total = place + sum(map(len, streams))
-    header = _HEADER.pack(*kind, flags, typesize, size, min(block, size), total)
+    header = BLOSC_HEADER.pack(*kind, flags, typesize, size, min(block, size), total)
     return b"".join([header, struct.pack(f"<{len(streams)}I", *starts), *streams])
 
 
