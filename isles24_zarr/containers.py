@@ -1,8 +1,8 @@
 """What a shard may hold: its index, the frames of its chunks and what is in them, checked before any library sees them.
 
-Nothing is unpacked here but the frame of Zstandard around a chunk, and nothing of what a shard says of itself is believed: offsets
-lie within the shard, a frame holds no more than its chunk can have, and a container of Blosc exactly the chunk. Formats:
-https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed, RFC 8878 and
+Nothing is unpacked here but the frame of Zstandard around a chunk, and nothing of what a shard says of itself is
+believed: offsets lie within the shard, a frame holds no more than its chunk can have, and a container of Blosc exactly
+the chunk. Formats: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed, RFC 8878 and
 https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst.
 """
 
@@ -19,7 +19,7 @@ import xxhash
 from numcodecs import Blosc, Zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,7 +55,7 @@ def index_from_bytes(data: bytes, *, shard_bytes: int) -> NDArray[np.uint64] | N
         Size of the shard: each chunk is there before the index, or is marked as absent.
     """
     entries, checksum = data[:-INDEX_CHECKSUM_BYTES], data[-INDEX_CHECKSUM_BYTES:]
-    if google_crc32c.value(entries).to_bytes(INDEX_CHECKSUM_BYTES, "little") != checksum:
+    if len(entries) % 16 or google_crc32c.value(entries).to_bytes(INDEX_CHECKSUM_BYTES, "little") != checksum:
         return None
     table = np.frombuffer(entries, "<u8").reshape(-1, 2)
     end = np.uint64(max(0, shard_bytes - len(data)))
@@ -136,13 +136,22 @@ class ChunkFormat:
     shuffle: int
 
     @classmethod
-    def of_chunk(cls, shape: tuple[int, ...], dtype: np.dtype[Any], blosc: Mapping[str, Any]) -> Self:
-        """Make it of the shape of a chunk, its type and the configuration of Blosc in the metadata."""
-        return cls(
-            nbytes=math.prod(shape) * dtype.itemsize,
-            typesize=dtype.itemsize,
-            shuffle=_SHUFFLE_FLAGS[blosc["shuffle"]],
-        )
+    def of_image(cls, document: Mapping[str, Any]) -> Self:
+        """Make it of the metadata of an image."""
+        (sharding,) = document["codecs"]
+        _, blosc, _ = sharding["configuration"]["codecs"]
+        return cls._of(sharding["configuration"]["chunk_shape"], np.dtype(document["data_type"]).itemsize, blosc)
+
+    @classmethod
+    def of_numbers(cls, document: Mapping[str, Any]) -> Self:
+        """Make it of the metadata of a coordinate or a column of numbers, which is one chunk."""
+        _, blosc, _ = document["codecs"]
+        return cls._of(document["shape"], np.dtype(document["data_type"]).itemsize, blosc)
+
+    @classmethod
+    def _of(cls, shape: Sequence[int], itemsize: int, blosc: Mapping[str, Any]) -> Self:
+        shuffle = _SHUFFLE_FLAGS[blosc["configuration"]["shuffle"]]
+        return cls(nbytes=math.prod(shape) * itemsize, typesize=itemsize, shuffle=shuffle)
 
     def container(self, frame: bytes) -> bytes:
         """Return the container of Blosc in the frame of a chunk, whose header was checked.

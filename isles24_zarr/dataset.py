@@ -16,13 +16,19 @@ from isles24_zarr.access import OBSTORE
 from isles24_zarr.arrays import (
     ONLY_CHUNK,
     StoredArray,
-    check_shards,
     chunk_shapes,
     coordinate_variable,
     image_variable,
 )
 from isles24_zarr.chunking import MAX_SHARD_BYTES
-from isles24_zarr.errors import GeometryError, IncompleteStoreError, StoreDamageError, UnknownNameError
+from isles24_zarr.documents import checked_group, checked_record
+from isles24_zarr.errors import (
+    GeometryError,
+    IncompleteStoreError,
+    StaleReadError,
+    StoreDamageError,
+    UnknownNameError,
+)
 from isles24_zarr.grid import Grid, file_from_canonical, grid_from_coordinates, voxel_from_world
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.objects import (
@@ -31,6 +37,7 @@ from isles24_zarr.objects import (
     WholeStore,
     child_names,
     document_from_bytes,
+    document_stamp,
     encoded_document,
     read_document,
     read_objects,
@@ -101,6 +108,7 @@ def open_scan(
     coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
     documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
+    seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
     objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
     own, document = (
         document_from_bytes(objects.get(key), path=f"{target.url}/{key}", members=path == group)
@@ -113,7 +121,7 @@ def open_scan(
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
     if document is None:
         raise StoreDamageError(f"{target.url}/{documents[group]}", "is lost")
-    members = document["consolidated_metadata"]["metadata"]
+    members = checked_group(document, f"{target.url}/{group}")
     coords = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], objects[key])
         for name, key in coordinates.items()
@@ -122,12 +130,12 @@ def open_scan(
     images = {}
     for name in IMAGES:
         if name in members:
-            if isinstance(opened, LocalStore):
-                check_shards(opened, f"{group}/{name}", members[name])
             images[name] = image_variable(opened, f"{group}/{name}", members[name])
     attributes = {name: value for name, value in document["attributes"].items() if name != KEY}
     scan = xr.Dataset(images, coords, {**attributes, "subject": subject})
     scan.encoding["source"] = f"{target.url}/{group}"
+    if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
+        raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
     if chunks is None:
         return scan
     token = f"{target.url}-{group}-{record['times']['converted']}"
@@ -139,7 +147,8 @@ def open_scan(
 def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the commit of a subject recorded, from its document."""
     record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
-    if "arrays" in record:
+    if document is not None and subject:
+        checked_record(document.get("attributes", {}), f"{target.url}/{subject}")
         return record
     attributes = read_root(store)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
@@ -200,8 +209,6 @@ def stored_array(target: Target, path: str) -> StoredArray:
     document = read_document(store, path)
     if document is None:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    if isinstance(store, LocalStore):
-        check_shards(store, path, document)
     return StoredArray(store, path, document)
 
 

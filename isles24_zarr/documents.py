@@ -1,8 +1,8 @@
 """The documents of a store, checked once where they are read: whoever has one may rely on its keys, types and sizes.
 
-A store is input like any other. What a document says must be there, of its type and within bounds, and agree with itself: the shards
-that it lists are those of its shape, the file that it came from has its voxels. What it must be is written here as
-data, a test for each key.
+A store is input like any other. What a document says must be there, of its type and within bounds, and agree with
+itself: the shards that it lists are those of its shape, the file that it came from has its voxels. What it must be is
+written here as data, a test for each key.
 """
 
 from __future__ import annotations
@@ -118,10 +118,7 @@ def _record(**tests: Test) -> Test:
     def test(value: Any) -> bool:
         if type(value) is not dict:
             return False
-        for name, right in tests.items():
-            if name not in value or not right(value[name]):
-                return False
-        return True
+        return all(name in value and right(value[name]) for name, right in tests.items())
 
     return test
 
@@ -148,9 +145,10 @@ _IMAGE_ATTRIBUTES: Final[Mapping[str, Test]] = {
 }
 _MASK_ATTRIBUTES: Final[Mapping[str, Test]] = {"flag_values": _list_of(_is_number), "flag_meanings": _is_text}
 _SCALING: Final[Mapping[str, Test]] = {"scale_factor": _is_number, "add_offset": _is_number}
+_IS_ARRAY: Final = re.compile(rf"{_GROUP.pattern}/({'|'.join(IMAGES)})", re.ASCII)
 _SUBJECT_RECORD: Final[Mapping[str, Test]] = {
     "images": _mapping(IMAGES.__contains__, _list_of(lambda name: _is_text(name) and bool(_GROUP.fullmatch(name)))),
-    "arrays": _mapping(lambda path: _is_array_path(path), _is_text),
+    "arrays": _mapping(lambda path: bool(_IS_ARRAY.fullmatch(path)), _is_text),
     "files": _mapping(_is_text, _is_count),
     "clinical_unread": _mapping(_is_text, _is_text),
     "problems": _list_of(_record(path=_is_text, message=_is_text, severity=_is_text)),
@@ -168,11 +166,6 @@ _AXIS_ATTRIBUTES: Final[Mapping[str, Test]] = {
     "direction": _list_of(_is_number, 3),
     "spacing": lambda value: _is_number(value) and value > 0,
 }
-
-
-def _is_array_path(path: str) -> bool:
-    group, _, image = path.partition("/")
-    return bool(_GROUP.fullmatch(group)) and image in IMAGES
 
 
 def _require(tests: Mapping[str, Test], values: Mapping[str, Any], path: str, prefix: str = "") -> None:
@@ -265,7 +258,8 @@ def checked_image(document: Mapping[str, Any], path: str) -> None:
     if odd := [name for name in _NO_IMAGE_HAS if name in attributes]:
         raise StoreDamageError(path, f"has a {odd[0]}, which no image has")
     _require(_IMAGE_RECORD, attributes[KEY], path, f"{KEY}.")
-    shape, dtype = document.get("shape"), _TYPES.get(str(document.get("data_type")))
+    shape: Any = document.get("shape")
+    dtype = _TYPES.get(str(document.get("data_type")))
     if not _is_shape(shape) or len(shape) not in (3, 4) or dtype is None:
         raise StoreDamageError(path, "has a shape or type that no image has")
     if not is_as_converted(document) or not document.keys() <= _ARRAY_KEYS or not _is_zero(document.get("fill_value")):
@@ -348,7 +342,7 @@ def checked_small_array(document: Mapping[str, Any], path: str) -> None:
     attributes = document.get("attributes", {})
     if not (_list_of(_is_count, 1, 2)(shape) and math.prod(shape) <= _MOST_ROWS):
         raise StoreDamageError(path, "has a shape that no coordinate and no column has")
-    names = document.get("dimension_names")
+    names: Any = document.get("dimension_names")
     if not (_list_of(_is_text, len(shape))(names) and len(set(names)) == len(names)):
         raise StoreDamageError(path, "has axes that no coordinate and no column has")
     if not _is_small_as_converted(document):

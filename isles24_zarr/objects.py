@@ -10,6 +10,7 @@ import fcntl
 import functools
 import json
 import os
+import platform
 import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,9 @@ _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 a line break, and nothing else that is indented so little has this name."""
 MOST_OBJECT_BYTES: Final = 64 * 2**20
 """Of a document, a coordinate or a column: far above what `convert` writes."""
+_MACHINE: Final = platform.node()
+_COARSE_NANOSECONDS: Final = 2 * 10**9
+"""Network file systems round times, to two seconds at worst."""
 NO_FILE: Final = -1
 """The size of what is listed below a path and is no regular file, as a pipe, a device or a link to a folder."""
 _READERS: Final = 8
@@ -150,6 +154,48 @@ class WholeStore(WrapperStore[Any]):
         if found is None and not key.endswith(DOCUMENT):
             raise StoreDamageError(f"{self._store}/{key}", "is lost")
         return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """By what a file of a store is recognized: whoever writes one renames it into place, and none is written to.
+
+    Parameters
+    ----------
+    size, modified, inode
+        As the file system has them, the time in nanoseconds.
+    machine
+        Where it was looked at. Elsewhere the same file may have another inode, and a coarser time.
+    """
+
+    size: int
+    modified: int
+    inode: int
+    machine: str
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """Make it of what the file system says."""
+        return cls(size=status.st_size, modified=status.st_mtime_ns, inode=status.st_ino, machine=_MACHINE)
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Tell whether a file is still the one that was looked at."""
+        if self.machine == _MACHINE:
+            return (self.size, self.modified, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
+        return self.size == status.st_size and abs(self.modified - status.st_mtime_ns) < _COARSE_NANOSECONDS
+
+
+def document_stamp(store: Store, path: str) -> object:
+    """Return what changes when the document of a node is replaced; ``None`` where there is none or nothing tells."""
+    key = f"{path}/{DOCUMENT}"
+    if isinstance(store, RemoteStore):
+        return store.stamp(key)
+    if not isinstance(store, LocalStore):  # a version, which stays as it is
+        return None
+    try:
+        return FileStamp.of(os.stat(f"{store.root}/{key}"))  # noqa: PTH116 - as in `arrays.check_shards`
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

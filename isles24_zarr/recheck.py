@@ -142,8 +142,8 @@ def _opened_array(store: Store, task: ArrayTask) -> zarr.Array[Any]:
     pipeline: Any = None
     if isinstance(store, LocalStore):
         pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, store)
-    elif isinstance(store, RemoteStore):
-        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.ours["shards"])
+    else:
+        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.document)
     if pipeline is not None:
         object.__setattr__(array.async_array, "codec_pipeline", pipeline)
     return array
