@@ -36,6 +36,8 @@ BLOSC_HEADER: Final = struct.Struct("<BBBBIII")
 """Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
 _BLOSC_VERSION: Final = 2
 _SHUFFLE_FLAGS: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 4}
+_MOST_TEXT_BYTES: Final = 2**26
+"""Of a column of texts."""
 _SHUFFLED: Final = 0x05
 
 
@@ -129,11 +131,14 @@ class ChunkFormat:
         Bytes of a voxel.
     shuffle
         Flags of Blosc for the order of bytes within a block.
+    exact
+        It has so many bytes; else at most.
     """
 
     nbytes: int
     typesize: int
     shuffle: int
+    exact: bool = True
 
     @classmethod
     def of_image(cls, document: Mapping[str, Any]) -> Self:
@@ -143,10 +148,13 @@ class ChunkFormat:
         return cls._of(sharding["configuration"]["chunk_shape"], np.dtype(document["data_type"]).itemsize, blosc)
 
     @classmethod
-    def of_numbers(cls, document: Mapping[str, Any]) -> Self:
-        """Make it of the metadata of a coordinate or a column of numbers, which is one chunk."""
+    def of_column(cls, document: Mapping[str, Any]) -> Self:
+        """Make it of the metadata of a coordinate or a column of the table, which is one chunk."""
         _, blosc, _ = document["codecs"]
-        return cls._of(document["shape"], np.dtype(document["data_type"]).itemsize, blosc)
+        if document["data_type"] != "string":
+            return cls._of(document["shape"], np.dtype(document["data_type"]).itemsize, blosc)
+        shuffle = _SHUFFLE_FLAGS[blosc["configuration"]["shuffle"]]
+        return cls(nbytes=_MOST_TEXT_BYTES, typesize=1, shuffle=shuffle, exact=False)
 
     @classmethod
     def _of(cls, shape: Sequence[int], itemsize: int, blosc: Mapping[str, Any]) -> Self:
@@ -165,7 +173,7 @@ class ChunkFormat:
         if len(packed) < BLOSC_HEADER.size:
             raise ValueError("it holds no container of Blosc")
         version, _, flags, typesize, size, block, length = BLOSC_HEADER.unpack_from(packed)
-        if size != self.nbytes:
+        if size > self.nbytes or (self.exact and size != self.nbytes):
             raise ValueError(f"it holds {size:,} of {self.nbytes:,} bytes")
         if length != len(packed) or not 0 < block <= size:
             raise ValueError("sizes in its header contradict each other")
@@ -186,3 +194,28 @@ def unpack_into(packed: bytes, memory: NDArray[np.uint8]) -> None:
     if size != memory.nbytes:  # memory is used again and again: what is left of others must not be read
         raise ValueError(f"it holds {size:,} of {memory.nbytes:,} bytes")
     Blosc().decode(packed, memory)
+
+
+def column_bytes(frame: bytes, document: Mapping[str, Any]) -> bytes:
+    """Return what the one chunk of a coordinate or a column of the table holds, unpacked.
+
+    Parameters
+    ----------
+    frame
+        As stored.
+    document
+        Its metadata.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        It is damaged, or holds another number of values.
+    """
+    packed = ChunkFormat.of_column(document).container(frame)
+    memory = np.empty(BLOSC_HEADER.unpack_from(packed)[4], np.uint8)
+    unpack_into(packed, memory)
+    count = math.prod(document["shape"])
+    # texts follow their number, for which memory is taken
+    if document["data_type"] == "string" and int.from_bytes(memory[:4].tobytes(), "little") != count:
+        raise ValueError(f"it does not hold {count:,} texts")
+    return memory.tobytes()

@@ -8,8 +8,10 @@ written here as data, a test for each key.
 from __future__ import annotations
 
 import binascii
+import functools
 import itertools
 import math
+import operator
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -214,16 +216,24 @@ def checked_group(document: Mapping[str, Any], path: str) -> dict[str, dict[str,
         checked_record(attributes, path)
     elif name.startswith("space-"):
         _require(_GRID_ATTRIBUTES, attributes, path)
+    members = listed_members(document, path)
+    for below, each in members.items():
+        checked_document(each, f"{path}/{below}")
+    if name.startswith("space-") and members:
+        _check_sizes(members, path)
+    return members
+
+
+def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """Return the documents of all that a group lists, which need not be those of anything that `convert` writes."""
     listed = document.get("consolidated_metadata", {"metadata": {}})
     members: Any = listed.get("metadata") if isinstance(listed, dict) else None
     if not isinstance(members, dict) or not all(isinstance(each, dict) for each in members.values()):
         raise StoreDamageError(path, "lists its members otherwise than convert does")
     for below, each in members.items():
-        if "consolidated_metadata" in each or not isinstance(each.get("attributes", {}), dict):
+        odd = "consolidated_metadata" in each or not isinstance(each.get("attributes", {}), dict)
+        if odd or any(part in ("", ".", "..") for part in below.split("/")):
             raise StoreDamageError(f"{path}/{below}", "is not a Zarr document")
-        checked_document(each, f"{path}/{below}")
-    if name.startswith("space-") and members:
-        _check_sizes(members, path)
     return members
 
 
@@ -292,25 +302,29 @@ def _check_shards(document: Mapping[str, Any], itemsize: int, path: str) -> None
     # shards are filled up to whole chunks
     if not all(_is_shape(each, most=2 * MAX_AXIS) and len(each) == len(shape) for each in (chunk, shard)):
         raise StoreDamageError(path, "has chunks that no image has")
-    size = math.prod(chunk) * itemsize
-    counts = [-(-count // each) for count, each in zip(shape, shard, strict=True)]
-    slow = 2 - record["orientation"]["axes"].index(2) - 3
+    size, whole = math.prod(chunk) * itemsize, math.prod(shard) * itemsize
+    counts = tuple([-(-count // each) for count, each in zip(shape, shard, strict=True)])
     if (
-        any(each % part for each, part in zip(shard, chunk, strict=True))
+        any(map(operator.mod, shard, chunk))
         or size > MOST_CHUNK_BYTES
-        or math.prod(shard) * itemsize > MOST_SHARD_BYTES
-        or math.prod(counts[-3:]) != counts[slow]
+        or whole > MOST_SHARD_BYTES
+        # but for frames, shards are cut along the axis that was the slowest of the file
+        or math.prod(counts[-3:]) != counts[-1 - record["orientation"]["axes"].index(2)]
         or blosc.get("typesize") != itemsize
         or blosc.get("shuffle") not in ("noshuffle", "shuffle", "bitshuffle")
         or not (_is_count(blosc["blocksize"]) and blosc["blocksize"] <= size and blosc["blocksize"] % itemsize == 0)
     ):
         raise StoreDamageError(path, "has chunks that no image has")
     listed = record["shards"]
-    known = math.prod(counts) == len(listed) and all(
-        "c/" + "/".join(map(str, place)) in listed for place in itertools.product(*map(range, counts))
-    )
-    if not known or min(listed.values()) < index_bytes(math.prod(shard) // math.prod(chunk)):
+    if math.prod(counts) != len(listed) or listed.keys() != _shard_keys(counts):
         raise StoreDamageError(path, "lists other shards than its shape has")
+    if min(listed.values()) < index_bytes(whole // size):
+        raise StoreDamageError(path, "lists shards that are too small for an index")
+
+
+@functools.lru_cache(256)
+def _shard_keys(counts: tuple[int, ...]) -> frozenset[str]:
+    return frozenset("/".join(map(str, ("c", *place))) for place in itertools.product(*map(range, counts)))
 
 
 def is_as_converted(document: Mapping[str, Any]) -> bool:
