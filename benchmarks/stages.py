@@ -28,7 +28,7 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, CURVE, PATCH, WHOLE, reads_of
-from isles24_zarr import dataset, shards, streams, unpacking
+from isles24_zarr import containers, dataset, shards, streams, unpacking
 from isles24_zarr.convert import planned
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.objects import Target
@@ -67,7 +67,7 @@ _READING: Final[tuple[_Patch, ...]] = (
     (dataset, "image_variable", f"{OPENING}make coordinates and images"),
     (xr.Dataset, "__init__", f"{OPENING}xarray.Dataset"),
     (os, "pread", "read: get bytes of chunks"),
-    (unpacking, "frame_content", "read: verify checksums"),
+    (containers, "frame_content", "read: verify checksums"),
     (unpacking, "blosc_blocks", "read: pick blocks"),
     (Blosc, "decode", UNPACK),
     (unpacking.ShardedVoxels, "_unpack", "read: put voxels in place"),

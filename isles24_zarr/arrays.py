@@ -9,6 +9,7 @@ neighbouring chunks fetched as one (see `ranges`).
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,11 +23,10 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
-from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.errors import StoreDamageError, UnreadableObjectError
 from isles24_zarr.layout import KEY, recorded_orientation
-from isles24_zarr.objects import WholeStore
+from isles24_zarr.objects import FileStamp, WholeStore, reading
 from isles24_zarr.ranges import RangeReads
-from isles24_zarr.remote import RemoteStore
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class StoredArray(BackendArray):
         self.shape = tuple(document["shape"])
         self.dtype = np.dtype(document["data_type"])
         self.attributes: Mapping[str, Any] = document["attributes"]
+        self._seen = check_shards(store, path, document) if isinstance(store, LocalStore) else None
         self._opened: tuple[int, zarr.Array[Any]] | None = None
         self._voxels: ShardedVoxels | None = None
 
@@ -74,17 +75,20 @@ class StoredArray(BackendArray):
                 pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
                 # a frozen dataclass that takes its pipeline from the global configuration alone
                 object.__setattr__(array, "codec_pipeline", pipeline)
-            elif isinstance(self._store, RemoteStore):
-                shards = self.attributes.get(KEY, {}).get("shards", {})
-                object.__setattr__(array, "codec_pipeline", RangeReads.of_array(metadata.codecs, self._path, shards))
+            elif not isinstance(self._store, LocalStore):
+                ranges = RangeReads.of_array(metadata.codecs, self._path, self._document)
+                object.__setattr__(array, "codec_pipeline", ranges)
             self._opened = os.getpid(), zarr.Array(array)
         return self._opened[1]
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read."""
         voxels = self._unpacked()
-        if voxels is None or isinstance(key, indexing.VectorizedIndexer):
-            return ZarrArrayWrapper(self.zarr_array())[key]
+        if voxels is None:
+            with reading(self._path):
+                return ZarrArrayWrapper(self.zarr_array())[key]
+        if isinstance(key, indexing.VectorizedIndexer):
+            return voxels.pick(np.broadcast_arrays(*_positions(key.tuple, self.shape)))
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, voxels.read)
 
     def read(self, region: tuple[slice, ...]) -> NDArray[Any]:
@@ -101,12 +105,30 @@ class StoredArray(BackendArray):
             Part of it is lost or damaged.
         """
         voxels = self._unpacked()
-        return np.asarray(self.zarr_array()[region]) if voxels is None else voxels.read(region)
+        if voxels is not None:
+            return voxels.read(region)
+        with reading(self._path):
+            return np.asarray(self.zarr_array()[region])
 
     def _unpacked(self) -> ShardedVoxels | None:
         if self._voxels is None and isinstance(self._store, LocalStore) and can_unpack(self._document):
-            self._voxels = ShardedVoxels(self._store.root / self._path, self._document)
+            self._voxels = ShardedVoxels(self._store.root / self._path, self._document, self._seen)
         return self._voxels
+
+
+def _positions(key: tuple[Any, ...], shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
+    """Return positions along each axis for arrays that point at voxels: axes cut by slices come behind theirs."""
+    arrays = [each for each in key if not isinstance(each, slice)]
+    (ndim,) = {np.ndim(each) for each in arrays} or {0}
+    cut = [axis for axis, each in enumerate(key) if isinstance(each, slice)]
+    found = []
+    for axis, each in enumerate(key):
+        if axis in cut:
+            lengths = [1] * ndim + [-1 if axis == other else 1 for other in cut]
+            found.append(np.arange(*each.indices(shape[axis])).reshape(lengths))
+        else:
+            found.append(np.asarray(each)[(..., *[None] * len(cut))])
+    return found
 
 
 def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -190,19 +212,31 @@ def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | N
     return xr.Variable(document["dimension_names"], values.reshape(document["shape"]), document["attributes"])
 
 
-def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> None:
+def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> dict[str, FileStamp]:
     """Make sure that all shards are there, whole; zarrs reads past `WholeStore`, and lost ones as zeros.
+
+    Returns
+    -------
+    dict
+        By what each is recognized when it is read, by its key.
 
     Raises
     ------
     StoreDamageError
-        One is lost or cut short.
+        One is lost or cut short, or cannot be looked at.
     """
+    seen = {}
     folder = f"{store.root}/{path}"  # paths of pathlib take longer than to look at the files
     for key, size in document["attributes"][KEY]["shards"].items():
         try:
-            found = os.stat(f"{folder}/{key}").st_size  # noqa: PTH116
-        except FileNotFoundError:
+            status = os.stat(f"{folder}/{key}")  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
             raise StoreDamageError(f"{folder}/{key}", "is lost") from None
-        if found != size:
-            raise StoreDamageError(f"{folder}/{key}", f"has {found:,} of {size:,} bytes")
+        except OSError as error:
+            raise UnreadableObjectError(f"{folder}/{key}", f"cannot be read ({error.strerror})") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreDamageError(f"{folder}/{key}", "is no file, but a folder, a pipe or a device")
+        if status.st_size != size:
+            raise StoreDamageError(f"{folder}/{key}", f"has {status.st_size:,} of {size:,} bytes")
+        seen[key] = FileStamp.of(status)
+    return seen

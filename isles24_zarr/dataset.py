@@ -15,7 +15,6 @@ from isles24_zarr.access import OBSTORE
 from isles24_zarr.arrays import (
     ONLY_CHUNK,
     StoredArray,
-    check_shards,
     chunk_shapes,
     coordinate_variable,
     image_variable,
@@ -23,14 +22,22 @@ from isles24_zarr.arrays import (
 )
 from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.coordinates import voxel_numbers
-from isles24_zarr.errors import IncompleteStoreError, OldStoreError, StoreDamageError, UnknownNameError
-from isles24_zarr.layout import FORMAT_VERSION, KEY
+from isles24_zarr.documents import checked_group, checked_record
+from isles24_zarr.errors import (
+    IncompleteStoreError,
+    StaleReadError,
+    StoreDamageError,
+    UnknownNameError,
+)
+from isles24_zarr.layout import KEY
 from isles24_zarr.objects import (
     DOCUMENT,
     Target,
     WholeStore,
+    check_version,
     child_names,
     document_from_bytes,
+    document_stamp,
     encoded_document,
     read_document,
     read_objects,
@@ -102,6 +109,7 @@ def open_scan(
     coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
     documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
+    seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
     objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
     own, document = (
         document_from_bytes(objects.get(key), path=f"{target.url}/{key}", members=path == group)
@@ -114,7 +122,7 @@ def open_scan(
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
     if document is None:
         raise StoreDamageError(f"{target.url}/{documents[group]}", "is lost")
-    members = document["consolidated_metadata"]["metadata"]
+    members = checked_group(document, f"{target.url}/{group}")
     coords = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], objects[key])
         for name, key in coordinates.items()
@@ -123,8 +131,6 @@ def open_scan(
     images = {}
     for name in IMAGES:
         if name in members:
-            if isinstance(opened, LocalStore):
-                check_shards(opened, f"{group}/{name}", members[name])
             images[name] = image_variable(opened, f"{group}/{name}", members[name], document["attributes"])
     # matrices are no attributes of netCDF, and would be wrong after any selection
     attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
@@ -133,6 +139,8 @@ def open_scan(
     coords["subject"] = xr.Variable((), np.array(subject, dtype=np.dtypes.StringDType()))
     scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
+    if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
+        raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
     if chunks is None:
         return scan
     token = f"{target.url}-{group}-{record['times']['converted']}"
@@ -145,12 +153,11 @@ def open_scan(
 def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the commit of a subject recorded, from its document."""
     record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
-    if "arrays" in record and record.get("format_version") == FORMAT_VERSION:
+    if document is not None and subject:
+        checked_record(document.get("attributes", {}), f"{target.url}/{subject}")
+        check_version(f"{target.url}, {subject}", record.get("format_version", 1))
         return record
     attributes = read_root(store)
-    if "arrays" in record:
-        what = f"has format version {record.get('format_version', 1)}, in which masks need not be labels"
-        raise OldStoreError(f"{target.url}, {subject}", what)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
@@ -209,8 +216,6 @@ def stored_array(target: Target, path: str) -> StoredArray:
     document = read_document(store, path)
     if document is None:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    if isinstance(store, LocalStore):
-        check_shards(store, path, document)
     return StoredArray(store, path, document)
 
 

@@ -267,6 +267,18 @@ class StoreDamageError(Isles24Error):
     advice = "convert the subject again with '--overwrite --subject'"
 
 
+class UnreadableObjectError(StoreDamageError):
+    """A file or folder of the store may not be read, or the disk fails."""
+
+    advice = "check its permissions and the disk, then run the same command again"
+
+
+class StaleReadError(StoreDamageError):
+    """What was opened has been replaced in the store since."""
+
+    advice = "open it again"
+
+
 Severity = Literal["error", "notice"]
 
 

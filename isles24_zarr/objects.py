@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
 import os
+import platform
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from isles24_zarr.access import local_path
+from isles24_zarr.documents import checked_document, checked_record
 from isles24_zarr.errors import (
     DestinationError,
     NotAStoreError,
@@ -26,6 +30,7 @@ from isles24_zarr.errors import (
     StoreDamageError,
     StoreLockedError,
     StoreVersionError,
+    UnreadableObjectError,
 )
 from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.lease import LOCK, leased
@@ -43,6 +48,13 @@ _ATTRIBUTES: Final = b'\n  "attributes": {'
 _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 """Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
 a line break, and nothing else that is indented so little has this name."""
+MOST_OBJECT_BYTES: Final = 64 * 2**20
+"""Of a document, a coordinate or a column: far above what `convert` writes."""
+_MACHINE: Final = platform.node()
+_COARSE_NANOSECONDS: Final = 2 * 10**9
+"""Network file systems round times, to two seconds at worst."""
+NO_FILE: Final = -1
+"""The size of what is listed below a path and is no regular file, as a pipe, a device or a link to a folder."""
 _READERS: Final = 8
 """Files that are read at the same time: on a network each takes as long as its answer."""
 
@@ -91,7 +103,7 @@ class Target:
                 raise DestinationError(self.url, "is written by commits: convert into a folder, and add --icechunk")
             return opened_version(self.url, self.storage_options)
         if "://" not in self.url:
-            if Path(self.url).exists() and not Path(self.url).is_dir():
+            if os.path.exists(self.url) and not Path(self.url).is_dir():  # noqa: PTH110 - of pathlib, some names raise
                 raise NotAStoreError(self.url, "is a file")
             return LocalStore(self.url, read_only=read_only)
         try:
@@ -145,6 +157,48 @@ class WholeStore(WrapperStore[Any]):
         return found
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """By what a file of a store is recognized: whoever writes one renames it into place, and none is written to.
+
+    Parameters
+    ----------
+    size, modified, inode
+        As the file system has them, the time in nanoseconds.
+    machine
+        Where it was looked at. Elsewhere the same file may have another inode, and a coarser time.
+    """
+
+    size: int
+    modified: int
+    inode: int
+    machine: str
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """Make it of what the file system says."""
+        return cls(size=status.st_size, modified=status.st_mtime_ns, inode=status.st_ino, machine=_MACHINE)
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Tell whether a file is still the one that was looked at."""
+        if self.machine == _MACHINE:
+            return (self.size, self.modified, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
+        return self.size == status.st_size and abs(self.modified - status.st_mtime_ns) < _COARSE_NANOSECONDS
+
+
+def document_stamp(store: Store, path: str) -> object:
+    """Return what changes when the document of a node is replaced; ``None`` where there is none or nothing tells."""
+    key = f"{path}/{DOCUMENT}"
+    if isinstance(store, RemoteStore):
+        return store.stamp(key)
+    if not isinstance(store, LocalStore):  # a version, which stays as it is
+        return None
+    try:
+        return FileStamp.of(os.stat(f"{store.root}/{key}"))  # noqa: PTH116 - as in `arrays.check_shards`
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
     """Name the array whose voxels cannot be read: the errors of codecs do not.
@@ -167,10 +221,13 @@ def read_document(store: Store, path: str) -> dict[str, Any] | None:
     Raises
     ------
     StoreDamageError
-        It is not what a ``zarr.json`` holds.
+        It is not what `convert` writes.
     """
     key = f"{path}/{DOCUMENT}" if path else DOCUMENT
-    return document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+    document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+    if document is not None and path:  # what the root is, `read_root` says
+        checked_document(document, f"{store}/{path}")
+    return document
 
 
 def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) -> dict[str, Any] | None:
@@ -196,12 +253,19 @@ def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) 
         own, found, _ = data.partition(_MEMBERS)
         data = own + b"\n}" if found and _ATTRIBUTES in own else data
     try:
-        document = json.loads(data)
-    except ValueError:
+        text = data.decode()
+        document = json.loads(text, parse_constant=_refused)
+        if "\\ud" in text or "\\uD" in text:  # halves of a character, which no file and no terminal takes
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
         raise StoreDamageError(path, "is not a Zarr document")
     return document
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
@@ -226,10 +290,56 @@ def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
 
 def _content(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as in `arrays.check_shards`
-            return file.read()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        file, status = opened_file(path)
+    except FileNotFoundError:
         return None
+    try:
+        if status.st_size > MOST_OBJECT_BYTES:
+            raise StoreDamageError(path, f"has {status.st_size:,} bytes, which no such object has")
+        data = os.read(file, status.st_size)
+        while len(data) < status.st_size and (more := os.read(file, status.st_size - len(data))):
+            data += more
+    except OSError as error:
+        raise UnreadableObjectError(path, f"cannot be read ({error.strerror})") from error
+    finally:
+        os.close(file)
+    return data
+
+
+def opened_file(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Open a file of a store for reading; pipes and devices, which may never answer or never end, are refused.
+
+    Returns
+    -------
+    tuple
+        A descriptor, which the caller closes, and what the file system says of it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no file, or can be none of such a name.
+    StoreDamageError
+        It is something else than a file.
+    UnreadableObjectError
+        It may not or cannot be read.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (NotADirectoryError, ValueError) as error:  # the latter of a name with a NUL
+        raise FileNotFoundError(path) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileNotFoundError(path) from error
+        raise UnreadableObjectError(path, f"cannot be read ({error.strerror})") from error
+    status = os.fstat(file)
+    if stat.S_ISREG(status.st_mode):
+        return file, status
+    os.close(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise FileNotFoundError(path)
+    raise StoreDamageError(path, "is no file, but a pipe or a device")
 
 
 @functools.lru_cache(1)
@@ -254,16 +364,25 @@ def read_root(store: Store) -> dict[str, Any]:
             store.check_place()
         what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
         raise NotAStoreError(store, what)
-    version = attributes.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise StoreVersionError(store, f"has format version {version}, this package reads version {FORMAT_VERSION}")
-    if version < FORMAT_VERSION:
-        raise OldStoreError(store, f"has format version {version}, in which masks need not be labels")
+    check_version(store, attributes.get("format_version"))
+    for name in ("licence", "state"):
+        if not isinstance(attributes.get(name), str):
+            raise StoreDamageError(f"{store}/{DOCUMENT}", f"lacks its {name}")
     return attributes
+
+
+def check_version(where: object, version: object) -> None:
+    """Raise where a store, or a subject of it, has another format version than the one that is read."""
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreVersionError(where, f"has format version {version}, this package reads version {FORMAT_VERSION}")
+    if version < FORMAT_VERSION:
+        raise OldStoreError(where, f"has format version {version}, in which masks need not be labels")
 
 
 def child_names(store: Store, path: str) -> list[str]:
     """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
+    if isinstance(store, LocalStore):
+        return sorted({entry.name for entry in _entries(f"{store.root}/{path}")} - {DOCUMENT, LOCK})
 
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
@@ -272,14 +391,44 @@ def child_names(store: Store, path: str) -> list[str]:
 
 
 def listed_keys(store: Store, path: str) -> dict[str, int]:
-    """Return the size of every object below a path, by key."""
+    """Return the size of every object below a path, by key; `NO_FILE` of what is none."""
     if isinstance(store, RemoteStore):
         return dict(sorted(store.sizes(path).items()))
+    if isinstance(store, LocalStore):
+        return dict(sorted(_files_below(str(store.root), path)))
 
     async def listed() -> dict[str, int]:
         return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
 
     return dict(sorted(sync(listed()).items()))
+
+
+def _files_below(root: str, path: str) -> Iterator[tuple[str, int]]:
+    """Yield the keys and sizes of files. Links to files are followed, as reading does, those to folders are not."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(f"{root}/{folder}"):
+            key = f"{folder}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(key)
+                continue
+            try:
+                status = entry.stat()
+            except OSError:  # a link that leads nowhere
+                yield key, NO_FILE
+                continue
+            yield key, status.st_size if stat.S_ISREG(status.st_mode) else NO_FILE
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableObjectError(folder, f"cannot be listed ({error.strerror})") from error
 
 
 def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
@@ -290,10 +439,10 @@ def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
     for name, data in zip(names, documents.values(), strict=True):
         # one that cannot be read is not committed
         with contextlib.suppress(StoreDamageError):
-            attributes = (document_from_bytes(data, path=name) or {}).get("attributes", {})
+            attributes = (document_from_bytes(data, path=name, members=False) or {}).get("attributes", {})
+            checked_record(attributes, name)
             # what an older version left stands aside until it is converted again
-            record = attributes.get(KEY, {})
-            if "arrays" in record and record.get("format_version") == FORMAT_VERSION:
+            if attributes[KEY].get("format_version") == FORMAT_VERSION:
                 found[name] = attributes
     return found
 

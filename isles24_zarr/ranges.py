@@ -18,7 +18,9 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, index_from_bytes
+from isles24_zarr.containers import ABSENT, ChunkFormat, index_bytes, index_from_bytes
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.layout import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -130,13 +132,15 @@ class RangeReads(BatchedCodecPipeline):
     begins: not all file systems read the end of an object.
     """
 
+    format: ChunkFormat | None = dataclasses.field(default=None, compare=False)
+    """What each chunk is: what is not is refused before zarr-python sees it."""
     sizes: dict[str, int] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """Bytes of each shard, by its key."""
     indexes: dict[str, Buffer | None] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     locks: dict[str, asyncio.Lock] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of_array(cls, codecs: Iterable[Codec], path: str, shards: Mapping[str, int]) -> Self:
+    def of_array(cls, codecs: Iterable[Codec], path: str, document: Mapping[str, Any]) -> Self:
         """Make the pipeline of an array.
 
         Parameters
@@ -145,11 +149,11 @@ class RangeReads(BatchedCodecPipeline):
             Of its metadata.
         path
             Of the array in its store.
-        shards
-            Bytes of each shard, by its key below the array; for those that are not there the end is asked for.
+        document
+            Of the array, as `convert` writes it.
         """
-        sizes = {f"{path}/{key}": size for key, size in shards.items()}
-        return dataclasses.replace(cls.from_codecs(codecs), sizes=sizes)
+        sizes = {f"{path}/{key}": size for key, size in document["attributes"][KEY]["shards"].items()}
+        return dataclasses.replace(cls.from_codecs(codecs), sizes=sizes, format=ChunkFormat.of_image(document))
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
         """Read chunks of several shards into an array, some shards at a time so that memory stays bounded."""
@@ -168,23 +172,43 @@ class RangeReads(BatchedCodecPipeline):
         """Fetch what a selection needs of one shard."""
         chunk = self.array_bytes_codec.chunk_shape  # type: ignore[attr-defined]
         chunks = math.prod(count // size for count, size in zip(spec.shape, chunk, strict=True))
-        index_bytes = 2 * 8 * chunks + INDEX_CHECKSUM_BYTES
+        count = index_bytes(chunks)
         wanted = touched_chunks(selection, spec.shape, chunk)
-        getter: ByteGetter = place
         if len(wanted) == chunks:
             shard = await place.get(default_buffer_prototype())
-            if shard is not None and len(shard) >= index_bytes:
-                getter = FetchedShard(place, {0: shard}, shard[len(shard) - index_bytes :], whole=True)
-            return getter
-        index = await self._index(place, index_bytes)
-        ranges = chunk_ranges(index, wanted) if index is not None else None
-        if index is None or ranges is None:  # what is damaged or lost, zarr-python says itself
-            return getter
+            if shard is None:
+                return place  # type: ignore[no-any-return]
+            index = shard[max(0, len(shard) - count) :]
+            self._check(place, self._ranges(place, index, wanted, len(shard)), {0: shard})
+            return FetchedShard(place, {0: shard}, index, whole=True)
+        index = await self._index(place, count)
+        if index is None:  # of a shard that is lost
+            return place  # type: ignore[no-any-return]
+        ranges = self._ranges(place, index, wanted, self.sizes.get(place.path, 2**63))
         merged = merged_ranges(ranges)
         read = functools.partial(place.get, default_buffer_prototype())
         pieces = await asyncio.gather(*(read(RangeByteRequest(*each)) for each in merged))
         found = {start: piece for (start, _), piece in zip(merged, pieces, strict=True) if piece is not None}
+        self._check(place, ranges, found)
         return FetchedShard(place, found, index)
+
+    def _ranges(self, place: Any, index: Buffer, wanted: NDArray[np.int64], shard_bytes: int) -> list[tuple[int, int]]:
+        known = self.sizes.get(place.path, shard_bytes)
+        if shard_bytes != known:
+            raise StoreDamageError(place, f"has {shard_bytes:,} of {known:,} bytes")
+        return chunk_ranges(index, wanted, shard_bytes=shard_bytes, path=str(place))
+
+    def _check(self, place: Any, ranges: Iterable[tuple[int, int]], pieces: Mapping[int, Buffer]) -> None:
+        """Make sure that what was fetched are chunks of this array."""
+        if self.format is None:
+            return
+        for start, end in ranges:
+            offset = max((begin for begin in pieces if begin <= start), default=start)
+            frame = pieces[offset][start - offset : end - offset].to_bytes() if offset in pieces else b""
+            try:
+                self.format.container(frame)
+            except (RuntimeError, ValueError) as error:
+                raise StoreDamageError(place, f"has a damaged chunk ({error})") from error
 
     async def _index(self, place: Any, count: int) -> Buffer | None:
         key = str(place)
@@ -197,17 +221,27 @@ class RangeReads(BatchedCodecPipeline):
             return self.indexes[key]
 
 
-def chunk_ranges(index: Buffer, chunks: NDArray[np.int64]) -> list[tuple[int, int]] | None:
-    """Return where chunks begin and end in their shard; ``None`` where the index is damaged.
+def chunk_ranges(index: Buffer, chunks: NDArray[np.int64], *, shard_bytes: int, path: str) -> list[tuple[int, int]]:
+    """Return where chunks begin and end in their shard.
 
     Parameters
     ----------
     index
         Offset and length of each chunk as unsigned 64-bit numbers, and their CRC-32C.
     chunks
-        Their numbers; those that are not there are left out.
+        Their numbers.
+    shard_bytes, path
+        Size of the shard, and where it is, for errors.
+
+    Raises
+    ------
+    StoreDamageError
+        The index is damaged, or a chunk is not there.
     """
-    table = index_from_bytes(index.to_bytes())
-    if table is None:
-        return None
-    return [(offset, offset + length) for offset, length in table[chunks].tolist() if offset != ABSENT]
+    table = index_from_bytes(index.to_bytes(), shard_bytes=shard_bytes)
+    if table is None or len(table) <= int(chunks.max(initial=0)):
+        raise StoreDamageError(path, "has a damaged index")
+    found = table[chunks].tolist()
+    if any(offset == ABSENT for offset, _ in found):
+        raise StoreDamageError(path, "lacks a chunk")
+    return [(offset, offset + length) for offset, length in found]

@@ -7,34 +7,37 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import math
+import os
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
 import zarr
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.access import library_errors
-from isles24_zarr.errors import Problem, SourceError, StoreDamageError
+from isles24_zarr.containers import ABSENT, ChunkFormat, index_bytes, index_from_bytes
+from isles24_zarr.errors import Isles24Error, Problem, SourceError, StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import Target
+from isles24_zarr.objects import Target, WholeStore, opened_file
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.release import SourceFile
-from isles24_zarr.remote import RemoteStore
 from isles24_zarr.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
 _READ_BYTES: Final = 2**20
-DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, StoreDamageError)
-"""What zarr-python, zarrs and their codecs raise of damaged data."""
+DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, MemoryError, Isles24Error)
+"""What is damaged raises one of these: in zarr-python, zarrs and their codecs, or in the checks before them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +54,18 @@ class ArrayTask:
         Its metadata, as its subject's commit has them.
     source
         The release to compare with, if any.
+    lost
+        Keys of shards that are known to be lost, which are not looked for again.
+    fast
+        Read no voxel: compare the file of the release by its SHA-256 alone.
     """
 
     target: Target
     path: str
     document: Mapping[str, Any]
     source: Source | None
+    lost: frozenset[str] = frozenset()
+    fast: bool = False
 
     @property
     def ours(self) -> dict[str, Any]:
@@ -87,53 +96,71 @@ def verify_array(task: ArrayTask, topic: str) -> list[Problem]:
     topic
         Where to tell of progress.
     """
-    from isles24_zarr.cluster import advance
-
-    problems = []
-    digest = xxhash.xxh3_128()
-    try:
-        for voxels in file_order_voxels(task):
-            digest.update(voxels.data)
-            advance(topic, voxels.nbytes)
-        if digest.hexdigest() != task.ours["checksum"]["value"]:
-            problems.append(damage(task.path, "its voxels are not those that were written: the checksum differs"))
-    except DECODING_ERRORS as error:
-        problems.append(damage(task.path, f"cannot be read ({first_line(error)})"))
+    problems = [] if task.fast else list(_voxel_problems(task, topic))
     if task.source:
         problems += _source_problems(task, task.source)
     return problems
 
 
-def file_order_voxels(task: ArrayTask) -> Iterator[NDArray[Any]]:
-    """Yield the voxels of an image as its file has them, frame by frame or slab by slab.
+def _voxel_problems(task: ArrayTask, topic: str) -> Iterator[Problem]:
+    """Read all shards, each by itself: one that is damaged does not hide another."""
+    from isles24_zarr.cluster import advance
+
+    digest, whole = xxhash.xxh3_128(), not task.lost
+    try:
+        store = task.target.opened(read_only=True)
+        array = _opened_array(store, task)
+    except DECODING_ERRORS as error:
+        yield damage(task.path, f"cannot be read ({first_line(error)})")
+        return
+    for key, cut in file_order_cuts(task):
+        if key in task.lost:
+            continue
+        try:
+            for voxels in _file_order_voxels(task, store, array, key, cut):
+                digest.update(voxels.data)
+                advance(topic, voxels.nbytes)
+        except DECODING_ERRORS as error:
+            whole = False
+            yield damage(f"{task.path}/{key}", f"cannot be read ({first_line(error)})")
+    if whole and digest.hexdigest() != task.ours["checksum"]["value"]:
+        yield damage(task.path, "its voxels are not those that were written: the checksum differs")
+
+
+def file_order_cuts(task: ArrayTask) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    """Yield the shards of an image, key and region, in the order in which its file has their voxels."""
+    shape, shards = task.document["shape"], task.document["chunk_grid"]["configuration"]["chunk_shape"]
+    # the slowest axis of the file is the third; which canonical one that became
+    axis = task.ours["orientation"]["axes"].index(2)
+    slow = len(shape) - 1 - axis
+    places: list[Sequence[int]] = [range(-(-count // shard)) for count, shard in zip(shape, shards, strict=True)]
+    if task.ours["orientation"]["flips"][axis]:
+        places[slow] = places[slow][::-1]
+    for place in itertools.product(*places):
+        cut = tuple(slice(at * shard, (at + 1) * shard) for at, shard in zip(place, shards, strict=True))
+        yield "/".join(map(str, ("c", *place))), cut
+
+
+def _file_order_voxels(
+    task: ArrayTask, store: Store, array: zarr.Array[Any], key: str, cut: tuple[slice, ...]
+) -> Iterator[NDArray[Any]]:
+    """Yield the voxels of a shard as the file of the image has them, frame by frame or slab by slab.
 
     Yields
     ------
     numpy.ndarray
         C-contiguous, in the order and the byte order of the file.
     """
-    array = _opened_array(task.target.opened(read_only=True), task)
+    if isinstance(store, LocalStore):
+        _check_shard(f"{store.root}/{task.path}/{key}", task, key, cut)
+    block = np.asarray(array[cut])
     axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
-    dtype = np.dtype(task.ours["file_dtype"])
-    shards = task.document["chunk_grid"]["configuration"]["chunk_shape"]
     # x, y, z of the file come from these canonical axes
     origin = [axes.index(axis) for axis in range(3)]
-    slow = array.ndim - 1 - origin[2]
-    starts = list(range(0, array.shape[slow], shards[slow]))
-    if flips[origin[2]]:
-        starts.reverse()
-    frames = range(0, array.shape[0], shards[0]) if array.ndim == 4 else [None]
-    for frame in frames:
-        for start in starts:
-            cut = [slice(None)] * array.ndim
-            cut[slow] = slice(start, start + shards[slow])
-            if frame is not None:
-                cut[0] = slice(frame, frame + shards[0])
-            block = np.asarray(array[tuple(cut)])
-            turned = np.flip(block, tuple(array.ndim - 1 - axis for axis in range(3) if flips[axis]))
-            ordered = np.moveaxis(turned, [array.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
-            for piece in ordered if array.ndim == 4 else [ordered]:
-                yield np.ascontiguousarray(_as_stored(piece, task.ours.get("mask", {}), dtype))
+    turned = np.flip(block, tuple(block.ndim - 1 - axis for axis in range(3) if flips[axis]))
+    ordered = np.moveaxis(turned, [block.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
+    for piece in ordered if block.ndim == 4 else [ordered]:
+        yield np.ascontiguousarray(_as_stored(piece, task.ours.get("mask", {}), np.dtype(task.ours["file_dtype"])))
 
 
 def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -150,17 +177,63 @@ def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[An
     return found
 
 
+def _check_shard(path: str, task: ArrayTask, key: str, cut: tuple[slice, ...]) -> None:
+    """Make sure that a shard is a file as long as it was, and that no size in it is impossible: zarrs believes them."""
+    try:
+        file, status = opened_file(path)
+    except FileNotFoundError:
+        raise StoreDamageError(path, "is lost") from None
+    try:
+        size, chunk = task.ours["shards"][key], task.document["codecs"][0]["configuration"]["chunk_shape"]
+        if status.st_size != size:
+            raise StoreDamageError(path, f"has {status.st_size:,} of {size:,} bytes")
+        shard = task.document["chunk_grid"]["configuration"]["chunk_shape"]
+        grid = tuple(count // each for count, each in zip(shard, chunk, strict=True))
+        length = index_bytes(math.prod(grid))
+        index = index_from_bytes(os.pread(file, length, size - length), shard_bytes=size)
+        if index is None:
+            raise StoreDamageError(path, "has a damaged index")
+        # chunks that begin in the array are there
+        counts = [
+            range(-(-(min(part.stop, count) - part.start) // each))
+            for part, count, each in zip(cut, task.document["shape"], chunk, strict=True)
+        ]
+        form = ChunkFormat.of_image(task.document)
+        for place in itertools.product(*counts):
+            offset, length = index.reshape(*grid, 2)[place].tolist()
+            if offset == ABSENT:
+                raise StoreDamageError(path, "lacks a chunk")
+            form.container(os.pread(file, length, offset))
+    finally:
+        os.close(file)
+
+
+class _Zarrs(ZarrsCodecPipeline):
+    """The pipeline of zarrs, whose panics are errors: they are no `Exception`, and zarr-python would never answer."""
+
+    async def read(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().read(*args, **options)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RuntimeError(f"zarrs: {error}") from None
+
+
 def _opened_array(store: Store, task: ArrayTask) -> zarr.Array[Any]:
-    array = zarr.open_array(StorePath(store, task.path), mode="r", zarr_format=3)
-    metadata: Any = array.metadata
-    pipeline: Any = None
+    """Open an array by its document in the commit."""
+    try:
+        metadata = ArrayV3Metadata.from_dict(dict(task.document))
+    except TypeError as error:
+        raise StoreDamageError(task.path, f"cannot be opened ({first_line(error)})") from error
+    array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=StorePath(WholeStore(store), task.path))
+    pipeline: Any
     if isinstance(store, LocalStore):
-        pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, store)
-    elif isinstance(store, RemoteStore):
-        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.ours["shards"])
-    if pipeline is not None:
-        object.__setattr__(array.async_array, "codec_pipeline", pipeline)
-    return array
+        pipeline = _Zarrs.from_array_metadata_and_store(metadata, store)
+    else:
+        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.document)
+    object.__setattr__(array, "codec_pipeline", pipeline)
+    return zarr.Array(array)
 
 
 def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
@@ -168,25 +241,42 @@ def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
     recorded = task.ours["source"]
     path = recorded["path"]
     file = SourceFile(path=path, size=recorded["size"], stamp="")
-    sha256, voxels = hashlib.sha256(), xxhash.xxh3_128()
     try:
-        with source.opened(file) as opened:
-            while piece := opened.read(_READ_BYTES):
-                sha256.update(piece)
-        with source.opened(file) as opened, _unpacked(opened, path) as plain:
-            header = plain.read(len(base64.b64decode(task.ours["header"])))
-            while piece := plain.read(_READ_BYTES):
-                voxels.update(piece)
+        same = _sha256(source, file) == recorded["sha256"]
+        if same and task.fast:
+            return []
+        if task.fast:
+            what = "is not the file that was converted: its SHA-256 differs; verify without --fast tells what of it"
+            return [Problem(path=path, message=what)]
+        header, voxels = _unpacked_file(source, file, len(base64.b64decode(task.ours["header"])))
     except library_errors(SourceError, zlib.error) as error:
         return [Problem(path=path, message=f"cannot be compared ({first_line(error)})")]
     problems = []
     if header != base64.b64decode(task.ours["header"]):
         problems.append(Problem(path=path, message="its header is not the one that was converted"))
-    if voxels.hexdigest() != task.ours["checksum"]["value"]:
+    if voxels != task.ours["checksum"]["value"]:
         problems.append(Problem(path=path, message="its voxels are not those that were converted"))
-    if sha256.hexdigest() != recorded["sha256"] and not problems:
+    if not same and not problems:
         problems.append(Problem(path=path, message="was packed anew; header and voxels are those that were converted"))
     return problems
+
+
+def _sha256(source: Source, file: SourceFile) -> str:
+    sha256 = hashlib.sha256()
+    with source.opened(file) as opened:
+        while piece := opened.read(_READ_BYTES):
+            sha256.update(piece)
+    return sha256.hexdigest()
+
+
+def _unpacked_file(source: Source, file: SourceFile, header_bytes: int) -> tuple[bytes, str]:
+    """Return the header of a file and the checksum of all that follows it."""
+    voxels = xxhash.xxh3_128()
+    with source.opened(file) as opened, _unpacked(opened, file.path) as plain:
+        header: bytes = plain.read(header_bytes)
+        while piece := plain.read(_READ_BYTES):
+            voxels.update(piece)
+    return header, voxels.hexdigest()
 
 
 @contextlib.contextmanager
@@ -200,4 +290,6 @@ def _unpacked(file: Any, path: str) -> Iterator[Any]:
 
 def first_line(error: BaseException) -> str:
     """Return what an error says, without what a library adds."""
+    if isinstance(error, StoreDamageError):
+        return error.what
     return (str(error) or type(error).__name__).splitlines()[0]

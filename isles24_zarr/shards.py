@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import google_crc32c
 import numpy as np
-import xxhash
 from numcodecs import Blosc, Zstd
 from zarr.codecs import BloscCodec, ZstdCodec
 
+from isles24_zarr.containers import ABSENT
 from isles24_zarr.layout import COMPRESSOR
 
 if TYPE_CHECKING:
@@ -31,16 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ABSENT: Final = 2**64 - 1
-"""Offset and length of a chunk that is not there."""
-
-INDEX_CHECKSUM_BYTES: Final = 4
 _CHECKSUM: Final[dict[str, Any]] = {"level": -10, "checksum": True}
 """Levels below 0 leave bytes that cannot be packed as they are; level 1 would pack a few of them, and unpack slowly."""
-_FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_ONE_SEGMENT_CHECKED: Final = 0x24
-"""Descriptor of a frame: its length is told, and a checksum follows; no dictionary."""
-_LAST_BLOCK_AS_IT_WAS: Final = 1
 _SHUFFLES: Final = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 _WORD: Final = 8
@@ -187,48 +179,3 @@ class ShardEncoder:
             offset += len(data)
         end = index.tobytes()
         return b"".join([*chunks.values(), end, google_crc32c.value(end).to_bytes(4, "little")])
-
-
-def frame_content(frame: bytes) -> bytes:
-    """Return what a frame of Zstandard holds, once its checksum was verified.
-
-    Nearly all frames of a store are one block of bytes as they were. There is nothing to unpack in those, and Zstandard
-    takes four times as long to find that out as it takes to compute the checksum. Format: RFC 8878.
-
-    Parameters
-    ----------
-    frame
-        With a checksum or without.
-
-    Raises
-    ------
-    RuntimeError, ValueError
-        It is damaged.
-    """
-    if frame[:4] == _FRAME_MAGIC and len(frame) > 4 and frame[4] & 0x3F == _ONE_SEGMENT_CHECKED:
-        start = 5 + (1, 2, 4, 8)[frame[4] >> 6]
-        count = int.from_bytes(frame[5:start], "little") + (256 if start == 7 else 0)
-        block = int.from_bytes(frame[start : start + 3], "little")
-        content, checksum = frame[start + 3 : -4], frame[-4:]
-        if (
-            block == count << 3 | _LAST_BLOCK_AS_IT_WAS
-            and len(content) == count > 0
-            and (xxhash.xxh64_intdigest(content) & 0xFFFFFFFF).to_bytes(4, "little") == checksum
-        ):
-            return content
-    unpacked: bytes = Zstd().decode(frame)
-    return unpacked
-
-
-def index_from_bytes(data: bytes) -> NDArray[np.uint64] | None:
-    """Return offset and length of each chunk of a shard, (chunks, 2) in C order; ``None`` where the index is damaged.
-
-    Parameters
-    ----------
-    data
-        The index with its checksum.
-    """
-    entries, checksum = data[:-INDEX_CHECKSUM_BYTES], data[-INDEX_CHECKSUM_BYTES:]
-    if google_crc32c.value(entries).to_bytes(INDEX_CHECKSUM_BYTES, "little") != checksum:
-        return None
-    return np.frombuffer(entries, "<u8").reshape(-1, 2)

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
 
-from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.containers import ABSENT, BLOSC_HEADER, ChunkFormat, index_bytes, index_from_bytes, unpack_into
+from isles24_zarr.documents import is_as_converted
+from isles24_zarr.errors import StaleReadError, StoreDamageError
 from isles24_zarr.layout import KEY
-from isles24_zarr.shards import ABSENT, INDEX_CHECKSUM_BYTES, frame_content, index_from_bytes, scratch
+from isles24_zarr.objects import FileStamp, opened_file
+from isles24_zarr.shards import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
     Index = int | slice | NDArray[np.intp]
 
-_HEADER: Final = struct.Struct("<BBBBIII")
-"""Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
 _STORED, _UNSPLIT = 0x02, 0x10
 """Flags: the bytes are as they were; a block is one stream, not one for each byte of an element."""
 
@@ -70,6 +70,7 @@ class _Shard:
     path: Path
     file: int
     index: NDArray[np.uint64]
+    format: ChunkFormat
 
     def chunk(self, place: tuple[int, ...]) -> bytes:
         """Return a chunk as Blosc packed it."""
@@ -77,8 +78,8 @@ class _Shard:
         if offset == ABSENT:
             raise StoreDamageError(self.path, "lacks a chunk")
         try:
-            return frame_content(os.pread(self.file, size, offset))
-        except (RuntimeError, ValueError) as error:
+            return self.format.container(os.pread(self.file, size, offset))
+        except (RuntimeError, ValueError, OSError) as error:
             raise StoreDamageError(self.path, f"has a damaged chunk ({error})") from error
 
 
@@ -91,9 +92,12 @@ class ShardedVoxels:
         Of the array.
     document
         Its metadata; `can_unpack` is true of it.
+    seen
+        What the file system said of its shards, by key, when the document was read: one that was replaced since holds
+        voxels that the document does not describe.
     """
 
-    def __init__(self, folder: Path, document: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, document: Mapping[str, Any], seen: Mapping[str, FileStamp] | None = None) -> None:
         (sharding,) = document["codecs"]
         _, blosc, _ = sharding["configuration"]["codecs"]
         self._shape: tuple[int, ...] = tuple(document["shape"])
@@ -103,8 +107,10 @@ class ShardedVoxels:
         shard = document["chunk_grid"]["configuration"]["chunk_shape"]
         self._grid = tuple(count // size for count, size in zip(shard, self._chunk, strict=True))
         self._block: int = blosc["configuration"]["blocksize"]
+        self._format = ChunkFormat.of_image(document)
         self._sizes: Mapping[str, int] = document["attributes"][KEY]["shards"]
-        self._indices: dict[str, tuple[int, NDArray[np.uint64]]] = {}
+        self._seen: Mapping[str, FileStamp] = seen or {}
+        self._indices: dict[str, tuple[FileStamp, NDArray[np.uint64]]] = {}
 
     def read(self, selection: Sequence[Index]) -> NDArray[Any]:
         """Read what is selected along each axis, independently of the others.
@@ -123,61 +129,110 @@ class ShardedVoxels:
         counts = [count for count, _ in axes]
         found = np.empty(counts, self._dtype)
         with contextlib.ExitStack() as stack:
-            pieces = list(self._pieces([parts for _, parts in axes], stack))
-            blocks = sum(end - first for piece in pieces for first, end in piece.runs)
-            pool, threads = _threads() if blocks * self._block > SERIAL_BYTES and len(pieces) > 1 else (None, 1)
-            if pool is None:
-                self._unpack(pieces, found)
-            else:
-                # a few turns for each thread: large enough to be worth one, small enough that all end together
-                turn = max(1, math.ceil(len(pieces) / (4 * threads)))
-                turns = [pieces[start : start + turn] for start in range(0, len(pieces), turn)]
-                futures = [pool.submit(self._unpack, each, found) for each in turns]
-                wait(futures)  # files stay open until no thread reads them
-                for future in futures:
-                    future.result()
+            self._unpack_all(list(self._pieces([parts for _, parts in axes], stack)), found)
         return found.reshape([count for count, each in zip(counts, selection, strict=True) if not _is_number(each)])
+
+    def pick(self, points: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
+        """Read voxels here and there.
+
+        Parameters
+        ----------
+        points
+            For each axis their positions, arrays of one shape, which is that of what is returned.
+
+        Raises
+        ------
+        StoreDamageError
+            As for `read`.
+        """
+        where = [_within(each, length).ravel() for each, length in zip(points, self._shape, strict=True)]
+        found = np.empty(len(where[0]), self._dtype)
+        with contextlib.ExitStack() as stack:
+            self._unpack_all(list(self._picked(where, stack)), found)
+        return found.reshape(np.shape(points[0]))
+
+    def _picked(self, where: Sequence[NDArray[np.intp]], stack: contextlib.ExitStack) -> Iterator[_Piece]:
+        shards: dict[tuple[int, ...], _Shard] = {}
+        chunks, number = np.unique(
+            np.stack([each // size for each, size in zip(where, self._chunk, strict=True)]), axis=1, return_inverse=True
+        )
+        order = np.argsort(number.ravel(), kind="stable")
+        ends = np.cumsum(np.bincount(number.ravel(), minlength=chunks.shape[1]))
+        for chunk, end, start in zip(chunks.T.tolist(), ends.tolist(), [0, *ends.tolist()], strict=False):
+            to = order[start:end]
+            inside = tuple(each[to] - at * size for each, at, size in zip(where, chunk, self._chunk, strict=True))
+            bounds = tuple((int(each.min()), int(each.max())) for each in inside)
+            yield self._piece(shards, stack, tuple(chunk), bounds, inside, (to,))
+
+    def _unpack_all(self, pieces: Sequence[_Piece], found: NDArray[Any]) -> None:
+        """Unpack pieces into what was asked for, by threads where there is enough to do."""
+        blocks = sum(end - first for piece in pieces for first, end in piece.runs)
+        pool, threads = _threads() if blocks * self._block > SERIAL_BYTES and len(pieces) > 1 else (None, 1)
+        if pool is None:
+            self._unpack(pieces, found)
+        else:
+            # a few turns for each thread: large enough to be worth one, small enough that all end together
+            turn = max(1, math.ceil(len(pieces) / (4 * threads)))
+            turns = [pieces[start : start + turn] for start in range(0, len(pieces), turn)]
+            futures = [pool.submit(self._unpack, each, found) for each in turns]
+            wait(futures)  # files stay open until no thread reads them
+            for future in futures:
+                future.result()
 
     def _pieces(self, axes: Sequence[Sequence[_Part]], stack: contextlib.ExitStack) -> Iterator[_Piece]:
         listed = any(isinstance(part.to, np.ndarray) for parts in axes for part in parts)
         shards: dict[tuple[int, ...], _Shard] = {}
         for parts in itertools.product(*axes):
-            split = [divmod(part.chunk, count) for part, count in zip(parts, self._grid, strict=True)]
-            where, place = tuple(shard for shard, _ in split), tuple(chunk for _, chunk in split)
-            if where not in shards:
-                shards[where] = stack.enter_context(self._opened("/".join(map(str, ("c", *where)))))
             inside, to = tuple(part.inside for part in parts), tuple(part.to for part in parts)
-            yield _Piece(
-                shards[where],
-                place,
-                _runs(tuple(part.bounds for part in parts), self._chunk, self._block // self._dtype.itemsize),
+            yield self._piece(
+                shards,
+                stack,
+                tuple(part.chunk for part in parts),
+                tuple(part.bounds for part in parts),
                 _mesh(inside) if listed else inside,
                 _mesh(to) if listed else to,
             )
+
+    def _piece(
+        self,
+        shards: dict[tuple[int, ...], _Shard],
+        stack: contextlib.ExitStack,
+        chunk: tuple[int, ...],
+        bounds: tuple[tuple[int, int], ...],
+        inside: tuple[Any, ...],
+        to: tuple[Any, ...],
+    ) -> _Piece:
+        split = [divmod(at, count) for at, count in zip(chunk, self._grid, strict=True)]
+        where, place = tuple(shard for shard, _ in split), tuple(at for _, at in split)
+        if where not in shards:
+            shards[where] = stack.enter_context(self._opened("/".join(map(str, ("c", *where)))))
+        runs = _runs(bounds, self._chunk, self._block // self._dtype.itemsize)
+        return _Piece(shards[where], place, runs, inside, to)
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[_Shard]:
         """Open a shard, which is whole as far as its size and the checksum of its index tell."""
         path = self._folder / key
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file, status = opened_file(path)
         except FileNotFoundError:
             raise StoreDamageError(path, "is lost") from None
         try:
-            status = os.fstat(file)
+            if status.st_size == self._sizes[key] and key in self._seen and not self._seen[key].is_of(status):
+                raise StaleReadError(path, "was replaced after it was opened: its voxels may be others now")
             known, index = self._indices.get(key, (None, None))
-            if index is None or known != status.st_mtime_ns:
+            if index is None or known is None or not known.is_of(status):
                 index = self._read_index(path, file, status.st_size, self._sizes[key])
-                self._indices[key] = status.st_mtime_ns, index
-            yield _Shard(path, file, index)
+                self._indices[key] = FileStamp.of(status), index
+            yield _Shard(path, file, index, self._format)
         finally:
             os.close(file)
 
     def _read_index(self, path: Path, file: int, size: int, wanted: int) -> NDArray[np.uint64]:
         if size != wanted:
             raise StoreDamageError(path, f"has {size:,} of {wanted:,} bytes")
-        length = 16 * math.prod(self._grid) + INDEX_CHECKSUM_BYTES
-        index = index_from_bytes(os.pread(file, length, size - length))
+        length = index_bytes(math.prod(self._grid))
+        index = index_from_bytes(os.pread(file, length, size - length), shard_bytes=size) if size >= length else None
         if index is None:
             raise StoreDamageError(path, "has a damaged index")
         return index.reshape(*self._grid, 2)
@@ -193,7 +248,7 @@ class ShardedVoxels:
                 for first, end in piece.runs if as_planned else ((0, math.ceil(size / self._block)),):
                     start, stop = first * self._block, min(end * self._block, size)
                     part = blosc_blocks(packed, first, end) if as_planned else packed
-                    Blosc().decode(part, octets[start:stop])
+                    unpack_into(part, octets[start:stop])
             except (RuntimeError, ValueError, struct.error) as error:
                 raise StoreDamageError(piece.shard.path, f"has a damaged chunk ({error})") from error
             found[piece.to] = voxels[piece.inside]
@@ -207,24 +262,7 @@ def can_unpack(document: Mapping[str, Any]) -> bool:
     document
         Its metadata.
     """
-    if not hasattr(os, "pread"):
-        return False
-    try:
-        (sharding,) = document["codecs"]
-        options = sharding["configuration"]
-        inner, outer = options["codecs"], options["index_codecs"]
-        return (
-            sharding["name"] == "sharding_indexed"
-            and options.get("index_location", "end") == "end"
-            and [codec["name"] for codec in inner] == ["bytes", "blosc", "zstd"]
-            and [codec["name"] for codec in outer] == ["bytes", "crc32c"]
-            and "big" not in {codec.get("configuration", {}).get("endian") for codec in (inner[0], outer[0])}
-            and inner[1]["configuration"]["blocksize"] > 0
-            and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-            and KEY in document["attributes"]
-        )
-    except (KeyError, TypeError, ValueError):
-        return False
+    return hasattr(os, "pread") and is_as_converted(document)
 
 
 def _is_number(index: Index) -> bool:
@@ -263,13 +301,18 @@ def _parts(index: Index, length: int, size: int) -> tuple[int, list[_Part]]:
 
 
 def _listed_parts(index: NDArray[np.intp], length: int, size: int) -> Iterator[_Part]:
-    if index.size and not -length <= np.min(index) <= np.max(index) < length:
-        raise IndexError(f"an index is out of bounds for an axis of {length}")
-    chunks, inside = np.divmod(np.where(index < 0, index + length, index), size)
+    chunks, inside = np.divmod(_within(index, length), size)
     for chunk in np.unique(chunks).tolist():
         (to,) = np.nonzero(chunks == chunk)
         found = inside[to]
         yield _Part(chunk, found, to, (int(np.min(found)), int(np.max(found))))
+
+
+def _within(index: NDArray[np.intp], length: int) -> NDArray[np.intp]:
+    """Return positions along an axis, those from its end as from its start."""
+    if index.size and not -length <= np.min(index) <= np.max(index) < length:
+        raise IndexError(f"an index is out of bounds for an axis of {length}")
+    return np.where(index < 0, index + length, index)
 
 
 def _mesh(parts: Sequence[slice | NDArray[np.intp]]) -> tuple[NDArray[np.intp], ...]:
@@ -310,7 +353,7 @@ def _runs(bounds: tuple[tuple[int, int], ...], chunk: tuple[int, ...], block: in
 
 def block_bytes(packed: bytes) -> int:
     """Return how many bytes a block of a container of Blosc has, unpacked; the last one may have fewer."""
-    size: int = _HEADER.unpack_from(packed)[5]
+    size: int = BLOSC_HEADER.unpack_from(packed)[5]
     return size
 
 
@@ -324,21 +367,21 @@ def blosc_blocks(packed: bytes, first: int, end: int) -> bytes:
     first, end
         The first block, and the one behind the last.
     """
-    *kind, flags, typesize, size, block, _ = _HEADER.unpack_from(packed)
+    *kind, flags, typesize, size, block, _ = BLOSC_HEADER.unpack_from(packed)
     if (first, end) == (0, math.ceil(size / block)):
         return packed
     size = min(end * block, size) - first * block
     if flags & _STORED:
-        voxels = packed[_HEADER.size + first * block :][:size]
-        return _HEADER.pack(*kind, flags, typesize, size, min(block, size), _HEADER.size + size) + voxels
+        voxels = packed[BLOSC_HEADER.size + first * block :][:size]
+        return BLOSC_HEADER.pack(*kind, flags, typesize, size, min(block, size), BLOSC_HEADER.size + size) + voxels
     if not flags & _UNSPLIT:
         raise ValueError("its blocks are several streams")
-    offsets = struct.unpack_from(f"<{end - first}I", packed, _HEADER.size + 4 * first)
+    offsets = struct.unpack_from(f"<{end - first}I", packed, BLOSC_HEADER.size + 4 * first)
     streams = [packed[at : at + 4 + int.from_bytes(packed[at : at + 4], "little")] for at in offsets]
-    place = _HEADER.size + 4 * len(streams)
+    place = BLOSC_HEADER.size + 4 * len(streams)
     starts = itertools.accumulate(map(len, streams[:-1]), initial=place)
     total = place + sum(map(len, streams))
-    header = _HEADER.pack(*kind, flags, typesize, size, min(block, size), total)
+    header = BLOSC_HEADER.pack(*kind, flags, typesize, size, min(block, size), total)
     return b"".join([header, struct.pack(f"<{len(streams)}I", *starts), *streams])
 
 

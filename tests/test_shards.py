@@ -19,10 +19,11 @@ from numcodecs import Blosc, Zstd
 from zarr.storage import LocalStore
 
 from isles24_zarr import errors
+from isles24_zarr.containers import frame_content
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
-from isles24_zarr.shards import ShardEncoder, encoded_chunk, frame_content
+from isles24_zarr.shards import ShardEncoder, encoded_chunk
 from isles24_zarr.store import write_array
 from isles24_zarr.unpacking import ShardedVoxels, blosc_blocks, can_unpack
 from tests.fuzz import header_bytes
