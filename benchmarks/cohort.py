@@ -176,7 +176,7 @@ def startup(reference: Reference, *, repeats: int) -> Results:
     shards = [
         reference.array_path(str(name)) / key
         for name, image in scan(chunks=None).data_vars.items()
-        for key in image.attrs[KEY]["shards"]
+        for key in image.encoding[KEY]["shards"]
     ]
     programs = {"Python alone": "pass", "xarray": "import xarray", OURS: "import isles24_zarr"}
     runs: dict[tuple[str, str], Callable[[int], list[float]]] = {

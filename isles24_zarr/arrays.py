@@ -151,13 +151,13 @@ def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: M
     Returns
     -------
     xarray.Variable
-        Its encoding holds what was recorded of it, under `KEY`, with its ``chunks`` and ``shards`` and the ``affine``
-        of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their place.
+        Its encoding holds what was recorded of it, under `KEY`, with its ``chunk_shape`` and ``shard_shape`` and the
+        ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their place.
     """
     names = document["dimension_names"]
     chunks, shards = chunk_shapes(document)
     attributes = dict(document["attributes"])
-    record = {**attributes.pop(KEY), "chunks": chunks, "shards": shards, "affine": grid["affine"]}
+    record = {**attributes.pop(KEY), "chunk_shape": chunks, "shard_shape": shards, "affine": grid["affine"]}
     if record["affine_source"] != "none":
         attributes["file_orientation"] = recorded_orientation(record).file_codes
     encoding = {"preferred_chunks": dict(zip(names, chunks, strict=True)), KEY: record}
@@ -184,7 +184,7 @@ def record_of(image: xr.DataArray | xr.Variable) -> Mapping[str, Any] | None:
 def stored_layout(variable: xr.Variable) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return the shapes of the chunks and of the shards that an image has in its store, where it is still known."""
     record = variable.encoding.get(KEY, {})
-    layout = tuple(record.get("chunks", ())), tuple(record.get("shards", ()))
+    layout = tuple(record.get("chunk_shape", ())), tuple(record.get("shard_shape", ()))
     return layout if all(len(lengths) == variable.ndim for lengths in layout) and variable.ndim else None
 
 

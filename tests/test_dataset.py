@@ -215,17 +215,17 @@ def test_dask_chunks_never_cross_a_shard(shape: tuple[int, ...], itemsize: int, 
         chunks, shards = chunks_and_shards(part, itemsize, slow_axis=slow_axis)
         data = da.zeros(part, dtype=f"u{itemsize}", chunks=part)
         images[name] = xr.Variable(
-            dims[-len(part) :], data, encoding={layout.KEY: {"chunks": chunks, "shards": shards}}
+            dims[-len(part) :], data, encoding={layout.KEY: {"chunk_shape": chunks, "shard_shape": shards}}
         )
     sizes = dask_chunks(xr.Dataset(images))
     for image in images.values():
         record = image.encoding[layout.KEY]
-        stored = zip(image.dims, record["chunks"], record["shards"], image.shape, strict=True)
+        stored = zip(image.dims, record["chunk_shape"], record["shard_shape"], image.shape, strict=True)
         for dim, chunk, shard, count in stored:
             size = sizes[dim]
             assert size % chunk == 0
             assert size >= count or shard >= count or shard % size == 0
-        smallest = np.prod(record["chunks"]) * itemsize
+        smallest = np.prod(record["chunk_shape"]) * itemsize
         block = np.prod([min(sizes[dim], n) for dim, n in zip(image.dims, image.shape, strict=True)]) * itemsize
         assert block <= max(dataset.DASK_CHUNK_BYTES, smallest)
 
@@ -236,7 +236,7 @@ def test_dask_chunks_of_the_reference_subject() -> None:
         chunks, shards = chunks_and_shards(shape, np.dtype(dtype).itemsize, slow_axis=0)
         dims = ("time", "z", "y", "x")[-len(shape) :]
         data = da.zeros(shape, dtype=dtype, chunks=shape)
-        images[name] = xr.Variable(dims, data, encoding={layout.KEY: {"chunks": chunks, "shards": shards}})
+        images[name] = xr.Variable(dims, data, encoding={layout.KEY: {"chunk_shape": chunks, "shard_shape": shards}})
     sizes = dask_chunks(xr.Dataset(images))
     assert sizes["time"] == 4
     assert (sizes["y"], sizes["x"]) >= (586, 512)

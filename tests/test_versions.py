@@ -188,7 +188,7 @@ def test_by_the_command_line(release: Path, store: Path, tmp_path: Path) -> None
         assert "WARN" not in done.stderr
     info = [*line, "info", "icechunk://repo"]
     done = subprocess.run(info, cwd=tmp_path, env=ours(), capture_output=True, text=True, check=True)
-    assert "3 subjects, format version 1" in done.stdout
+    assert "3 subjects, format version 2" in done.stdout
     done = subprocess.run(
         [*line, "info", "icechunk://repo?tag=none"],
         cwd=tmp_path,
