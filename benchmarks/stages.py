@@ -28,7 +28,7 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, CURVE, PATCH, WHOLE, reads_of
-from isles24_zarr import containers, dataset, shards, streams, unpacking
+from isles24_zarr import arrays, containers, dataset, shards, streams, unpacking
 from isles24_zarr.convert import planned
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.objects import Target
@@ -62,7 +62,7 @@ _Patch = tuple[Any, str, str]
 _READING: Final[tuple[_Patch, ...]] = (
     (dataset, "read_objects", f"{OPENING}read documents and coordinates"),
     (dataset, "document_from_bytes", f"{OPENING}parse JSON"),
-    (dataset, "check_shards", f"{OPENING}look at every shard"),
+    (arrays, "check_shards", f"{OPENING}look at every shard"),
     (dataset, "coordinate_variable", f"{OPENING}make coordinates and images"),
     (dataset, "image_variable", f"{OPENING}make coordinates and images"),
     (xr.Dataset, "__init__", f"{OPENING}xarray.Dataset"),
