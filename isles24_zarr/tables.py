@@ -49,7 +49,7 @@ _DELIMITERS: Final = ",;\t|"
 _SEPARATOR_LINE: Final = re.compile(rf'"?sep=(?P<delimiter>[{_DELIMITERS}])"?[{_DELIMITERS}]*', re.IGNORECASE)
 """Excel obeys such a line, and does not show it."""
 
-_FORMULA: Final = re.compile(r"'*\s*[=+\-@](?![\d.,]+(e[+-]?\d+)?$)", re.ASCII | re.IGNORECASE)
+_FORMULA: Final = re.compile(r"'*\s*([=@\uff1d\uff20]|[+\-\uff0b\uff0d](?![\d.,]+(e[+-]?\d+)?$))", re.IGNORECASE)
 """Text that a spreadsheet program would compute; a number with a sign is none."""
 
 Row = tuple[Any, ...]
