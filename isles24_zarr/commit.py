@@ -16,6 +16,7 @@ from isles24_zarr import phenotype, vocabulary
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_passwords
 from isles24_zarr.layout import FORMAT_VERSION, KEY, PHENOTYPE
 from isles24_zarr.objects import committed_subjects, read_document
+from isles24_zarr.rows import own_row, rows_from_table
 from isles24_zarr.store import remove, write_dataset, write_grid, write_group, write_subject
 from isles24_zarr.tables import MAX_TABLE_BYTES
 
@@ -116,8 +117,9 @@ def clinical_record(subject: Subject, source: Source) -> phenotype.ClinicalRecor
     records, problems = [], []
     for table, file in subject.tables.items():
         try:
-            rows = phenotype.rows_from_table(source.content(file, most=MAX_TABLE_BYTES), path=file.path)
-            records.append(phenotype.record_from_row(rows[0], table=table.table, path=file.path, subject=subject.name))
+            rows = rows_from_table(source.content(file, most=MAX_TABLE_BYTES), path=file.path)
+            row = own_row(rows, path=file.path, subject=subject.name)
+            records.append(phenotype.record_from_row(row, table=table.table, path=file.path, subject=subject.name))
         except SourceError as error:
             problems.append(Problem.from_error(error, subject=subject.name))
     merged = phenotype.merged_record(records)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ import xxhash
 
 from isles24_zarr import vocabulary
 from isles24_zarr.arrays import StoredArray, chunk_shapes
+from isles24_zarr.cells import UnreadCellError, value_from_cell
 from isles24_zarr.chunking import blocks_of_array
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.grid import file_from_canonical
@@ -29,6 +31,7 @@ from isles24_zarr.nifti import VoxelStream, write_nifti
 from isles24_zarr.objects import Target, committed_subjects, read_document, read_root, reading
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.streams import whole_file
+from isles24_zarr.tables import guarded_text
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +124,9 @@ def export(
     Notes
     -----
     Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
-    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort.
+    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. A text that spreadsheet programs would
+    compute has an apostrophe before it, which `convert` takes away again; ``participants.tsv`` has spaces for line
+    breaks.
     """
     from isles24_zarr.cluster import TaskLost, completed_tasks, dask_client
 
@@ -288,10 +293,7 @@ def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> No
     """Write clinical values as CSV per subject and session, and as the participants of BIDS."""
     import pandas as pd
 
-    rows = [
-        {**each, **each[KEY]["clinical_unread"]} for each in subjects.values()
-    ]  # what was not understood, as it was
-    frame = pd.DataFrame([{name: value for name, value in row.items() if name != KEY} for row in rows])
+    frame = pd.DataFrame([_cells(each) for each in subjects.values()])
     frame = frame.reindex(columns=[*vocabulary.CLINICAL, *sorted(set(frame.columns) - vocabulary.CLINICAL.keys())])
     frame.index = pd.Index(list(subjects), name="participant_id")
     outcome = {name for name, variable in vocabulary.CLINICAL.items() if variable.table == vocabulary.OUTCOME}
@@ -304,13 +306,34 @@ def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> No
             row = frame.loc[[name], columns].copy()
             for column in row.columns.intersection(_DURATIONS):
                 row[column] = row[column].map(_clock)
-            _write_whole(path, row.rename(columns=headers).to_csv(index=False))
-    _write_whole(folder / "participants.tsv", frame.to_csv(sep="\t", na_rep="n/a"))
+            # by default pandas puts no quotes around a lone carriage return, and rows are cut there
+            text = row.rename(columns=headers).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+            _write_whole(path, text)
+    # tools for TSV read line by line; the whole text is in the CSV
+    lines = frame.map(lambda cell: " ".join(cell.splitlines()) if isinstance(cell, str) else cell)
+    _write_whole(folder / "participants.tsv", lines.to_csv(sep="\t", na_rep="n/a"))
     described = {
         name: {"LongName": variable.long_name, **({"Units": variable.units} if variable.units else {})}
         for name, variable in vocabulary.CLINICAL.items()
     }
     _write_whole(folder / "participants.json", json.dumps(described, indent=2) + "\n")
+
+
+def _cells(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what goes into a table: the values, and as it was what was not understood."""
+    unread = attributes[KEY]["clinical_unread"]
+    cells = {**attributes, **{name: text for name, text in unread.items() if _stays_unread(name, text)}}
+    return {name: guarded_text(cell) if isinstance(cell, str) else cell for name, cell in cells.items() if name != KEY}
+
+
+def _stays_unread(name: str, text: str) -> bool:
+    """Tell whether a text that was not understood is not a value either: of a date as the centre, it would be one."""
+    variable = vocabulary.CLINICAL.get(name)
+    try:
+        value_from_cell(text, variable)
+    except UnreadCellError:
+        return True
+    return variable is None
 
 
 def _clock(minutes: object) -> object:

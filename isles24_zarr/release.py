@@ -31,7 +31,13 @@ _SESSION: Final = re.compile(r"ses-0*([0-9]{1,4})", re.ASCII)
 _IMAGE: Final = re.compile(
     r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)(_space-(?P<space>[^_]+))?_(?P<suffix>[^_.]+)\.nii(\.gz)?", re.ASCII
 )
-_TABLE: Final = re.compile(r".*?(?P<table>demographic_baseline|outcome)\.(xlsx|csv)", re.ASCII | re.IGNORECASE)
+_TABLE: Final = re.compile(
+    r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)_(?P<table>demographic_baseline|outcome)\.(xlsx|csv)",
+    re.ASCII | re.IGNORECASE,
+)
+_LIKE_TABLE: Final = re.compile(r".*(?P<table>demographic_baseline|outcome).*", re.IGNORECASE)
+_COMPANIONS: Final = ("._", "~$")
+"""How names begin of files that macOS and Excel put beside others: attributes and locks, under the others' endings."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +85,19 @@ class Stray:
     """A path that is no part of a release, and why."""
 
     reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StrayTable(Stray):
+    """A table whose name is not that of its subject's table, but like it: a copy, an older or a corrected one.
+
+    It is never read. Which of several versions is right is not for us to guess, and the name of one that is alone says
+    as little; renaming it is a decision of those who know.
+    """
+
+    subject: str
+    session: int
+    table: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +192,8 @@ def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
     if parts[-1] == DICTIONARY_NAME and len(parts) <= 2:
         return DictionaryName()
     start = next((index for index, part in enumerate(parts[:2]) if part in _SECTIONS), None)
+    if parts[-1].startswith(_COMPANIONS):
+        return Stray(reason="is what macOS or Excel keeps beside a file")
     if start is None:
         return Stray(reason="is not below raw_data/, derivatives/ or phenotype/")
     if len(parts) - start < 4:
@@ -198,15 +219,29 @@ def _safe_parts(path: str) -> tuple[str, ...]:
 
 
 def _classified_table(folders: list[str], name: str, *, subject: str, session: int) -> TableName | Stray:
-    match = _TABLE.fullmatch(name)
-    if folders or match is None:
+    like = _LIKE_TABLE.fullmatch(name)
+    if folders or like is None:
         return Stray(reason="is not a known phenotype table")
-    if name.startswith("sub-") and not name.startswith(f"{subject}_"):
-        return Stray(reason=f"its name speaks of another subject than its folder {subject}")
-    table = match["table"].lower()
+    table = like["table"].lower()
     if TABLE_OF_SESSION.get(session) != table:
         return Stray(reason=f"a table '{table}' does not belong to session {session}")
+    if reason := _irregularity(name, subject=subject, session=session):
+        return StrayTable(reason=reason, subject=subject, session=session, table=table)
     return TableName(subject=subject, session=session, table=table, precedence=int(name.lower().endswith(".csv")))
+
+
+def _irregularity(name: str, *, subject: str, session: int) -> str | None:
+    """Tell what the name of a table has against it being the one of its folder."""
+    match = _TABLE.fullmatch(name)
+    if match is None or not SUBJECT_NAME.fullmatch(match["subject"]):
+        regular = f"{subject}_ses-{session:02d}_{TABLE_OF_SESSION[session]}"
+        return f"is not named as the table of its folder, {regular}.xlsx or .csv"
+    if match["subject"] != subject:
+        return f"its name speaks of another subject than its folder {subject}"
+    of_name = _SESSION.fullmatch(match["session"])
+    if of_name is None or int(of_name[1]) != session:
+        return f"its name speaks of another session than its folder, {session}"
+    return None
 
 
 def _classified_image(folders: list[str], name: str, *, section: str, subject: str, session: int) -> ImageName | Stray:
@@ -254,32 +289,35 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
         Of several files for one image the regular one; the others, and all strays, are among its problems.
     """
     found = list(problems)
-    images: dict[str, dict[tuple[str, str], list[tuple[int, SourceFile]]]] = defaultdict(lambda: defaultdict(list))
-    tables: dict[str, dict[TableName, SourceFile]] = defaultdict(dict)
+    images: dict[str, dict[ImageName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
+    tables: dict[str, dict[TableName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
+    stray_tables: list[tuple[StrayTable, SourceFile]] = []
     dictionaries = []
-    for file in sorted(files, key=lambda file: file.path):
+    for file in sorted(files, key=_oddity):
         try:
             match classified(file.path):
                 case ImageName() as name:
-                    images[name.subject][name.space, name.image].append((name.precedence, file))
+                    images[name.subject][name].append(file)
                 case TableName() as table:
-                    tables[table.subject].setdefault(table, file)
+                    tables[table.subject][table].append(file)
                 case DictionaryName():
                     dictionaries.append(file)
+                case StrayTable() as stray:
+                    stray_tables.append((stray, file))
                 case Stray() as stray:
                     found.append(_notice(file.path, f"{stray.reason}; left out"))
         except UnsafePathError as error:
             found.append(Problem.from_error(error))
     subjects = {}
     for name_ in sorted(images.keys() | tables.keys()):
-        chosen = dict(_regular_files(images[name_], found, subject=name_))
+        chosen = dict(_regular_images(images[name_], found, subject=name_))
         order = sorted(chosen, key=lambda key: (key[0] != REFERENCE_SPACE, key[0], list(IMAGES).index(key[1])))
-        ordered_tables = sorted(tables[name_].items(), key=lambda item: (item[0].session, item[0].precedence))
         subjects[name_] = Subject(
             name=name_,
             images=MappingProxyType({key: chosen[key] for key in order}),
-            tables=MappingProxyType(dict(ordered_tables)),
+            tables=MappingProxyType(dict(_regular_tables(tables[name_], found))),
         )
+    found += [_stray_table(stray, file, subjects.get(stray.subject)) for stray, file in stray_tables]
     found += [_notice(extra.path, "a second data dictionary; left out") for extra in dictionaries[1:]]
     return Release(
         source=source,
@@ -289,15 +327,43 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
     )
 
 
-def _regular_files(
-    images: Mapping[tuple[str, str], list[tuple[int, SourceFile]]], found: list[Problem], *, subject: str
+def _oddity(file: SourceFile) -> tuple[bool, int, str]:
+    """Sort the regular one of several spellings of a path first: no ``./`` or ``//``, and not in capitals."""
+    return file.path != str(PurePosixPath(file.path)), sum(map(str.isupper, file.path)), file.path
+
+
+def _regular_images(
+    images: Mapping[ImageName, list[SourceFile]], found: list[Problem], *, subject: str
 ) -> Iterator[tuple[tuple[str, str], SourceFile]]:
-    for key, candidates in images.items():
-        (_, regular), *others = sorted(candidates, key=lambda candidate: (candidate[0], candidate[1].path))
-        for _, other in others:
+    by_key: dict[tuple[str, str], list[SourceFile]] = defaultdict(list)
+    for name in sorted(images, key=lambda name: name.precedence):
+        by_key[name.space, name.image] += images[name]
+    for key, (regular, *others) in by_key.items():
+        for other in others:
             message = f"a second file for '{key[1]}', {regular.path} is the regular one; left out"
             found.append(_notice(other.path, message, subject=subject, image=key[1]))
         yield key, regular
+
+
+def _regular_tables(
+    tables: Mapping[TableName, list[SourceFile]], found: list[Problem]
+) -> Iterator[tuple[TableName, SourceFile]]:
+    for name in sorted(tables, key=lambda name: (name.session, name.precedence)):
+        regular, *others = tables[name]
+        for other in others:
+            message = f"a second file for '{name.table}', {regular.path} is the regular one; left out"
+            found.append(_notice(other.path, message, subject=name.subject))
+        yield name, regular
+
+
+def _stray_table(stray: StrayTable, file: SourceFile, subject: Subject | None) -> Problem:
+    """Report a table that is not used: as an error where the subject has no other one."""
+    same = (path for name, path in (subject.tables.items() if subject else ()) if name.table == stray.table)
+    if regular := next(same, None):
+        message = f"a second file for '{stray.table}', {regular.path} is the regular one; left out"
+        return _notice(file.path, message, subject=stray.subject)
+    message = f"{stray.reason}; left out: rename it if it is the one to use"
+    return Problem(path=file.path, message=message, subject=stray.subject)
 
 
 def _notice(path: str, message: str, *, subject: str | None = None, image: str | None = None) -> Problem:

@@ -45,6 +45,13 @@ _UNSAVED_FORMULA: Final = re.compile(
     rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</|</(?:\w+:)?c>)"
 )
 
+_DELIMITERS: Final = ",;\t|"
+_SEPARATOR_LINE: Final = re.compile(rf'"?sep=(?P<delimiter>[{_DELIMITERS}])"?[{_DELIMITERS}]*', re.IGNORECASE)
+"""Excel obeys such a line, and does not show it."""
+
+_FORMULA: Final = re.compile(r"'*\s*([=@\uff1d\uff20]|[+\-\uff0b\uff0d](?![\d.,]+(e[+-]?\d+)?$))", re.IGNORECASE)
+"""Text that a spreadsheet program would compute; a number with a sign is none."""
+
 Row = tuple[Any, ...]
 
 
@@ -61,9 +68,9 @@ def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     Returns
     -------
     list of (str, list of tuple)
-        Title and rows of every sheet, a CSV file being one without a title. Rows are without the empty cells at their
-        end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str`` or of `datetime`; a
-        formula is the result that was saved with it.
+        Title and rows of every sheet that is not hidden, a CSV file being one without a title. Rows are without the
+        empty cells at their end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str``
+        or of `datetime`; a formula is the result that was saved with it.
 
     Raises
     ------
@@ -82,6 +89,16 @@ def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
 def text_from_cell(cell: Any) -> str:
     """Text of a cell without the spaces around it, ``""`` for an empty one."""
     return "" if cell is None else str(cell).strip()
+
+
+def guarded_text(text: str) -> str:
+    """Put an apostrophe before a text that a spreadsheet program would take for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguarded_text(text: str) -> str:
+    """Undo `guarded_text`, of whomever: it is the usual way to keep formulas out of CSV files."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def _trimmed_rows(rows: Iterable[Sequence[Any]], *, path: str) -> list[Row]:
@@ -110,14 +127,36 @@ def _reason(error: BaseException) -> str:
 def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
     try:
         text = data.decode("utf-8-sig")
-        first = re.split("[\r\n]", text.lstrip("\r\n "), maxsplit=1)[0]
-        delimiter = max(",;\t|", key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, strict=True)
-        rows = list(itertools.islice(filter(None, reader), MAX_ROWS + 2))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise TableError(path, f"is not a CSV file in UTF-8 ({_reason(error)})") from error
     if "\0" in text:
         raise TableError(path, "is not a CSV file (it holds NUL characters)")
+    first, _, below = re.sub(r"\r\n?", "\n", text.lstrip("\r\n ")).partition("\n")
+    if line := _SEPARATOR_LINE.fullmatch(first.strip()):
+        return _split_rows(below, line["delimiter"], path=path)
+    found: list[list[list[str]]] = []
+    errors: list[TableError] = []
+    for delimiter in sorted(_DELIMITERS, key=first.count, reverse=True):
+        if delimiter in first or not (found or errors):
+            try:
+                found.append(_split_rows(text, delimiter, path=path))
+            except TableError as error:
+                errors.append(error)
+    # a delimiter within quotes takes them apart
+    whole = [rows for rows in found if not any(cell.count('"') % 2 for cell in rows[0])] or found
+    if len(whole) > 1:
+        raise TableError(path, "can be read in several ways: put quotes around headers and values that hold , or ;")
+    if not whole:
+        raise errors[0]
+    return whole[0]
+
+
+def _split_rows(text: str, delimiter: str, *, path: str) -> list[list[str]]:
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = list(itertools.islice(filter(None, reader), MAX_ROWS + 2))
+    except csv.Error as error:
+        raise TableError(path, f"is not a CSV file in UTF-8 ({_reason(error)})") from error
     for row in rows:
         # an unquoted decimal comma would shift all later values into wrong columns
         if len(row) < len(rows[0]) or any(row[len(rows[0]) :]):
@@ -141,7 +180,8 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
             warnings.simplefilter("ignore", UserWarning)
             book = load_workbook(package, read_only=True, data_only=True, keep_links=False)
             sheets = []
-            for sheet in book.worksheets:
+            # nobody sees a hidden sheet who checks the table
+            for sheet in (sheet for sheet in book.worksheets if sheet.sheet_state == "visible"):
                 # some writers declare fewer cells than they write, or all that Excel can hold
                 sheet.reset_dimensions()
                 rows = sheet.iter_rows(values_only=True, max_col=_EXCEL_COLUMNS)

@@ -7,8 +7,9 @@ dictionary (``clinical_data-description.xlsx``); the Circle of Willis labels tho
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 TITLE: Final = "ISLES'24: a real-world longitudinal multimodal stroke dataset"
 LICENCE: Final = "CC BY-NC-SA 4.0"
@@ -206,6 +207,11 @@ class ClinicalVariable:
         Units of the stored value; ``None`` for text, ``"1"`` for counts, flags and scores.
     aliases
         Other headers under which releases and the data dictionary list it.
+    limits
+        The smallest and the largest value that can be one, in `units`: of a scale its ends, of everything else what a
+        body or a hospital can produce at the very most. Everything outside is a code, a slip or another unit.
+    categories
+        All texts that it can be, ``()`` where any can.
     """
 
     name: str
@@ -215,123 +221,149 @@ class ClinicalVariable:
     long_name: str
     units: str | None = "1"
     aliases: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
+    categories: tuple[str, ...] = ()
 
 
-def _baseline(
-    name: str, column: str, kind: ClinicalKind, long_name: str, units: str | None = "1", *aliases: str
-) -> ClinicalVariable:
-    return ClinicalVariable(
-        name=name, column=column, table=BASELINE, kind=kind, long_name=long_name, units=units, aliases=aliases
-    )
+_FLAG: Final = (0, 1)
+_NIHSS: Final = (0, 42)
+_MRS: Final = (0, 6)
+_MONTH: Final = (-31 * 1440, 31 * 1440)
+"""A longer time is no door time. A stroke in hospital may come before, or after, all that is counted from the door."""
 
 
-def _outcome(
-    name: str, column: str, kind: ClinicalKind, long_name: str, units: str | None = "1", *aliases: str
-) -> ClinicalVariable:
-    return ClinicalVariable(
-        name=name, column=column, table=OUTCOME, kind=kind, long_name=long_name, units=units, aliases=aliases
-    )
+def _variable(table: str, name: str, column: str, kind: ClinicalKind, long_name: str, **more: Any) -> ClinicalVariable:
+    return ClinicalVariable(table=table, name=name, column=column, kind=kind, long_name=long_name, **more)
 
+
+_baseline: Final = functools.partial(_variable, BASELINE)
+_outcome: Final = functools.partial(_variable, OUTCOME)
 
 CLINICAL_VARIABLES: Final = (
-    _baseline("center", "Center", "category", "centre that treated the patient", None, "Centre"),
-    _baseline("age", "Age", "number", "age at admission", "a"),
-    _baseline("sex", "Sex", "category", "sex: M or F", None, "Gender"),
-    _baseline("atrial_fibrillation", "Atrial fibrillation", "flag", "atrial fibrillation"),
-    _baseline("hypertension", "Hypertension", "flag", "arterial hypertension"),
-    _baseline("diabetes", "Diabetes", "flag", "diabetes mellitus", "1", "Diabetes mellitus"),
-    _baseline("hyperlipidemia", "Hyperlipidemia", "flag", "hyperlipidemia", "1", "Hyperlipidaemia"),
-    _baseline("anticoagulation", "Anticoagulation", "flag", "anticoagulation before admission"),
+    _baseline("center", "Center", "category", "centre that treated the patient", units=None, aliases=("Centre",)),
+    _baseline("age", "Age", "number", "age at admission", units="a", aliases=("Age (years)",), limits=(0, 120)),
+    _baseline("sex", "Sex", "category", "sex: M or F", units=None, aliases=("Gender",), categories=("M", "F")),
+    _baseline("atrial_fibrillation", "Atrial fibrillation", "flag", "atrial fibrillation", limits=_FLAG),
+    _baseline("hypertension", "Hypertension", "flag", "arterial hypertension", limits=_FLAG),
+    _baseline("diabetes", "Diabetes", "flag", "diabetes mellitus", aliases=("Diabetes mellitus",), limits=_FLAG),
+    _baseline("hyperlipidemia", "Hyperlipidemia", "flag", "hyperlipidemia", aliases=("Hyperlipidaemia",), limits=_FLAG),
+    _baseline("anticoagulation", "Anticoagulation", "flag", "anticoagulation before admission", limits=_FLAG),
     _baseline(
         "lipid_lowering_drugs",
         "Lipid lowering drugs",
         "flag",
         "lipid lowering drugs before admission",
-        "1",
-        "Statins",
+        aliases=("Statins",),
+        limits=_FLAG,
     ),
     _baseline(
         "pais",
         "PAIs",
         "flag",
         "platelet aggregation inhibitors before admission",
-        "1",
-        "Platelet aggregation inhibitors",
+        aliases=("Platelet aggregation inhibitors",),
+        limits=_FLAG,
     ),
-    _baseline("glucose", "Glucose", "number", "blood glucose at admission", "mg/dL"),
-    _baseline("leucocytes", "Leucocytes", "number", "leucocytes at admission", "G/L", "Leukocytes"),
-    _baseline("crp", "CRP", "number", "C-reactive protein at admission", "mg/dL", "C-reactive protein"),
-    _baseline("inr", "INR", "number", "international normalized ratio at admission"),
-    _baseline("wake_up", "Wake-up", "flag", "stroke noticed on waking up"),
-    _baseline("in_house", "In-House", "flag", "stroke in hospital"),
-    _baseline("referral", "Referral", "flag", "referred by another hospital"),
-    _baseline("onset_to_door", "Onset to door", "duration", "time from onset to arrival", "min"),
-    _baseline("alert_to_door", "Alert to door", "duration", "time from alert to arrival", "min"),
+    _baseline("glucose", "Glucose", "number", "blood glucose at admission", units="mg/dL", limits=(20, 900)),
+    _baseline(
+        "leucocytes",
+        "Leucocytes",
+        "number",
+        "leucocytes at admission",
+        units="G/L",
+        aliases=("Leukocytes",),
+        limits=(0.1, 400),
+    ),
+    _baseline(
+        "crp",
+        "CRP",
+        "number",
+        "C-reactive protein at admission",
+        units="mg/dL",
+        aliases=("C-reactive protein",),
+        limits=(0, 70),
+    ),
+    _baseline("inr", "INR", "number", "international normalized ratio at admission", limits=(0.5, 20)),
+    _baseline("wake_up", "Wake-up", "flag", "stroke noticed on waking up", limits=_FLAG),
+    _baseline("in_house", "In-House", "flag", "stroke in hospital", limits=_FLAG),
+    _baseline("referral", "Referral", "flag", "referred by another hospital", limits=_FLAG),
+    _baseline("onset_to_door", "Onset to door", "duration", "time from onset to arrival", units="min", limits=_MONTH),
+    _baseline("alert_to_door", "Alert to door", "duration", "time from alert to arrival", units="min", limits=_MONTH),
     _baseline(
         "nihss_admission",
         "NIHSS at admission",
         "score",
         "NIH Stroke Scale at admission (0 to 42)",
-        "1",
-        "NIHSS admission",
+        aliases=("NIHSS admission",),
+        limits=_NIHSS,
     ),
     _baseline(
         "mrs_admission",
         "mRS at admission",
         "score",
         "modified Rankin Scale at admission (0 to 6)",
-        "1",
-        "mRS admission",
+        aliases=("mRS admission",),
+        limits=_MRS,
     ),
     _baseline(
         "mrs_premorbid",
         "mRS premorbid",
         "score",
         "modified Rankin Scale before the stroke (0 to 6)",
-        "1",
-        "Premorbid mRS",
+        aliases=("Premorbid mRS",),
+        limits=_MRS,
     ),
-    _baseline("door_to_imaging", "Door to imaging", "duration", "time from arrival to imaging", "min"),
-    _baseline("door_to_groin", "Door to groin", "duration", "time from arrival to groin puncture", "min"),
+    _baseline(
+        "door_to_imaging", "Door to imaging", "duration", "time from arrival to imaging", units="min", limits=_MONTH
+    ),
+    _baseline(
+        "door_to_groin", "Door to groin", "duration", "time from arrival to groin puncture", units="min", limits=_MONTH
+    ),
     _baseline(
         "door_to_first_series",
         "Door to first series",
         "duration",
         "time from arrival to the first angiographic series",
-        "min",
+        units="min",
+        limits=_MONTH,
     ),
-    _baseline("time_of_intervention", "Time of intervention", "duration", "time of the intervention", "min"),
+    _baseline(
+        "time_of_intervention",
+        "Time of intervention",
+        "duration",
+        "time of the intervention",
+        units="min",
+        limits=_MONTH,
+    ),
     _baseline(
         "door_to_recanalization",
         "Door to recanalization",
         "duration",
         "time from arrival to recanalization",
-        "min",
-        "Door to recanalisation",
+        units="min",
+        aliases=("Door to recanalisation",),
+        limits=_MONTH,
     ),
     _outcome(
         "mtici",
         "TICI postinterventional",
         "category",
         "modified Thrombolysis in Cerebral Infarction score after the intervention (0, 1, 2a, 2b, 2c, 3)",
-        None,
-        "mTICI postinterventional",
-        "mTICI",
-        "TICI",
+        units=None,
+        aliases=("mTICI postinterventional", "mTICI", "TICI"),
+        categories=("0", "1", "2a", "2b", "2c", "3"),
     ),
-    _outcome("nihss_24h", "NIHSS 24h", "score", "NIH Stroke Scale after 24 hours (0 to 42)"),
-    _outcome("mrs_24h", "mRS 24h", "score", "modified Rankin Scale after 24 hours (0 to 6)"),
-    _outcome("nihss_discharge", "NIHSS discharge", "score", "NIH Stroke Scale at discharge (0 to 42)"),
-    _outcome("mrs_discharge", "mRS discharge", "score", "modified Rankin Scale at discharge (0 to 6)"),
+    _outcome("nihss_24h", "NIHSS 24h", "score", "NIH Stroke Scale after 24 hours (0 to 42)", limits=_NIHSS),
+    _outcome("mrs_24h", "mRS 24h", "score", "modified Rankin Scale after 24 hours (0 to 6)", limits=_MRS),
+    _outcome("nihss_discharge", "NIHSS discharge", "score", "NIH Stroke Scale at discharge (0 to 42)", limits=_NIHSS),
+    _outcome("mrs_discharge", "mRS discharge", "score", "modified Rankin Scale at discharge (0 to 6)", limits=_MRS),
     _outcome(
         "mrs_3month",
         "mRS 3 months",
         "score",
         "modified Rankin Scale after three months (0 to 6)",
-        "1",
-        "mRS 3 month",
-        "mRS 3months",
-        "mRS 90 days",
+        aliases=("mRS 3 month", "mRS 3months", "mRS 90 days"),
+        limits=_MRS,
     ),
 )
 

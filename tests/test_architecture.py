@@ -22,6 +22,8 @@ ORDER = [
     "grid",
     "release",
     "tables",
+    "cells",
+    "rows",
     "phenotype",
     "streams",
     "sevenzip",

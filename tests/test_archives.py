@@ -403,7 +403,7 @@ def read_all(path: Path) -> dict[str, bytes | Isles24Error]:
 SMALL = [
     (NCCT, b"a" * 300),
     (CTA, np.random.default_rng(0).bytes(2000)),
-    (f"phenotype/{S}/ses-02/x_outcome.csv", b"1,2"),
+    (f"phenotype/{S}/ses-02/{S}_ses-02_outcome.csv", b"1,2"),
 ]
 
 

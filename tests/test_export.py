@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr.errors import DestinationError, NotAStoreError, UnknownNameError
+from isles24_zarr.export import _write_tables
+from isles24_zarr.layout import KEY
+from isles24_zarr.phenotype import record_from_row
+from isles24_zarr.rows import rows_from_table
+from isles24_zarr.vocabulary import BASELINE
 from tests.nifti_files import random_voxels, write
 from tests.test_convert import DAMAGED, S, damaged_release, images_below, odd_release  # noqa: F401
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from distributed import Client
 
 
@@ -107,6 +116,51 @@ def test_tables_convert_again_to_the_same_values(store: Path, client: Client, tm
     isles24_zarr.convert(tmp_path / "out", tmp_path / "again.zarr", client=client, progress=False)
     ours = isles24_zarr.open_cohort(store).isles.table
     pd.testing.assert_frame_equal(isles24_zarr.open_cohort(tmp_path / "again.zarr").isles.table, ours)
+
+
+TEXTS = [
+    "=1+1",
+    "+1-1",
+    "-x",
+    "@SUM(A1)",
+    "'=1",
+    "''@a",
+    "-9",
+    "+49 89",
+    "a\tb",
+    "a\nb",
+    "a\rb",
+    "a\r\nb",
+    "a,b;c",
+    '"',
+    "é",
+]
+TEXTS += ["=70", "\uff1d1", "\t=1", "'", "a\u2028b", '=HYPERLINK("http://x")']
+
+
+@given(st.lists(st.sampled_from(TEXTS) | st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=2))
+@example(TEXTS)
+def test_texts_come_back_and_are_no_formulas(texts: list[str]) -> None:
+    """Texts of the store are as conversions write them: without spaces around them, and no number is a text."""
+    row = {f"note {number}": text for number, text in enumerate(texts)}
+    record = record_from_row({"Age": "=70", **row}, table=BASELINE, path="x", subject=S)
+    attributes = {**record.values, KEY: {"clinical_unread": dict(record.unread)}}
+    with tempfile.TemporaryDirectory() as folder:
+        _write_tables(Path(folder), {S: attributes})
+        (file,) = Path(folder).rglob("*baseline.csv")
+        (back,) = rows_from_table(file.read_bytes(), path=file.name)
+        people = (Path(folder) / "participants.tsv").read_bytes().decode()
+        tables = [pd.read_csv(file), pd.read_csv(io.StringIO(people), sep="\t")]
+    again = record_from_row(back, table=BASELINE, path="x", subject=S)
+    assert {name: value for name, value in again.values.items() if value is not None} == {
+        name: value for name, value in record.values.items() if value is not None
+    }
+    assert again.unread == record.unread
+    assert len(people.splitlines()) == 2
+    cells = [cell for table in tables for cell in (*table.columns, *table.iloc[0]) if isinstance(cell, str)]
+    assert not [
+        cell for cell in cells if re.match(r"\s*[=+\-@\uff1d]", cell) and not re.fullmatch(r"[+-]?[\d.,e+-]+", cell)
+    ]
 
 
 def test_an_image_for_nibabel(store: Path, release: Path) -> None:

@@ -23,8 +23,9 @@ from isles24_zarr.phenotype import (
     dictionary_from_table,
     merged_record,
     record_from_row,
-    rows_from_table,
 )
+from isles24_zarr.rows import rows_from_table
+from isles24_zarr.tables import text_from_cell
 from isles24_zarr.vocabulary import BASELINE, CLINICAL, CLINICAL_VARIABLES, IMAGES, OUTCOME
 from tests.table_files import csv_bytes, xlsx
 
@@ -62,10 +63,44 @@ def severities(found: ClinicalRecord) -> list[str]:
         ("Age", "inf", None, "error"),
         ("Age", 10**400, None, "error"),
         ("Age", dt.datetime(2020, 1, 1), None, "error"),  # noqa: DTZ001 - Excel has no time zones
+        ("Age", 120, 120.0, None),
+        ("Age", 121, None, "error"),
+        ("Age", -1, None, "error"),
+        ("Age", 1950, None, "error"),
+        ("Age", "70 years", None, "error"),
+        ("Age", "1,234", None, "error"),
+        ("Age", "70,500", None, "error"),
+        ("INR", "0,123", None, "error"),
+        ("INR", "1,1234", 1.1234, None),
+        ("INR", "1.234", 1.234, None),
+        ("INR", "1.234,5", None, "error"),
+        ("INR", "1 234", None, "error"),
+        ("Glucose", 999, None, "error"),
+        ("Glucose", 5.5, None, "error"),  # mmol/L
+        ("Glucose", "120 mg/dl", None, "error"),
+        ("Glucose", ">400", None, "error"),
+        ("Glucose", "ca. 120", None, "error"),
+        ("Glucose", "Unknown", None, "notice"),
+        ("Leucocytes", 8700, None, "error"),
+        ("CRP", 0, 0.0, None),
+        ("CRP", "<0.1", None, "error"),
+        ("CRP", 999, None, "error"),
+        ("INR", 99, None, "error"),
+        ("INR", False, None, "error"),
+        ("NIHSS at admission", 42, 42, None),
+        ("NIHSS at admission", 43, None, "error"),
+        ("NIHSS at admission", 999, None, "error"),
+        ("NIHSS at admission", -1, None, "error"),
+        ("NIHSS at admission", True, None, "error"),
+        ("mRS premorbid", 6, 6, None),
+        ("mRS premorbid", 9, None, "error"),
+        ("mRS premorbid", 99, None, "error"),
+        ("mRS premorbid", -9, None, "error"),
+        ("mRS premorbid", "3-4", None, "error"),
         ("NIHSS at admission", 7.0, 7, None),
         ("NIHSS at admission", "7", 7, None),
         ("NIHSS at admission", 0, 0, None),
-        ("NIHSS at admission", 7.5, 7.5, "notice"),
+        ("NIHSS at admission", 7.5, None, "error"),
         ("Sex", "M", "M", None),
         ("Sex", "f", "F", "notice"),
         ("Sex", "Female ", "F", "notice"),
@@ -74,22 +109,38 @@ def severities(found: ClinicalRecord) -> list[str]:
         ("Hyperlipidemia", 0.0, 0, None),
         ("Hyperlipidemia", True, 1, None),
         ("Hyperlipidemia", "No", 0, None),
-        ("Hyperlipidemia", 2, 2, "notice"),
+        ("Hyperlipidemia", 2, None, "notice"),
         ("Hyperlipidemia", 0.5, None, "error"),
+        ("Hyperlipidemia", 99, None, "notice"),
+        ("Hyperlipidemia", "x", None, "error"),
         ("TICI postinterventional", 3, "3", None),
         ("TICI postinterventional", 3.0, "3", None),
         ("TICI postinterventional", "2B", "2b", None),
         ("TICI postinterventional", "2 c", "2c", None),
-        ("TICI postinterventional", "4", "4", "notice"),
+        ("TICI postinterventional", "4", None, "error"),
+        ("TICI postinterventional", "3.0", "3", None),
+        ("TICI postinterventional", 2, None, "error"),
+        ("TICI postinterventional", "2b/3", None, "error"),
         ("TICI postinterventional", "#REF!", None, "error"),
         ("Center", 1.0, "1", None),
         ("Center", " A ", "A", None),
+        ("Center", 1.5, "1.5", None),
+        ("Center", "missing", None, "notice"),
         ("Center", True, None, "error"),
         ("Door to groin", True, None, "error"),
         ("Door to groin", "1:75", None, "error"),
         ("Door to groin", "-0:05", -5.0, "notice"),
         ("Door to groin", 32, None, "error"),
-        ("Door to groin", 2, 2880.0, "notice"),
+        ("Door to groin", 2, None, "error"),  # days, hours or minutes
+        ("Door to groin", 1.5, None, "error"),
+        ("Door to groin", "90", None, "error"),
+        ("Door to groin", "120 min", None, "error"),
+        ("Door to groin", "2:30 PM", None, "error"),
+        ("Door to groin", "2021-03-05 14:30", None, "error"),
+        ("Door to groin", dt.datetime(2021, 3, 5, 14, 30), None, "error"),  # noqa: DTZ001
+        ("Door to groin", dt.datetime(1904, 1, 2, 12), None, "error"),  # noqa: DTZ001 - as of a Macintosh workbook
+        ("Door to groin", dt.datetime(1900, 1, 20), 28_800.0, "notice"),  # noqa: DTZ001
+        ("Door to groin", "800:00", None, "error"),
         ("Door to groin", "1 day, 0:30:00", 1470.0, None),
         ("Door to groin", "0 days 00:30:00", 30.0, None),
         ("Door to groin", "0:30:30", 30.5, None),
@@ -101,7 +152,9 @@ def test_cells(header: str, cell: Any, value: Any, severity: str | None) -> None
     ((_, got),) = found.values.items()
     assert (got, type(got)) == (value, type(value))
     assert severities(found) == ([severity] if severity else [])
-    assert list(found.unread.values()) == ([str(cell)] if severity == "error" else [])
+    is_unread = value is None and text_from_cell(cell).lower() not in ("unknown", "missing")
+    assert list(found.unread.values()) == ([str(cell)] if is_unread else [])
+    assert all("table.xlsx" in str(problem) and header in problem.message for problem in found.problems)
 
 
 @pytest.mark.parametrize("cell", [None, "", "  ", float("nan"), "NaN", "n/a", "NA", "-", "#N/A"])
@@ -117,11 +170,11 @@ def written(minutes: int) -> dict[str, Any]:
     ways = {
         "text": f"{minutes // 60}:{minutes % 60:02d}",
         "timedelta": length,
-        "fraction": minutes / 1440,
         # serial day 1 is the first of January 1900
         "datetime": dt.datetime(1899, 12, 31) + length,  # noqa: DTZ001 - Excel has no time zones
     }
     if minutes < 1440:
+        ways["fraction"] = minutes / 1440
         ways["time"] = dt.time(*divmod(minutes, 60))
         ways["datetime"] = dt.datetime(1899, 12, 30) + length  # noqa: DTZ001
     return ways
@@ -192,7 +245,9 @@ def test_a_column_of_the_other_table_is_used() -> None:
     ("rows", "wanted"),
     [
         ([["Age", "Age"], [None, 71]], {"age": 71.0}),
-        ([["Age", "age "], [70, 71]], {"age": 70.0}),
+        ([["Age", "age "], [70, 70]], {"age": 70.0}),
+        ([["Age", "age "], [70, 71]], {"age": None}),
+        ([["Age", "age "], [70, "x"]], {"age": None}),
         ([["Age", None, "Sex"], [70, 3, "M"]], {"age": 70.0, "column_2": 3, "sex": "M"}),
         ([["Age"], [70, "more"]], {"age": 70.0, "column_2": "more"}),
         ([["Age", "Sex"], [70]], {"age": 70.0, "sex": None}),
@@ -302,15 +357,14 @@ def test_malformed_tables_of_a_release(client: Client, tmp_path: Path) -> None:
     paths[3].with_suffix(".csv").write_bytes(csv_bytes([["Age", "Glucose"], [71, 120.5]]))
     report = isles24_zarr.convert(release, tmp_path / "x.zarr", client=client, progress=False)
     errors = {problem.path for problem in report.problems if problem.severity == "error"}
-    assert errors == {path.relative_to(release).as_posix() for path in paths[:2]}
+    assert errors == {path.relative_to(release).as_posix() for path in paths[:3]}
     table = xr.open_zarr(tmp_path / "x.zarr", group="phenotype", consolidated=False)
     assert table["subject"].values.tolist() == names
     assert table["available"].values.sum() == 4 * len(IMAGES)
-    assert table["animal"].values.tolist() == ["", "", "horse", ""]
+    assert "animal" not in table
     np.testing.assert_array_equal(table["age"], [np.nan, np.nan, np.nan, 70])
     for number, name in enumerate(names):
         outcome = pd.read_excel(next((release / "phenotype" / name).rglob("*_outcome.xlsx"))).iloc[0]
         np.testing.assert_array_equal(table["mrs_3month"][number], outcome["mRS 3 months"])
         attributes = json.loads((tmp_path / "x.zarr" / name / "zarr.json").read_text())["attributes"]
-        assert attributes.get("animal") == ("horse" if number == 2 else None)
         assert isinstance(attributes["mrs_3month"], int | None)

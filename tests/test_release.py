@@ -15,8 +15,10 @@ from isles24_zarr.errors import SourceNotFoundError, UnsafePathError
 from isles24_zarr.release import (
     DictionaryName,
     ImageName,
+    Release,
     SourceFile,
     Stray,
+    StrayTable,
     TableName,
     classified,
     release_from_files,
@@ -97,12 +99,96 @@ def test_dictionary(path: str) -> None:
         (f"raw_data/{S}/ses-01/{S}_ses-01_ncct.json", "not named as an image"),
         (f"phenotype/{S}/ses-02/{S}_ses-02_demographic_baseline.xlsx", "does not belong to session 2"),
         (f"phenotype/{S}/ses-02/notes.txt", "not a known phenotype table"),
+        (f"phenotype/{S}/ses-02/other/{S}_ses-02_outcome.xlsx", "not a known phenotype table"),
+        (f"phenotype/{S}/ses-02/sub-stroke0002_ses-02_outcome.xlsx", "another subject"),
+        (f"phenotype/{S}/ses-02/{S}_ses-01_outcome.xlsx", "another session"),
+        (f"phenotype/{S}/ses-02/._{S}_ses-02_outcome.xlsx", "macOS or Excel"),
+        (f"phenotype/{S}/ses-02/~${S}_ses-02_outcome.xlsx", "macOS or Excel"),
+        (f"raw_data/{S}/ses-01/._{S}_ses-01_ncct.nii.gz", "macOS or Excel"),
     ],
 )
 def test_strays_say_why(path: str, reason: str) -> None:
     name = classified(path)
     assert isinstance(name, Stray)
     assert reason in name.reason
+
+
+REGULAR = f"phenotype/{S}/ses-01/{S}_ses-01_demographic_baseline.xlsx"
+IRREGULAR = [
+    f"Copy of {S}_ses-01_demographic_baseline.xlsx",
+    f"old_{S}_ses-01_demographic_baseline.xlsx",
+    f"{S}_ses-01_corrected_demographic_baseline.xlsx",
+    f"{S}_ses-01_demographic_baseline_corrected.xlsx",
+    f"{S}_ses-01_demographic_baseline (1).csv",
+    f"{S}_ses-01_demographic_baseline.xls",
+    f"{S}_demographic_baseline.xlsx",
+    "demographic_baseline.csv",
+    "sub-stroke0002_ses-01_demographic_baseline.xlsx",
+    f"{S}_ses-02_demographic_baseline.csv",
+]
+
+
+def listed(*paths: str) -> Release:
+    return release_from_files("x", [SourceFile(path=path, size=1, stamp="") for path in paths])
+
+
+@pytest.mark.parametrize("name", IRREGULAR)
+def test_the_regular_table_wins_and_another_one_is_reported(name: str) -> None:
+    other = f"phenotype/{S}/ses-01/{name}"
+    assert isinstance(classified(other), StrayTable)
+    release = listed(other, REGULAR)
+    assert [file.path for file in release.tables] == [REGULAR]
+    ((path, severity),) = [(problem.path, problem.severity) for problem in release.problems]
+    assert (path, severity) == (other, "notice")
+    assert REGULAR in release.problems[0].message
+
+
+@pytest.mark.parametrize("name", IRREGULAR)
+def test_an_irregular_table_is_not_used_even_where_there_is_no_other(name: str) -> None:
+    other, image = f"phenotype/{S}/ses-01/{name}", f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"
+    release = listed(other, image, f"phenotype/{S}/ses-02/{S}_ses-02_outcome.xlsx")
+    assert [file.path.rsplit("_", 1)[1] for file in release.tables] == ["outcome.xlsx"]
+    ((path, severity),) = [(problem.path, problem.severity) for problem in release.problems]
+    assert (path, severity) == (other, "error")
+    assert "rename it" in release.problems[0].message
+
+
+def test_a_csv_beside_a_workbook_is_read_after_it() -> None:
+    csv = REGULAR.replace(".xlsx", ".csv")
+    assert [file.path for file in listed(csv, REGULAR).tables] == [REGULAR, csv]
+    assert listed(csv, REGULAR).problems == ()
+    assert [file.path for file in listed(csv).tables] == [csv]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        REGULAR,
+        f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz",
+        "clinical_data-description.xlsx",
+    ],
+)
+@pytest.mark.parametrize("spelling", ["./{0}", ".//{0}", "{1}//{2}", "{1}/./{2}", "train/{0}", "{1}/{2}/"])
+def test_the_plain_spelling_of_a_path_wins(plain: str, spelling: str) -> None:
+    head, _, tail = plain.rpartition("/")
+    odd = spelling.format(plain, head or ".", tail)
+    assert used(listed(odd, plain)) == used(listed(plain, odd)) == [plain]
+    assert [(problem.path, problem.severity) for problem in listed(odd, plain).problems] == [(odd, "notice")]
+    assert (used(listed(odd)), listed(odd).problems) == ([odd], ())
+
+
+def used(release: Release) -> list[str]:
+    return [file.path for file in (*release.images, *release.tables, release.dictionary) if file]
+
+
+@given(st.lists(st.sampled_from(["", "Copy of ", "x_"]), unique=True), st.data())
+def test_order_of_tables_does_not_matter(prefixes: list[str], data: st.DataObject) -> None:
+    paths = [
+        f"phenotype/{S}/ses-02/{prefix}{S}_ses-02_outcome.{kind}" for prefix in prefixes for kind in ("xlsx", "csv")
+    ]
+    release = listed(*data.draw(st.permutations(paths)))
+    assert release == listed(*paths)
+    assert {file.path for file in release.tables} == {path for path in paths if f"02/{S}" in path}
 
 
 @pytest.mark.parametrize(
