@@ -130,10 +130,6 @@ def test_returns_the_destination_even_where_it_was_an_empty_folder(tmp_path: Pat
 def test_same_seed_same_bytes_whatever_the_number_of_subjects(release: Release, tmp_path: Path) -> None:
     root = synthesize(tmp_path / "again", subjects=2, scale="tiny", seed=0)
     again, first = all_files(root), all_files(release.root)
-    # what differs is told apart: the voxels, or how they were packed
-    packed_otherwise = [path for path in again if path.endswith(".gz") and again[path] != first[path]]
-    unpacked = [gzip.decompress((root / path).read_bytes()) for path in packed_otherwise]
-    assert unpacked == [gzip.decompress((release.root / path).read_bytes()) for path in packed_otherwise]
     assert again == {path: digest for path, digest in first.items() if SUBJECTS[2] not in path}
 
 
