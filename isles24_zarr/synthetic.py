@@ -1,16 +1,14 @@
 """A synthetic release: head phantoms in the layout of ISLES'24, for demonstrations, tests and benchmarks.
 
-Grids, headers, file names and tables have the habits of the real release; what the images show is in `phantom`.
+Grids, headers and file names have the habits of the real release; what the images show is in `phantom` and
+`phantom_images`, the phenotype in `synthetic_tables`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
-import io
 import itertools
 import math
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -18,61 +16,36 @@ import nibabel as nib
 import numpy as np
 
 from isles24_zarr.errors import DestinationError, UnknownNameError
-from isles24_zarr.grid import Grid
 from isles24_zarr.nifti import write_nifti
-from isles24_zarr.phantom import (
+from isles24_zarr.phantom import Patient, phantom_codes, seen_codes
+from isles24_zarr.phantom_images import (
     FINISHES,
-    PERFUSION_MAPS,
+    MASK_FINISHES,
+    NOT_COMPUTED,
     Bolus,
-    Patient,
+    broken_planes,
     image_planes,
     image_tables,
-    phantom_codes,
-    seen_codes,
+    mask_planes,
+    perfusion_maps,
+    resampled_planes,
+    series_table,
 )
-from isles24_zarr.release import DICTIONARY_NAME
-from isles24_zarr.vocabulary import (
-    BASELINE,
-    CLINICAL_VARIABLES,
-    IMAGE_KINDS,
-    REFERENCE_SPACE,
-    TABLE_OF_SESSION,
-    ImageKind,
-)
+from isles24_zarr.synthetic_grids import SAMPLINGS, Sampling, Scale, ctp_to_ncct, scan_grids, true_grid
+from isles24_zarr.synthetic_tables import clinical_cells, write_dictionary, write_tables
+from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE, ImageKind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-    from isles24_zarr.phantom import Codes
+    from numpy.typing import NDArray
 
-Scale = Literal["tiny", "small", "full"]
+    from isles24_zarr.grid import Grid
+    from isles24_zarr.phantom import Codes, Floats
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Sampling:
-    """Voxels along the patient's x, y and z by space; fewest and most frames; the bolus that fits into them."""
-
-    shapes: dict[str, tuple[int, int, int]]
-    frames: tuple[int, int]
-    bolus: Bolus
-
-
-_SAMPLINGS: Final[dict[str, _Sampling]] = {
-    "tiny": _Sampling(
-        {"ncct": (48, 56, 12), "ctp": (32, 32, 6), "cta": (40, 40, 20)}, (10, 12), Bolus(arrival=1.0, width=0.5)
-    ),
-    "small": _Sampling(
-        {"ncct": (128, 140, 24), "ctp": (64, 64, 8), "cta": (128, 128, 40)}, (24, 30), Bolus(arrival=4.0, width=1.0)
-    ),
-    "full": _Sampling(
-        {"ncct": (512, 586, 74), "ctp": (256, 256, 16), "cta": (512, 512, 300)}, (45, 45), Bolus(arrival=8.0, width=1.5)
-    ),
-}
-_EXTENTS_MM: Final = {"ncct": (215.0, 246.0, 148.0), "ctp": (218.0, 218.0, 92.0), "cta": (215.0, 215.0, 180.0)}
-_CENTRES_MM: Final = {"ncct": (0.0, 0.0, 8.0), "ctp": (0.0, 0.0, 10.0), "cta": (0.0, 0.0, 0.0)}
-_AXES: Final = {"ncct": ("LAS", "LPS", "LAS"), "ctp": ("LPS", "LAS", "RAS"), "cta": ("RAS", "LPS", "ASR")}
-"""By space, for the first, second and third subject and so on in turn."""
+_DUPLICATED: Final = 1
+"""Index of the subject whose lesion mask lies there twice, as that of the real sub-stroke0142."""
 
 
 def _generator(seed: int, index: int, *purpose: int) -> np.random.Generator:
@@ -88,6 +61,7 @@ def _patient(seed: int, index: int) -> Patient:
     infarct = (infarct_ml / whole_ml) ** (1 / 3)
     about_x = rng.uniform(10, 20, 3)
     others = rng.uniform(-8, 8, 6) if index % 3 == 2 else np.zeros(6)
+    pose = _generator(seed, index, 3).uniform(1, 4, 6) * (-1, 1, 1, 1, -1, 1) if index % 3 else np.zeros(6)
     return Patient(
         index=index,
         side=1 if rng.random() < 0.5 else -1,
@@ -104,7 +78,72 @@ def _patient(seed: int, index: int) -> Patient:
             "ctp": (about_x[1], others[2], others[3]),
             "cta": (about_x[2] - 15, others[4], others[5]),
         },
+        turn=(pose[0], pose[1], pose[2]),
+        shift=(pose[3], pose[4], pose[5]),
     )
+
+
+# --- what is true ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroundTruth:
+    """What is true of a synthetic subject, whatever its files say.
+
+    Parameters
+    ----------
+    side
+        Of the infarct.
+    occluded
+        Whether an artery is.
+    infarct_ml
+        About the volume of the final infarct in mL.
+    ctp_to_ncct
+        4 x 4, rigid: from where the headers of the CTP and of the maps as acquired place a voxel, RAS in mm, to where
+        it lies in the space of the NCCT. The identity in every third subject, some mm and degrees in the others.
+    bolus
+        The contrast agent at the arterial input, as time from the first frame.
+    frame_seconds
+        Time between frames of the CTP as acquired, in s.
+    """
+
+    side: Literal["left", "right"]
+    occluded: bool
+    infarct_ml: float
+    ctp_to_ncct: NDArray[np.float64]
+    bolus: Bolus
+    frame_seconds: float
+
+
+def ground_truth(*, subjects: int = 3, scale: Scale = "tiny", seed: int = 0) -> dict[str, GroundTruth]:
+    """Return what is true of the subjects that `synthesize` writes, by name: no file of the release tells it.
+
+    Parameters
+    ----------
+    subjects, scale, seed
+        As for `synthesize`, whose errors it raises.
+    """
+    truths = {}
+    for patient in _patients(subjects, scale, seed):
+        truths[_subject_name(patient)] = GroundTruth(
+            side="right" if patient.side == 1 else "left",
+            occluded=patient.occluded,
+            infarct_ml=patient.infarct_ml,
+            ctp_to_ncct=ctp_to_ncct(patient),
+            bolus=SAMPLINGS[scale].bolus,
+            frame_seconds=SAMPLINGS[scale].protocol(patient).frame_seconds,
+        )
+    return truths
+
+
+def _patients(subjects: int, scale: Scale, seed: int) -> list[Patient]:
+    if seed < 0:
+        raise UnknownNameError(seed, "is not a seed, give 0 or a larger number")
+    if scale not in SAMPLINGS:
+        raise UnknownNameError(scale, f"is not a scale, choose one of {', '.join(SAMPLINGS)}")
+    if subjects < 1:
+        raise UnknownNameError(subjects, "is not a number of subjects, ask for 1 or more")
+    return [_patient(seed, index) for index in range(subjects)]
 
 
 def _subject_name(patient: Patient) -> str:
@@ -115,228 +154,110 @@ def _subject_name(patient: Patient) -> str:
 # --- files ---
 
 
-def _grids(patient: Patient, sampling: _Sampling) -> dict[str, Grid]:
-    """Return the grid of each space."""
-    turn = patient.index % 3
-    return {
-        space: _oblique_grid(
-            codes=_AXES[space][turn],
-            shape=(shape[0], round(shape[1] * (1, 0.93, 1.04)[turn]), round(shape[2] * (1, 1.08, 0.92)[turn])),
-            extent=_EXTENTS_MM[space],
-            centre=_CENTRES_MM[space],
-            degrees=patient.tilt[space],
-        )
-        for space, shape in sampling.shapes.items()
-    }
-
-
-def _oblique_grid(
-    *,
-    codes: str,
-    shape: tuple[int, int, int],
-    extent: tuple[float, float, float],
-    centre: tuple[float, float, float],
-    degrees: tuple[float, float, float],
-) -> Grid:
-    """Return a grid about a centre, RAS mm; shape and extent are the patient's, the codes tell the file's order."""
-    rotation = np.eye(3)
-    for axis, angle in enumerate(np.radians(degrees)):
-        turn = np.roll([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]], axis, (0, 1))
-        rotation = rotation @ turn
-    axes = [next(axis for axis, pair in enumerate(("RL", "AP", "SI")) if code in pair) for code in codes]
-    signs = [1.0 if code in "RAS" else -1.0 for code in codes]
-    x, y, z = (shape[axis] for axis in axes)
-    affine = np.eye(4)
-    affine[:3, :3] = rotation[:, axes] * signs * [round(extent[axis] / shape[axis], 6) for axis in axes]
-    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array((x, y, z)) - 1) / 2)
-    return Grid(shape=(x, y, z), affine=affine)
-
-
-def _header(
-    image: str, grid: Grid, frames: int, patient: Patient, rng: np.random.Generator, *, registered: bool
-) -> bytes:
-    """Return all bytes before the voxels, with the habits of NiftyReg for registered volumes."""
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_dtype(FINISHES[image].dtype)
-    header.set_data_shape((*grid.shape, frames) if image == "ctp" else grid.shape)
-    affine = grid.affine.copy()
-    if registered:
-        affine[:3, 3] += rng.uniform(-1e-5, 1e-5, 3)
-    sform_code, qform_code = (1, 2) if registered else ((1, 1), (0, 1), (1, 0))[patient.index % 3]
-    header.set_qform(affine, qform_code)
-    header.set_sform(affine, sform_code)
-    header["pixdim"][4:] = 0
-    if image == "ctp":
-        header["pixdim"][4] = 0 if registered and patient.index == 1 else 1
-    header["xyzt_units"] = 2
-    unscaled = registered and image != "cow_mask"
-    header["scl_slope"], header["scl_inter"] = (np.nan, np.nan) if unscaled else (1, 0)
-    header["vox_offset"], header["magic"] = 352, b"n+1"
-    header["descrip"] = b"isles24-zarr synthetic phantom"
-    return bytes(header.binaryblock) + bytes(4)
-
-
 def _image_path(patient: Patient, kind: ImageKind, *, registered: bool) -> Path:
     session = f"ses-{kind.session:02d}"
     subject = _subject_name(patient)
     folder = Path("derivatives" if registered else "raw_data", subject, session)
     space = f"_space-{REFERENCE_SPACE}" if registered else ""
     name = f"{subject}_{session}{space}_{kind.suffix}.nii.gz"
-    return folder / "perfusion-maps" / name if kind.name in PERFUSION_MAPS else folder / name
+    return folder / "perfusion-maps" / name if kind.name in NOT_COMPUTED else folder / name
 
 
-def _write_images(folder: Path, patient: Patient, sampling: _Sampling, seed: int) -> None:
-    fewest, most = sampling.frames
-    frames = most - patient.index % (most - fewest + 1)
-    tables, grids = image_tables(patient, sampling.bolus, frames), _grids(patient, sampling)
-    reference = grids[REFERENCE_SPACE]
-    anatomy = phantom_codes(reference, patient)
+class _ImageWriter:
+    """Writes the images of one subject."""
 
-    def write(space: str, grid: Grid, codes: Codes, *, registered: bool) -> None:
-        for position, kind in enumerate(IMAGE_KINDS):
-            if kind.acquired_space != space or (kind.is_mask and not registered):
-                continue
-            rng = _generator(seed, patient.index, 2, position, int(registered))
-            header = _header(kind.name, grid, frames, patient, rng, registered=registered)
-            broken = kind.name == "mtt" and patient.index == 2
-            blocks = image_planes(kind.name, tables[kind.name], codes, rng, registered=registered, broken=broken)
-            path = folder / _image_path(patient, kind, registered=registered)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_nifti(path, header, blocks)
+    def __init__(self, folder: Path, patient: Patient, sampling: Sampling, seed: int) -> None:
+        self._folder, self._patient, self._seed = folder, patient, seed
+        self._protocol, self._bolus = sampling.protocol(patient), sampling.bolus
+        self._tables, self._grids = image_tables(patient), scan_grids(patient, sampling)
+        self._reference = self._grids[REFERENCE_SPACE]
 
-    write("dwi", reference, anatomy, registered=True)
-    for space, grid in grids.items():
-        if space == REFERENCE_SPACE:
-            codes = anatomy
-        else:
-            write(space, reference, seen_codes(anatomy, reference, grid), registered=True)
-            codes = phantom_codes(grid, patient)
-        write(space, grid, seen_codes(codes, grid, grid), registered=False)
+    def write_all(self) -> None:
+        anatomy = phantom_codes(self._reference, self._patient)
+        for name in MASK_FINISHES:
+            self._write_mask(name, anatomy)
+        for name in ("dwi", "adc"):
+            self._write_scan(name, anatomy, registered=True)
+        for space, grid in self._grids.items():
+            on_head = true_grid(grid, self._patient) if space == "ctp" else grid
+            if space != REFERENCE_SPACE:
+                self._write_scan(space, seen_codes(anatomy, self._reference, on_head), registered=True)
+            codes = anatomy if space == REFERENCE_SPACE else phantom_codes(on_head, self._patient)
+            codes = seen_codes(codes, on_head, on_head)
+            self._write_scan(space, codes, registered=False)
+            if space == "ctp":
+                self._write_maps(codes, on_head)
 
+    def _write_scan(self, name: str, codes: Codes, *, registered: bool) -> None:
+        table = self._tables[name][None] if name != "ctp" else self._series(registered=registered)
+        rng = self._generator(2, name, registered=registered)
+        planes = image_planes(name, table, codes, rng, registered=registered)
+        header = self._header(name, FINISHES[name].dtype, registered=registered)
+        if name == "ctp":
+            header.set_data_shape((*header.get_data_shape(), len(table)))
+            seconds = self._protocol.frame_seconds
+            header["pixdim"][4] = (0 if self._patient.index == 1 else 1) if registered else seconds
+        self._write(name, header, planes, registered=registered)
 
-# --- tables ---
+    def _series(self, *, registered: bool) -> Floats:
+        frames, step = self._protocol.frames, self._protocol.frame_seconds
+        if registered:
+            # resampled to a frame a second
+            frames, step = math.floor((frames - 1) * step) + 1, 1.0
+        return series_table(self._tables, self._bolus, np.arange(frames) * step)
 
-_CELL_GAPS: Final = {"flag": 0.03, "number": 0.08, "category": 0.02, "score": 0.1, "duration": 0.6}
-_GAPS: Final = {
-    "age": 0.0, "sex": 0.0, "nihss_admission": 0.02, "mrs_3month": 0.08, "nihss_24h": 0.5, "onset_to_door": 0.2
-}  # fmt: skip
-_FREQUENCIES: Final = {"hypertension": 0.7, "atrial_fibrillation": 0.4, "referral": 0.5, "in_house": 0.05}
-_NUMBERS: Final = {"glucose": (128, 35, 0), "leucocytes": (8.7, 2.4, 1), "crp": (0.9, 0.8, 1), "inr": (1.1, 0.15, 2)}
-"""Mean, standard deviation and decimals."""
+    def _write_maps(self, codes: Codes, on_head: Grid) -> None:
+        maps = perfusion_maps(self._tables, codes, self._generator(3, "ctp", registered=False))
+        for name, registered in itertools.product(maps, (False, True)):
+            rng = self._generator(2, name, registered=registered)
+            planes = iter(maps[name][:, None])
+            if registered:
+                planes = resampled_planes(name, maps, on_head, self._reference, rng)
+            if name == "mtt" and self._patient.index == 2:
+                planes = broken_planes(planes, rng)
+            header = self._header(name, FINISHES[name].dtype, registered=registered)
+            self._write(name, header, planes, registered=registered)
 
-_MINUTES: Final = {"onset_to_door": 180.0, "alert_to_door": 60.0, "door_to_imaging": 20.0, "time_of_intervention": 55.0}
-_DICTIONARY_NAMES: Final = {
-    "mRS 3 months": "MRS 3 months",
-    "mRS discharge": "MRS discharge",
-    "TICI postinterventional": "mTici postinterventional",
-    "Lipid lowering drugs": "Statins",
-}
-_DATA_TYPES: Final = {
-    "category": "text", "flag": "0 = no, 1 = yes", "score": "integer", "number": "decimal", "duration": "hrs:min"
-}  # fmt: skip
+    def _write_mask(self, name: str, codes: Codes) -> None:
+        finish = MASK_FINISHES[name][self._patient.index % len(MASK_FINISHES[name])]
+        header = self._header(name, finish.dtype, registered=True)
+        header["scl_slope"], header["scl_inter"] = finish.slope, math.nan if math.isnan(finish.slope) else 0
+        path = self._write(name, header, mask_planes(self._tables[name], codes, finish), registered=True)
+        if name == "lesion_mask" and self._patient.index == _DUPLICATED:
+            copy = path.with_name(path.name.replace(f"space-{REFERENCE_SPACE}_", "").removesuffix(".gz"))
+            write_nifti(copy, _header_bytes(header), mask_planes(self._tables[name], codes, finish))
 
+    def _write(self, name: str, header: nib.Nifti1Header, planes: Iterable[NDArray[Any]], *, registered: bool) -> Path:
+        path = self._folder / _image_path(self._patient, IMAGES[name], registered=registered)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(path, _header_bytes(header), planes)
+        return path
 
-def _clinical_values(patient: Patient, rng: np.random.Generator) -> dict[str, Any]:
-    """Return every clinical variable by name, without gaps; what the infarct does grows with its volume."""
-    volume = patient.infarct_ml
-    nihss = 4 + 1.7 * math.sqrt(volume) + rng.normal(0, 2)
-    age = float(np.clip(rng.normal(73, 12), 22, 97))
-    mrs = 0.4 + 5.5 * volume / (volume + 40) + 0.03 * (age - 73) + rng.normal(0, 0.7)
+    def _header(self, name: str, dtype: type[np.generic], *, registered: bool) -> nib.Nifti1Header:
+        """Return a header, with the habits of NiftyReg for registered volumes."""
+        grid = self._reference if registered else self._grids[IMAGES[name].acquired_space]
+        affine = grid.affine.copy()
+        if registered:
+            affine[:3, 3] += self._generator(4, name, registered=True).uniform(-1e-5, 1e-5, 3)
+        header = nib.Nifti1Header(endianness="<")
+        header.set_data_dtype(dtype)
+        header.set_data_shape(grid.shape)
+        sform_code, qform_code = (1, 2) if registered else ((1, 1), (0, 1), (1, 0))[self._patient.index % 3]
+        header.set_qform(affine, qform_code)
+        header.set_sform(affine, sform_code)
+        header["pixdim"][4:] = 0
+        header["xyzt_units"] = 2
+        header["scl_slope"], header["scl_inter"] = (math.nan, math.nan) if registered else (1, 0)
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        header["descrip"] = b"isles24-zarr synthetic phantom"
+        return header
 
-    def score(value: float, most: int) -> int:
-        return int(np.clip(round(value), 0, most))
-
-    return {
-        "center": f"Center {1 + rng.integers(2)}",
-        "age": round(age, 1) if patient.index % 4 == 1 else round(age),
-        "sex": "m" if patient.index == 1 else str(rng.choice(["F", "M"])),
-        "hyperlipidemia": 2 if patient.index == 2 else int(rng.random() < 0.4),
-        "nihss_admission": score(nihss, 42),
-        "mrs_admission": score(3.2 + nihss / 15, 5),
-        "mrs_premorbid": int(rng.choice(4, p=[0.7, 0.15, 0.1, 0.05])),
-        "mtici": [0, 1, "2a", "2b", "2b", "2c", 3, "3"][rng.integers(8)],
-        "nihss_24h": score(nihss * rng.uniform(0.4, 1.1), 42),
-        "mrs_24h": score(mrs + 1, 5),
-        "nihss_discharge": score(nihss * rng.uniform(0.2, 0.8), 42),
-        "mrs_discharge": score(mrs + 0.5, 6),
-        "mrs_3month": score(mrs, 6),
-    }
-
-
-def _duration_cell(rng: np.random.Generator, minutes: int) -> Any:
-    """Return a duration in one of the ways in which spreadsheets hold it."""
-    length = dt.timedelta(minutes=minutes)
-    whole_days, rest = divmod(minutes, 24 * 60)
-    clock = length if whole_days else dt.time(rest // 60, rest % 60)
-    return (f"{minutes // 60}:{minutes % 60:02d}", clock, length, minutes / (24 * 60))[rng.integers(4)]
-
-
-def _clinical_cells(patient: Patient, seed: int) -> dict[str, Any]:
-    """Return a cell for every clinical variable by name, ``None`` where nobody wrote it down."""
-    rng = _generator(seed, patient.index, 1)
-    cells = _clinical_values(patient, rng)
-    for variable in CLINICAL_VARIABLES:
-        name, kind = variable.name, variable.kind
-        if kind == "duration":
-            minutes = round(_MINUTES.get(name, 110.0) * rng.lognormal(0, 0.6))
-            cells[name] = _duration_cell(rng, minutes)
-        elif name in _NUMBERS:
-            mean, deviation, decimals = _NUMBERS[name]
-            cells[name] = max(round(rng.normal(mean, deviation), decimals), 0.1)
-        elif name not in cells:
-            cells[name] = int(rng.random() < _FREQUENCIES.get(name, 0.25))
-        if rng.random() < _GAPS.get(name, _CELL_GAPS[kind]):
-            cells[name] = None
-    return cells
+    def _generator(self, purpose: int, name: str, *, registered: bool) -> np.random.Generator:
+        return _generator(self._seed, self._patient.index, purpose, list(IMAGES).index(name), int(registered))
 
 
-def _write_tables(folder: Path, patient: Patient, seed: int) -> None:
-    cells, subject = _clinical_cells(patient, seed), _subject_name(patient)
-    for number, table in TABLE_OF_SESSION.items():
-        columns = [variable for variable in CLINICAL_VARIABLES if variable.table == table]
-        session = f"ses-{number:02d}"
-        path = folder / "phenotype" / subject / session / f"{subject}_{session}_{table}.xlsx"
-        rows = [[variable.column for variable in columns], [cells[variable.name] for variable in columns]]
-        _write_workbook(path, rows, title="Sheet1")
-
-
-def _write_dictionary(folder: Path) -> None:
-    rows: list[list[Any]] = [["Supplementary Table 1: clinical data of a synthetic release"], []]
-    rows.append(["Timepoint", "Parameter", "Unit", "Data type", "Description"])
-    for variable in CLINICAL_VARIABLES:
-        units = "hrs:min" if variable.kind == "duration" else (variable.units or "").strip("1")
-        rows.append(
-            [
-                "Baseline" if variable.table == BASELINE else "Outcome",
-                _DICTIONARY_NAMES.get(variable.column, variable.column),
-                units or None,
-                _DATA_TYPES[variable.kind],
-                variable.long_name,
-            ]
-        )
-    _write_workbook(folder / DICTIONARY_NAME, rows, title="Suppl. Tab. 1")
-
-
-def _write_workbook(path: Path, rows: Sequence[list[Any]], *, title: str) -> None:
-    from openpyxl import Workbook
-    from openpyxl.writer.excel import ExcelWriter
-
-    workbook = Workbook()
-    workbook.properties.created = workbook.properties.modified = dt.datetime.fromisoformat("2024-01-01")
-    sheet = workbook.worksheets[0]
-    sheet.title = title
-    for row in rows:
-        sheet.append(row)
-    for cell in itertools.chain.from_iterable(sheet.iter_rows()):
-        if isinstance(cell.value, dt.timedelta):
-            cell.number_format = "[h]:mm"
-    packed = io.BytesIO()
-    # Workbook.save would set the time of writing, and so do the entries of any new archive
-    ExcelWriter(workbook, zipfile.ZipFile(packed, "w")).save()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(packed) as dated, zipfile.ZipFile(path, "w") as undated:
-        for name in dated.namelist():
-            undated.writestr(zipfile.ZipInfo(name), dated.read(name), zipfile.ZIP_DEFLATED)
+def _header_bytes(header: nib.Nifti1Header) -> bytes:
+    return bytes(header.binaryblock) + bytes(4)
 
 
 def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale: Scale = "tiny", seed: int = 0) -> Path:
@@ -372,13 +293,7 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     UnknownNameError
         There is no such scale, number of subjects or seed.
     """
-    folder = Path(destination)
-    if seed < 0:
-        raise UnknownNameError(seed, "is not a seed, give 0 or a larger number")
-    if scale not in _SAMPLINGS:
-        raise UnknownNameError(scale, f"is not a scale, choose one of {', '.join(_SAMPLINGS)}")
-    if subjects < 1:
-        raise UnknownNameError(subjects, "is not a number of subjects, ask for 1 or more")
+    folder, patients = Path(destination), _patients(subjects, scale, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())
@@ -386,8 +301,9 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
         raise DestinationError(folder, f"cannot be written to ({error.strerror}), choose another place") from error
     if occupied:
         raise DestinationError(folder, "is not empty, choose another place")
-    _write_dictionary(folder)
-    for patient in (_patient(seed, index) for index in range(subjects)):
-        _write_images(folder, patient, _SAMPLINGS[scale], seed)
-        _write_tables(folder, patient, seed)
+    write_dictionary(folder)
+    for patient in patients:
+        _ImageWriter(folder, patient, SAMPLINGS[scale], seed).write_all()
+        cells = clinical_cells(patient, _generator(seed, patient.index, 1))
+        write_tables(folder / "phenotype", _subject_name(patient), cells)
     return folder
