@@ -24,8 +24,9 @@ from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.errors import StoreDamageError, UnreadableObjectError
+from isles24_zarr.files import FileStamp
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import FileStamp, WholeStore, reading
+from isles24_zarr.objects import WholeStore, reading
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 

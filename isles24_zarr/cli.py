@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import json
 import signal
 import sys
@@ -19,6 +18,7 @@ import typer
 
 from isles24_zarr.access import options_from_texts
 from isles24_zarr.console import (
+    check_working_folder,
     err,
     megabytes,
     out,
@@ -27,6 +27,7 @@ from isles24_zarr.console import (
     print_json,
     print_plan,
     print_release,
+    standard_streams,
     tell_problems,
 )
 from isles24_zarr.errors import Isles24Error, RequestError
@@ -86,6 +87,7 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
         # to be ended by the system is to be interrupted: workers stop, nothing is left half done
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            check_working_folder()
             good = function(*args, **options)
         except Isles24Error as error:
             if options.get("verbose"):
@@ -382,12 +384,9 @@ def demo(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        # names of files can hold what a terminal cannot show
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with standard_streams():
+            app()
     except KeyboardInterrupt:  # before a command has begun, or after it has ended
         err().print(_INTERRUPTED)
         sys.exit(130)
