@@ -321,7 +321,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     origin: Annotated[
-        list[str] | None, typer.Option("--origin", help="Only pages of this web site may read; may be repeated.")
+        list[str] | None,
+        typer.Option("--origin", help="Pages of this web site may read, '*' for all; may be repeated."),
     ] = None,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -333,7 +334,7 @@ def serve(
         sys.stdout.flush()
 
     try:
-        run(store, host=host, port=port, origins=origin or ["*"], tell=tell)
+        run(store, host=host, port=port, origins=origin, tell=tell)
     except KeyboardInterrupt:  # the usual end
         return True
     return True
