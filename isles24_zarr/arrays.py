@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 import zarr
-from numcodecs import Blosc, Zstd
+from numcodecs import VLenUTF8
 from xarray.backends import BackendArray
 from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core import indexing
@@ -23,9 +23,12 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath
 from zarrs import ZarrsCodecPipeline
 
+from isles24_zarr.containers import column_bytes
+from isles24_zarr.documents import listed_members
 from isles24_zarr.errors import StoreDamageError, UnreadableObjectError
+from isles24_zarr.files import FileStamp
 from isles24_zarr.layout import KEY, recorded_orientation
-from isles24_zarr.objects import FileStamp, WholeStore, reading
+from isles24_zarr.objects import WholeStore, read_document, read_objects, reading
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
@@ -152,7 +155,8 @@ def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: M
     -------
     xarray.Variable
         Its encoding holds what was recorded of it, under `KEY`, with its ``chunk_shape`` and ``shard_shape`` and the
-        ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their place.
+        ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their
+        place.
     """
     names = document["dimension_names"]
     chunks, shards = chunk_shapes(document)
@@ -203,13 +207,69 @@ def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | N
     StoreDamageError
         The chunk is lost or damaged.
     """
+    return xr.Variable(
+        document["dimension_names"], column_values(f"{path}/{ONLY_CHUNK}", document, chunk), document["attributes"]
+    )
+
+
+def column_values(path: str, document: Mapping[str, Any], chunk: bytes | None) -> NDArray[Any]:
+    """Return the values of a coordinate or of a column of the cohort table.
+
+    Parameters
+    ----------
+    path
+        Of its only chunk, for errors.
+    document, chunk
+        Its metadata, and the chunk as stored.
+
+    Raises
+    ------
+    StoreDamageError
+        The chunk is lost or damaged.
+    """
     if chunk is None:
-        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", "is lost")
+        raise StoreDamageError(path, "is lost")
     try:
-        values = np.frombuffer(Blosc().decode(Zstd().decode(chunk)), document["data_type"])
+        data = column_bytes(chunk, document)
+        if document["data_type"] == "string":
+            texts = VLenUTF8().decode(data).tolist()
+            return np.array(texts, np.dtypes.StringDType()).reshape(document["shape"])
     except (RuntimeError, ValueError) as error:
-        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", f"cannot be read ({error})") from error
-    return xr.Variable(document["dimension_names"], values.reshape(document["shape"]), document["attributes"])
+        raise StoreDamageError(path, f"cannot be read ({error})") from error
+    return np.frombuffer(data, document["data_type"]).reshape(document["shape"])
+
+
+def column_table(store: Store, path: str) -> xr.Dataset | None:
+    """Read the cohort table, in memory; ``None`` where there is none.
+
+    Parameters
+    ----------
+    store, path
+        Where its group is.
+
+    Raises
+    ------
+    StoreDamageError
+        A column is lost or damaged, or is of another length than the others.
+    """
+    document = read_document(store, path)
+    if document is None:
+        return None
+    members = listed_members(document, f"{store}/{path}")
+    keys = {name: f"{path}/{name}/{'/'.join(('c', *('0' for _ in each['shape'])))}" for name, each in members.items()}
+    chunks = read_objects(store, list(keys.values()))
+    columns = {}
+    for name, each in members.items():
+        attributes = {key: value for key, value in each["attributes"].items() if key != "_FillValue"}
+        values = column_values(f"{store}/{keys[name]}", each, chunks[keys[name]])
+        columns[name] = xr.Variable(each["dimension_names"], values, attributes)
+    try:
+        table = xr.Dataset(columns)
+    except ValueError as error:
+        raise StoreDamageError(f"{store}/{path}", f"has columns of different lengths ({error})") from error
+    if not {"subject", "image"} <= set(table.indexes) or table.get("available", xr.DataArray()).ndim != 2:
+        raise StoreDamageError(f"{store}/{path}", "is no table of subjects and their images")
+    return table
 
 
 def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> dict[str, FileStamp]:

@@ -77,7 +77,7 @@ def outcome_by_volume(
     )
     for axes, column, name in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, names, strict=True):
         _draw_outcome(axes, table[[outcome, column]].astype(np.float64), name)
-        axes.set_xlabel(_outcome_label(outcome), color=_INK, size=9)
+        axes.set_xlabel(_outcome_label(outcome), color=_INK, size=9, parse_math=False)
     return figure
 
 
@@ -120,7 +120,9 @@ def missingness(cohort: xr.DataTree) -> Figure:
     _draw_missing(bottom, images)
     top.set_title(f"what is missing, {len(clinical)} subjects", loc="left", color=_INK, size=11, weight="bold")
     named = np.arange(0, len(clinical), math.ceil(len(clinical) / _MOST_NAMES))
-    bottom.set_xticks(named, [str(clinical.index[int(place)]).removeprefix("sub-") for place in named], rotation=90)
+    bottom.set_xticks(
+        named, [str(clinical.index[int(place)]).removeprefix("sub-") for place in named], rotation=90, parse_math=False
+    )
     bottom.tick_params(axis="x", labelsize=SMALL - 1, length=0)
     bottom.set_xlabel("subject", color=_INK, size=9)
     return figure
@@ -211,7 +213,7 @@ def _draw_outcome(axes: Axes, pairs: pd.DataFrame, name: str) -> None:
     axes.set_yticks(decades, [f"{decade:g}" for decade in decades])
     axes.set_ylim(-0.15 if least < 1 else 0.8 * 10 ** math.floor(math.log10(least)), 2 * most)
     axes.set_xlim(first - 0.6, last + 0.6)
-    axes.set_ylabel(f"{name} [mL]", color=_INK, size=9)
+    axes.set_ylabel(f"{name} [mL]", color=_INK, size=9, parse_math=False)
     notes = [f"n = {len(whole)}"]
     if len(whole) > 2 and np.unique(grades).size > 1 and np.unique(volumes).size > 1:
         notes.insert(0, f"Spearman's \N{GREEK SMALL LETTER RHO} = {_rank_correlation(whole):.2f}")
@@ -252,7 +254,9 @@ def _draw_missing(axes: Axes, missing: pd.DataFrame) -> None:
 
     values = missing.to_numpy().T
     axes.imshow(values, cmap=ListedColormap([_PALE, _VERMILLION]), vmin=0, vmax=1, aspect="auto", interpolation="none")
-    axes.set_yticks(np.arange(len(values)), [str(name) for name in missing.columns], size=SMALL, color=_INK)
+    axes.set_yticks(
+        np.arange(len(values)), [str(name) for name in missing.columns], size=SMALL, color=_INK, parse_math=False
+    )
     axes.tick_params(length=0)
     # lines of paper between cells
     edges = np.arange(len(values) + 1) - 0.5

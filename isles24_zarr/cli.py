@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import json
 import signal
 import sys
@@ -19,6 +18,7 @@ import typer
 
 from isles24_zarr.access import options_from_texts
 from isles24_zarr.console import (
+    check_working_folder,
     err,
     megabytes,
     out,
@@ -27,6 +27,7 @@ from isles24_zarr.console import (
     print_json,
     print_plan,
     print_release,
+    standard_streams,
     tell_problems,
 )
 from isles24_zarr.errors import Isles24Error, RequestError
@@ -86,6 +87,7 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
         # to be ended by the system is to be interrupted: workers stop, nothing is left half done
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            check_working_folder()
             good = function(*args, **options)
         except Isles24Error as error:
             if options.get("verbose"):
@@ -319,7 +321,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     origin: Annotated[
-        list[str] | None, typer.Option("--origin", help="Only pages of this web site may read; may be repeated.")
+        list[str] | None,
+        typer.Option("--origin", help="Pages of this web site may read, '*' for all; may be repeated."),
     ] = None,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
@@ -331,7 +334,7 @@ def serve(
         sys.stdout.flush()
 
     try:
-        run(store, host=host, port=port, origins=origin or ["*"], tell=tell)
+        run(store, host=host, port=port, origins=origin, tell=tell)
     except KeyboardInterrupt:  # the usual end
         return True
     return True
@@ -382,12 +385,9 @@ def demo(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        # names of files can hold what a terminal cannot show
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with standard_streams():
+            app()
     except KeyboardInterrupt:  # before a command has begun, or after it has ended
         err().print(_INTERRUPTED)
         sys.exit(130)

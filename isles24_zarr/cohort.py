@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.dataset import open_scan, zarr_group
-from isles24_zarr.errors import IncompleteStoreError, Isles24Error, UnknownNameError, one_line
-from isles24_zarr.layout import KEY, PHENOTYPE
-from isles24_zarr.objects import Target, read_document, read_root
+from isles24_zarr.arrays import column_table
+from isles24_zarr.dataset import open_scan
+from isles24_zarr.errors import (
+    IncompleteStoreError,
+    Isles24Error,
+    StaleReadError,
+    StoreDamageError,
+    UnknownNameError,
+    one_line,
+)
+from isles24_zarr.layout import PHENOTYPE
+from isles24_zarr.objects import Target, document_stamp, read_root
 from isles24_zarr.release import selected_names
 from isles24_zarr.vocabulary import CLINICAL
 
@@ -24,7 +33,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
     from numpy.typing import ArrayLike, NDArray
+    from zarr.abc.store import Store
 
+_TRIES: Final = 5
+_RETRY_SECONDS: Final = 0.1
 _LOCATION: Final = "isles24_zarr_store"
 ERROR: Final = "error"
 """The column that says why a subject has no values."""
@@ -54,11 +66,26 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
     attributes = read_root(opened)
-    if read_document(opened, PHENOTYPE) is None:
+    return cohort_tree(_whole_table(opened, target), attributes, target)
+
+
+def _whole_table(store: Store, target: Target) -> xr.Dataset:
+    """Read the table, all of it from one conversion: one that ends meanwhile replaces it column by column."""
+    for _ in range(_TRIES):
+        seen, table, damage = document_stamp(store, PHENOTYPE), None, None
+        try:
+            table = column_table(store, PHENOTYPE)
+        except StoreDamageError as error:
+            damage = error
+        if document_stamp(store, PHENOTYPE) == seen:
+            if table is not None:
+                return table
+            if damage is not None:
+                raise damage
+        time.sleep(_RETRY_SECONDS)
+    if seen is None or damage is None:
         raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
-    table = xr.open_dataset(zarr_group(opened, PHENOTYPE), chunks=None)
-    del table.attrs[KEY]
-    return cohort_tree(table, attributes, target)
+    raise StaleReadError(f"{target.url}/{PHENOTYPE}", "is being replaced by a conversion")
 
 
 def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:

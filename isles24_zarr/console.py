@@ -1,19 +1,24 @@
-"""What the commands print: tables, JSON, problems; names from outside as they are."""
+"""What the commands print: tables, JSON, problems; names from outside as they are, but for what steers a terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import io
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from isles24_zarr.errors import Problem
+from isles24_zarr.errors import NoFolderError, Problem, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import xarray as xr
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from isles24_zarr.layout import SubjectPlan
     from isles24_zarr.release import Release
 
+_CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
 _PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
 """Names from outside are shown as they are."""
 
@@ -168,7 +174,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     out().print(table)
 
 
@@ -182,12 +188,56 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f}"
 
 
+class _OneLine(Console):
+    """A console for texts from outside, one line each: none of them steers the terminal or fakes another line."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts escaped by `one_line`, and tables, whose cells are."""
+        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def out() -> Console:
     """Return the console of results, stdout."""
     # a file or pipe has no width: give tables room
-    return Console(width=None if sys.stdout.isatty() else 200, **_PLAIN)
+    return _OneLine(width=None if sys.stdout.isatty() else 200, **_PLAIN)
 
 
 def err() -> Console:
     """Return the console of errors, stderr."""
-    return Console(stderr=True, **_PLAIN)
+    return _OneLine(stderr=True, **_PLAIN)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Print what a terminal cannot show as escapes; end in one line where nothing can be printed, as on a full disk."""
+    if sys.stdout is None:  # it was closed: what is printed goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_PRINT:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            err().print(f"error: stdout: cannot be written ({error.strerror})", style="red", soft_wrap=True)
+        sys.exit(1)
+
+
+def check_working_folder() -> None:
+    """Make sure that there is a working folder, from which relative paths are.
+
+    Raises
+    ------
+    NoFolderError
+        It was deleted.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise NoFolderError("the working folder", f"is not there any more ({error.strerror})") from error

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
-from xarray.backends import ZarrStore
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore
 
 from isles24_zarr.access import OBSTORE
 from isles24_zarr.arrays import (
@@ -33,7 +32,6 @@ from isles24_zarr.layout import KEY
 from isles24_zarr.objects import (
     DOCUMENT,
     Target,
-    WholeStore,
     check_version,
     child_names,
     document_from_bytes,
@@ -167,23 +165,6 @@ def _subject_document(target: Target, store: Store, subject: str) -> dict[str, A
     document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
     _subject_record(target, store, subject, document)
     return document or {}
-
-
-def zarr_group(store: Store, group: str) -> ZarrStore:
-    """Return a group for xarray, whose lost chunks are errors.
-
-    Raises
-    ------
-    StoreDamageError
-        It is not what `convert` writes.
-    """
-    # from the group itself: by its name, xarray would look for consolidated metadata at the root
-    whole = StorePath(WholeStore(store), group)
-    try:
-        opened: ZarrStore = ZarrStore.open_group(whole, mode="r", consolidated=True, zarr_format=3)
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise StoreDamageError(f"{store}/{group}", f"cannot be opened ({error})") from error
-    return opened
 
 
 def image_groups(target: Target, subject: str) -> dict[str, list[str]]:

@@ -167,6 +167,12 @@ class DestinationError(RequestError):
     """The place to write to cannot be used, or workers do not see what they are to work on."""
 
 
+class NoFolderError(RequestError):
+    """The folder in which a command runs was deleted."""
+
+    advice = "change into a folder that is there"
+
+
 class RecordError(RequestError):
     """There is no such record of files to fetch."""
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import functools
 import json
 import os
-import platform
-import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,8 +27,8 @@ from isles24_zarr.errors import (
     StoreDamageError,
     StoreLockedError,
     StoreVersionError,
-    UnreadableObjectError,
 )
+from isles24_zarr.files import FileStamp, file_content, files_below, folder_entries
 from isles24_zarr.layout import FORMAT_VERSION, KEY
 from isles24_zarr.lease import LOCK, leased
 from isles24_zarr.remote import RemoteStore
@@ -48,13 +45,6 @@ _ATTRIBUTES: Final = b'\n  "attributes": {'
 _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 """Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
 a line break, and nothing else that is indented so little has this name."""
-MOST_OBJECT_BYTES: Final = 64 * 2**20
-"""Of a document, a coordinate or a column: far above what `convert` writes."""
-_MACHINE: Final = platform.node()
-_COARSE_NANOSECONDS: Final = 2 * 10**9
-"""Network file systems round times, to two seconds at worst."""
-NO_FILE: Final = -1
-"""The size of what is listed below a path and is no regular file, as a pipe, a device or a link to a folder."""
 _READERS: Final = 8
 """Files that are read at the same time: on a network each takes as long as its answer."""
 
@@ -157,35 +147,6 @@ class WholeStore(WrapperStore[Any]):
         return found
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """By what a file of a store is recognized: whoever writes one renames it into place, and none is written to.
-
-    Parameters
-    ----------
-    size, modified, inode
-        As the file system has them, the time in nanoseconds.
-    machine
-        Where it was looked at. Elsewhere the same file may have another inode, and a coarser time.
-    """
-
-    size: int
-    modified: int
-    inode: int
-    machine: str
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
-        """Make it of what the file system says."""
-        return cls(size=status.st_size, modified=status.st_mtime_ns, inode=status.st_ino, machine=_MACHINE)
-
-    def is_of(self, status: os.stat_result) -> bool:
-        """Tell whether a file is still the one that was looked at."""
-        if self.machine == _MACHINE:
-            return (self.size, self.modified, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
-        return self.size == status.st_size and abs(self.modified - status.st_mtime_ns) < _COARSE_NANOSECONDS
-
-
 def document_stamp(store: Store, path: str) -> object:
     """Return what changes when the document of a node is replaced; ``None`` where there is none or nothing tells."""
     key = f"{path}/{DOCUMENT}"
@@ -273,7 +234,7 @@ def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
     if isinstance(store, LocalStore):
         # Zarr's way there, through an event loop, takes longer than the files do
         paths = [f"{store.root}/{key}" for key in keys]
-        return dict(zip(keys, _readers(os.getpid()).map(_content, paths), strict=True))
+        return dict(zip(keys, _readers(os.getpid()).map(file_content, paths), strict=True))
 
     async def read(key: str) -> bytes | None:
         try:
@@ -286,60 +247,6 @@ def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
         return await asyncio.gather(*map(read, keys))
 
     return dict(zip(keys, sync(read_all()), strict=True))
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        file, status = opened_file(path)
-    except FileNotFoundError:
-        return None
-    try:
-        if status.st_size > MOST_OBJECT_BYTES:
-            raise StoreDamageError(path, f"has {status.st_size:,} bytes, which no such object has")
-        data = os.read(file, status.st_size)
-        while len(data) < status.st_size and (more := os.read(file, status.st_size - len(data))):
-            data += more
-    except OSError as error:
-        raise UnreadableObjectError(path, f"cannot be read ({error.strerror})") from error
-    finally:
-        os.close(file)
-    return data
-
-
-def opened_file(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
-    """Open a file of a store for reading; pipes and devices, which may never answer or never end, are refused.
-
-    Returns
-    -------
-    tuple
-        A descriptor, which the caller closes, and what the file system says of it.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no file, or can be none of such a name.
-    StoreDamageError
-        It is something else than a file.
-    UnreadableObjectError
-        It may not or cannot be read.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (NotADirectoryError, ValueError) as error:  # the latter of a name with a NUL
-        raise FileNotFoundError(path) from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise FileNotFoundError(path) from error
-        raise UnreadableObjectError(path, f"cannot be read ({error.strerror})") from error
-    status = os.fstat(file)
-    if stat.S_ISREG(status.st_mode):
-        return file, status
-    os.close(file)
-    if stat.S_ISDIR(status.st_mode):
-        raise FileNotFoundError(path)
-    raise StoreDamageError(path, "is no file, but a pipe or a device")
 
 
 @functools.lru_cache(1)
@@ -382,7 +289,7 @@ def check_version(where: object, version: object) -> None:
 def child_names(store: Store, path: str) -> list[str]:
     """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
     if isinstance(store, LocalStore):
-        return sorted({entry.name for entry in _entries(f"{store.root}/{path}")} - {DOCUMENT, LOCK})
+        return sorted({entry.name for entry in folder_entries(f"{store.root}/{path}")} - {DOCUMENT, LOCK})
 
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
@@ -395,40 +302,12 @@ def listed_keys(store: Store, path: str) -> dict[str, int]:
     if isinstance(store, RemoteStore):
         return dict(sorted(store.sizes(path).items()))
     if isinstance(store, LocalStore):
-        return dict(sorted(_files_below(str(store.root), path)))
+        return dict(sorted(files_below(str(store.root), path)))
 
     async def listed() -> dict[str, int]:
         return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
 
     return dict(sorted(sync(listed()).items()))
-
-
-def _files_below(root: str, path: str) -> Iterator[tuple[str, int]]:
-    """Yield the keys and sizes of files. Links to files are followed, as reading does, those to folders are not."""
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        for entry in _entries(f"{root}/{folder}"):
-            key = f"{folder}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(key)
-                continue
-            try:
-                status = entry.stat()
-            except OSError:  # a link that leads nowhere
-                yield key, NO_FILE
-                continue
-            yield key, status.st_size if stat.S_ISREG(status.st_mode) else NO_FILE
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UnreadableObjectError(folder, f"cannot be listed ({error.strerror})") from error
 
 
 def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:

@@ -23,8 +23,9 @@ from zarrs import ZarrsCodecPipeline
 from isles24_zarr.access import library_errors
 from isles24_zarr.containers import ABSENT, ChunkFormat, index_bytes, index_from_bytes
 from isles24_zarr.errors import Isles24Error, Problem, SourceError, StoreDamageError
+from isles24_zarr.files import opened_file
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import Target, WholeStore, opened_file
+from isles24_zarr.objects import Target, WholeStore
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source

@@ -5,17 +5,20 @@ What is served is what Zarr asks for, documents and chunks, and nothing else tha
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from isles24_zarr.errors import AddressError, MissingExtraError, NotAStoreError
+from isles24_zarr.errors import AddressError, MissingExtraError, NotAStoreError, StoreDamageError
+from isles24_zarr.files import opened_file
 from isles24_zarr.objects import DOCUMENT, Target, read_root
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from starlette.applications import Starlette
 
@@ -24,9 +27,18 @@ _METHODS: Final = ("GET", "HEAD", "OPTIONS")
 _EXPOSED: Final = ("Accept-Ranges", "Content-Length", "Content-Range", "ETag", "Last-Modified")
 _GRACE_SECONDS: Final = 3
 """What a request that is under way may take once the server is to end."""
+_REQUEST_SECONDS: Final = 15
+"""What the headers of a request may take: a connection that does not send them is closed."""
+_QUEUE: Final = 64
+"""Connections that wait to be accepted; asyncio accepts so many before it does anything else."""
+_MOST_CONNECTIONS: Final = 512
+_RESERVED_FILES: Final = 32
+"""Descriptors for all else than connections."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_ORIGINS: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
-def store_app(folder: Path, origins: Sequence[str] = ("*",)) -> Starlette:
+def store_app(folder: Path, origins: Sequence[str] = ("*",), hosts: Collection[str] | None = None) -> Starlette:
     """Return an ASGI application that serves a folder of Zarr, to run under any ASGI server.
 
     Parameters
@@ -34,7 +46,11 @@ def store_app(folder: Path, origins: Sequence[str] = ("*",)) -> Starlette:
     folder
         Of the store. Links that lead out of it are not followed.
     origins
-        Web sites whose pages may read it, as ``https://example.org``; ``*`` for all.
+        Web sites whose pages may read it, as ``https://example.org``; ``*`` for all. Without any, those of
+        this machine.
+    hosts
+        Names by which it may be asked for; all by default. A page of any site can give an address of this machine a
+        name of its own, and then reads as if it came from there (DNS rebinding).
 
     Raises
     ------
@@ -42,11 +58,12 @@ def store_app(folder: Path, origins: Sequence[str] = ("*",)) -> Starlette:
         The extra ``serve`` is not installed.
     """
     try:
+        from anyio import to_thread
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
         from starlette.middleware import Middleware
         from starlette.middleware.cors import CORSMiddleware
-        from starlette.responses import Response
+        from starlette.responses import FileResponse, Response
         from starlette.routing import Mount
         from starlette.staticfiles import StaticFiles
     except ImportError as error:
@@ -56,15 +73,24 @@ def store_app(folder: Path, origins: Sequence[str] = ("*",)) -> Starlette:
         async def get_response(self, path: str, scope: Any) -> Response:
             if scope["method"] not in _METHODS:
                 raise HTTPException(405, headers={"Allow": ", ".join(_METHODS)})
+            if hosts is not None and _host_name(scope["headers"]) not in hosts:
+                raise HTTPException(421, "it is served to this machine alone; --origin names sites that may ask")
             if scope["method"] == "OPTIONS":  # not of a browser, which the middleware answers
                 return Response(status_code=204, headers={"Allow": ", ".join(_METHODS)})
             if not _KEY.fullmatch(path):
                 raise HTTPException(404)
-            return await super().get_response(path, scope)
+            response = await super().get_response(path, scope)
+            if isinstance(response, FileResponse):  # which begins to answer before it opens the file
+                try:
+                    os.close((await to_thread.run_sync(opened_file, response.path))[0])
+                except (StoreDamageError, OSError) as error:
+                    raise HTTPException(403, "cannot be read") from error
+            return response
 
     readers = Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
+        allow_origin_regex=None if origins else LOOPBACK_ORIGINS,
         allow_methods=list(_METHODS),
         allow_headers=["*"],
         expose_headers=list(_EXPOSED),
@@ -73,12 +99,77 @@ def store_app(folder: Path, origins: Sequence[str] = ("*",)) -> Starlette:
     return Starlette(routes=[Mount("/", app=files)], middleware=[readers])
 
 
+def _host_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return by what name a server is asked, without its port."""
+    host = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
+    found = re.fullmatch(r"\[?([\w.\-]+|(?<=\[)[0-9a-fA-F:.]+(?=\]))\]?(:[0-9]*)?", host, re.ASCII)
+    return found[1].lower() if found else ""
+
+
+def _most_connections() -> int:
+    """Take as many descriptors as this process may, and return for how many connections they are enough.
+
+    One that has no descriptor left cannot even refuse a connection: asyncio would try it over and over.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_CONNECTIONS + _QUEUE + _RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # each may have a file open
+    return _MOST_CONNECTIONS if soft >= wanted else max(1, (soft - _queue(soft) - _RESERVED_FILES) // 2)
+
+
+def _queue(files: int) -> int:
+    return min(_QUEUE, max(1, files // 8))
+
+
+def _impatient_protocol(most: int) -> Any:
+    """Return uvicorn's protocol with a limit of connections, and of the time that the headers of a request may take."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.waiting:
+                self.waiting.cancel()
+
+        def _watch(self) -> None:
+            asked = self.cycle is not None and not self.cycle.response_complete
+            if asked and self.waiting:
+                self.waiting.cancel()
+                self.waiting = None
+            elif not asked and self.waiting is None:
+                # pieces of a request do not prolong it
+                self.waiting = self.loop.call_later(_REQUEST_SECONDS, self.transport.abort)
+
+    return Impatient
+
+
 def serve(
     store: str | os.PathLike[str],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    origins: Sequence[str] = ("*",),
+    origins: Sequence[str] | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Serve a store until the process is interrupted.
@@ -90,7 +181,8 @@ def serve(
     host, port
         Where to listen: by default, for this machine only; port 0 takes a free one.
     origins
-        As for `store_app`.
+        As for `store_app`. By default, pages of this machine where it listens for this machine only, and of any site
+        else. Where it listens for this machine only, it answers by its names and those of the origins.
     tell
         Called with the URL, once it can be asked.
 
@@ -107,7 +199,10 @@ def serve(
     if "://" in target.url:
         raise NotAStoreError(target.url, "is no folder of this machine, and only such are served")
     read_root(target.opened(read_only=True))
-    app = store_app(Path(target.url), origins)
+    local = host in _LOOPBACK
+    allowed = list(origins) if origins is not None else [] if local else ["*"]
+    names = {*_LOOPBACK, *(urlsplit(origin).hostname or "" for origin in allowed)} - {""}
+    app = store_app(Path(target.url), allowed, names if local and "*" not in allowed else None)
     try:
         import uvicorn
     except ImportError as error:
@@ -121,7 +216,16 @@ def serve(
     with listening:
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{listening.getsockname()[1]}/")
+        most = _most_connections()
         settings = uvicorn.Config(
-            app, log_level="warning", lifespan="off", server_header=False, timeout_graceful_shutdown=_GRACE_SECONDS
+            app,
+            http=_impatient_protocol(most),
+            loop="asyncio",
+            ws="none",
+            backlog=_queue(most),
+            log_level="warning",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         uvicorn.Server(settings).run(sockets=[listening])

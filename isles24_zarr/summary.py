@@ -18,7 +18,7 @@ from isles24_zarr.charts import grid_row
 from isles24_zarr.cohort import clinical_table, cohort_target
 from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.dataset import described_arrays, open_scan
-from isles24_zarr.errors import DestinationError, MaskError, UnknownNameError
+from isles24_zarr.errors import DestinationError, MaskError, UnknownNameError, one_line
 from isles24_zarr.figures import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
 from isles24_zarr.labels import THRESHOLD
 from isles24_zarr.masks import label_rule
@@ -308,7 +308,9 @@ def page_figure(page: SubjectSummary) -> Figure:
         axes.imshow(picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
     left, top = width + _EDGE_INCHES, size[1] - 0.16
-    figure.text(left / size[0], top / size[1], page.subject, color=INK, size=13, weight="bold", va="top")
+    figure.text(
+        left / size[0], top / size[1], page.subject, color=INK, size=13, weight="bold", va="top", parse_math=False
+    )
     top -= 0.45
     for section in page.sections:
         _draw_section(figure, section, left, top)
@@ -331,7 +333,8 @@ def _draw_section(figure: Figure, section: Section, left: float, top: float) -> 
 
     def write(text: str, right: float, row: float, colour: str, **options: Any) -> None:
         place = (left + right) / width, (top - row * _ROW_INCHES) / height
-        figure.text(*place, text, color=colour, va="top", **options)
+        # what is between two dollars in a table is no formula
+        figure.text(*place, one_line(text), color=colour, va="top", parse_math=False, **options)
 
     write(section.title, 0, 0, INK, size=10, weight="bold")
     row = 1.4

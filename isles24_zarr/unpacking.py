@@ -23,8 +23,8 @@ import zarr
 from isles24_zarr.containers import ABSENT, BLOSC_HEADER, ChunkFormat, index_bytes, index_from_bytes, unpack_into
 from isles24_zarr.documents import is_as_converted
 from isles24_zarr.errors import StaleReadError, StoreDamageError
+from isles24_zarr.files import FileStamp, opened_file
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import FileStamp, opened_file
 from isles24_zarr.shards import scratch
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -31,8 +31,11 @@ SECRET = b"not for others"
 
 
 @contextmanager
-def serving(store: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "isles24_zarr", "serve", str(store), "--port", "0", *options]
+def serving(
+    store: Path, *options: str, begin: str = "exec python -m isles24_zarr"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    begin = begin.replace("python", sys.executable)
+    command = ["sh", "-c", f'{begin} "$@"', "sh", "serve", str(store), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -213,7 +216,14 @@ def test_nothing_can_be_written(url: str, served: Path, method: str) -> None:
     assert (served / "zarr.json").read_bytes() == before
 
 
-def test_pages_of_other_sites_may_read(url: str) -> None:
+@pytest.fixture(scope="module")
+def open_url(served: Path) -> Iterator[str]:
+    with serving(served, "--origin", "*") as (_, url):
+        yield url
+
+
+def test_pages_of_other_sites_may_read_where_they_are_let_in(open_url: str) -> None:
+    url = open_url
     asked = {
         "Origin": "https://example.org",
         "Access-Control-Request-Method": "GET",
@@ -226,6 +236,91 @@ def test_pages_of_other_sites_may_read(url: str) -> None:
     _, headers, _ = ask(url, "GET", "/zarr.json", {"Origin": "https://example.org", "Range": "bytes=0-3"})
     assert headers["access-control-allow-origin"] == "*"
     assert "Content-Range" in headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("rebound.example.org", 421),
+        ("127.0.0.1.example.org", 421),
+        ("localhost@example.org", 421),
+        ("127.0.0.1:80:80", 421),
+        ("", 421),
+        ("[::1", 421),
+    ],
+)
+def test_only_names_of_this_machine_are_answered(url: str, host: str, status: int) -> None:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(f"GET /zarr.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = connection.makefile("rb").readline()
+    assert int(answer.split()[1]) == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("https://127.0.0.1", True),
+        ("http://[::1]:8000", True),
+        ("https://example.org", False),
+        ("http://localhost.example.org", False),
+        ("null", False),
+    ],
+)
+def test_only_pages_of_this_machine_may_read(url: str, origin: str, *, allowed: bool) -> None:
+    _, headers, _ = ask(url, "GET", "/zarr.json", {"Origin": origin})
+    assert headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+def test_a_name_of_an_allowed_site_is_answered(store: Path) -> None:
+    with serving(store, "--origin", "https://data.example.org") as (_, url):
+        address = urlsplit(url)
+        for host, wanted in (("data.example.org", b"200"), ("other.example.org", b"421")):
+            with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+                connection.sendall(f"GET /zarr.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                assert connection.makefile("rb").readline().split()[1] == wanted
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /zarr.json HTTP/1.1\r\nHost: loc"])
+def test_half_a_request_is_not_waited_for(store: Path, sent: bytes) -> None:
+    begin = "exec python -c 'import isles24_zarr.serve as s, isles24_zarr.cli as c; s._REQUEST_SECONDS = 1; c.main()'"
+    with serving(store, begin=begin) as (_, url):
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(sent)
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        assert ask(url, "GET", "/zarr.json")[0] == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+def test_more_connections_than_descriptors(store: Path) -> None:
+    with serving(store, begin="ulimit -n 64 && exec python -m isles24_zarr") as (process, url):
+        address = urlsplit(url)
+        taken = [socket.create_connection((address.hostname, address.port), timeout=30) for _ in range(200)]
+        for connection in taken:
+            connection.close()
+        assert ask(url, "GET", "/zarr.json")[0] == 200
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert told == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_refused(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy.zarr")
+    path, _ = shard(copy)
+    (copy / path[1:]).chmod(0)
+    with serving(copy) as (process, url):
+        assert ask(url, "GET", path)[0] == 403
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert told == ""
 
 
 def test_origins_can_be_told(store: Path) -> None:
