@@ -39,6 +39,7 @@ ORDER = [
     "store",
     "commit",
     "versions",
+    "processes",
     "workers",
     "cluster",
     "spool",
