@@ -6,11 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import multiprocessing
-import signal
 import threading
 import uuid
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import dask.config
@@ -20,7 +17,6 @@ from distributed import (
     CancelledError,
     Client,
     KilledWorker,
-    LocalCluster,
     as_completed,
     default_client,
     get_worker,
@@ -41,10 +37,9 @@ from rich.progress import (
 from isles24_zarr.errors import (
     ClusterLostError,
     SchedulerNotFoundError,
-    UnknownNameError,
     WorkerMismatchError,
-    WorkerStartError,
 )
+from isles24_zarr.processes import own_client
 from isles24_zarr.workers import check_memory, check_workers, packed, stop_if_cancelled, workers_needed
 
 if TYPE_CHECKING:
@@ -54,12 +49,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 RETRIES: Final = 2
-_ALLOCATION: Final = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 256 << 20}
-"""Bytes, for glibc in workers: Dask has them give memory back at once, so that every block of voxels would be
-made of new pages. That took a third of a conversion."""
-_UNWATCHED: Final = {"distributed.worker.profile.enabled": False}
-"""For a page of its dashboard, which is not served, Dask looks at the stacks of workers a hundred times a second. That
-took a twentieth of a conversion."""
 _CONNECT_SECONDS: Final = "10s"
 
 
@@ -86,8 +75,7 @@ def dask_client(client: Client | None, workers: int | None, store: str = "") -> 
     client
         Of the caller; it stays open.
     workers
-        Number of processes of a cluster of one's own, each with one thread; by default one for each core. They are
-        spawned, never forked: a forked child inherits locks of threads that it does not have.
+        Number of processes of a cluster of our own, by default one for each core.
     store
         Path or URL of what they are to work on: memory is seen by threads alone.
 
@@ -95,6 +83,8 @@ def dask_client(client: Client | None, workers: int | None, store: str = "") -> 
     ------
     DestinationError
         The store is in memory, and workers are other processes.
+    WorkerStartError, WorkerRefusedError
+        Processes of our own cannot be started.
     NoWorkersError, WorkerMismatchError, ClusterLostError
         The caller's cluster cannot do the work, see `check_workers`.
     """
@@ -104,60 +94,8 @@ def dask_client(client: Client | None, workers: int | None, store: str = "") -> 
         yield client
         return
     check_memory(None, store)
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # a spawned worker imports the caller's script, and this is that script calling us again
-        raise WorkerStartError("worker processes", "a script starts them again while they start")
-    if workers is not None and workers < 1:
-        raise UnknownNameError("workers", f"must be 1 or more, not {workers}")
-    with contextlib.ExitStack() as stack:
-        with _interrupts_deferred():
-            cluster = stack.enter_context(_own_cluster(workers))
-            own = stack.enter_context(Client(cluster))
+    with own_client(workers) as own:
         yield own
-
-
-@contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Let interrupts wait while a cluster starts, which would otherwise leave processes behind.
-
-    A terminal sends Ctrl-C to all processes. Threads that start now inherit the mask, and so do the workers, for good:
-    it is left to the process that can end them in order. SIGTERM is what ends workers, and must not be masked.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    resource_tracker.ensure_running()  # which would lift the mask of the thread that starts it
-    caught: list[int] = []
-    handler = signal.getsignal(signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    if callable(handler):
-        signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
-    try:
-        yield
-    finally:
-        if callable(handler):
-            signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if caught:
-            raise KeyboardInterrupt
-
-
-def _own_cluster(workers: int | None) -> LocalCluster:
-    before_start = "distributed.nanny.pre-spawn-environ"
-    environ = {**dask.config.get(before_start), **_ALLOCATION}
-    try:
-        with dask.config.set({before_start: environ, **_UNWATCHED}):
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=":0",
-                scheduler_kwargs={"dashboard": False},
-                # workers that lose their scheduler say so at length; what concerns a task reaches us by its future
-                silence_logs=logging.CRITICAL,
-            )
-    except RuntimeError as error:
-        raise WorkerStartError("worker processes", f"cannot be started ({error})") from None
 
 
 @contextlib.contextmanager

@@ -151,6 +151,15 @@ class WorkerStartError(RequestError):
     advice = "in a script, make the call under 'if __name__ == \"__main__\":'"
 
 
+class WorkerRefusedError(RequestError):
+    """The system does not let worker processes start."""
+
+    advice = (
+        "make /dev/shm and the folder of temporary files writable, free memory, processes and open files, "
+        "or call it from Python with client=Client(processes=False)"
+    )
+
+
 class NoWorkersError(RequestError):
     """A Dask cluster has no workers, and none joins."""
 
@@ -247,6 +256,15 @@ class ClusterLostError(Isles24Error):
     """The Dask cluster went away."""
 
     advice = "run the same conversion again: it resumes where it stopped; an analysis starts anew"
+
+
+class WorkersLostError(ClusterLostError):
+    """The worker processes of this machine died, and do not come back."""
+
+    advice = (
+        "see what ends them (too little memory, most often), give fewer workers, then run the same command again: "
+        "a conversion resumes where it stopped"
+    )
 
 
 class StoreWriteError(Isles24Error):

@@ -26,6 +26,7 @@ from distributed.protocol import pickle
 from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import ClusterLostError, DestinationError, NoWorkersError, WorkerMismatchError
+from isles24_zarr.processes import OwnCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,10 +37,15 @@ _PACKAGE: Final = "isles24-zarr"
 _WAIT: Final = "isles24-zarr.wait-for-workers"
 """In the configuration of Dask: how long to wait for the first worker."""
 _WAIT_DEFAULT: Final = "10m"
+_OWN_WAIT_DEFAULT: Final = "1m"
+"""The same for workers of our own, which are started again at once."""
+_LEFT: Final = "has had no worker for {}, while there are tasks to do"
 _LOOKS: Final = 20
 """How often it is looked meanwhile whether there is one."""
 _LEAST_PAUSE: Final = 0.1
 """Seconds between two looks, whoever wants no waiting at all."""
+_MOST_PAUSE: Final = 3.0
+"""Seconds between two looks, whoever waits for hours."""
 
 _COPIES: Final = 2.5
 """How much memory a task takes, in shards of voxels: one, what it is turned into, and what the libraries hold."""
@@ -131,30 +137,33 @@ def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator
     Parameters
     ----------
     client
-        Of the cluster. It may be without a worker for as long as `check_workers` waits for the first one.
+        Of the cluster. It may be without a worker for as long as `check_workers` waits for the first one; a cluster of
+        our own, whose workers are here, for a minute if nothing else is configured, and not at all when they have died
+        too often while they started.
     futures
         Returns those that are waited for inside; they are cancelled when that was too long.
 
     Raises
     ------
-    ClusterLostError
+    ClusterLostError, WorkersLostError
         It was.
     """
-    limit, address = dask.config.get(_WAIT, _WAIT_DEFAULT), _address(client)
-    ended, given_up = threading.Event(), threading.Event()
+    own = client.cluster if isinstance(client.cluster, OwnCluster) else None
+    limit, address = dask.config.get(_WAIT, _OWN_WAIT_DEFAULT if own else _WAIT_DEFAULT), _address(client)
+    ended, lost = threading.Event(), list[ClusterLostError]()
 
     def watch() -> None:
         seconds, since = parse_timedelta(limit), 0.0
         # of a scheduler that has gone, the tasks tell
         with contextlib.suppress(OSError, CancelledError, CommClosedError):
-            while not ended.wait(max(seconds / _LOOKS, _LEAST_PAUSE)):
+            while not ended.wait(min(max(seconds / _LOOKS, _LEAST_PAUSE), _MOST_PAUSE)):
                 if client.nthreads():
                     since = 0.0
                 elif not since:
                     since = time.monotonic()
                     _logger.warning("no Dask worker is left at %s, waiting up to %s for one to join", address, limit)
-                elif time.monotonic() - since > seconds:
-                    given_up.set()
+                elif time.monotonic() - since > seconds or (own and own.has_given_up):
+                    lost.append(own.lost(limit) if own else ClusterLostError(address, _LEFT.format(limit)))
                     client.cancel(futures())
                     return
 
@@ -162,9 +171,9 @@ def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator
     try:
         yield
     except CancelledError:
-        if not given_up.is_set():
+        if not lost:
             raise
-        raise ClusterLostError(address, f"has had no worker for {limit}, while there are tasks to do") from None
+        raise lost[0] from None
     finally:
         ended.set()
 

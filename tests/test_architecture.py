@@ -45,6 +45,7 @@ ORDER = [
     "store",
     "commit",
     "versions",
+    "processes",
     "workers",
     "cluster",
     "spool",
