@@ -20,14 +20,14 @@ from zarr.storage import LocalStore
 
 from isles24_zarr import errors
 from isles24_zarr.arrays import StoredArray
-from isles24_zarr.containers import frame_content
+from isles24_zarr.containers import ChunkFormat, frame_content, unpack_into
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
 from isles24_zarr.remote import RemoteStore
 from isles24_zarr.shards import ShardEncoder, encoded_chunk, scratch
 from isles24_zarr.store import write_array
-from isles24_zarr.unpacking import ShardedVoxels, blosc_blocks, can_unpack
+from isles24_zarr.unpacking import ShardedVoxels, block_bytes, blosc_blocks, can_unpack
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:
@@ -475,3 +475,24 @@ def test_a_corrupted_container_gives_the_right_voxels_or_an_error(
     except errors.StoreDamageError:
         return
     np.testing.assert_array_equal(found, voxels)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("at", range(16))
+def test_any_byte_of_a_container_s_header(codec: str, at: int) -> None:
+    """Every value of every byte: the right voxels block by block and as a whole, or an error."""
+    voxels = np.arange(14_000, dtype="<i2")
+    good = bytes(Blosc(codec, 1, Blosc.SHUFFLE, blocksize=4000).encode(voxels))
+    known = ChunkFormat(nbytes=voxels.nbytes, typesize=2, shuffle=1)
+    for value in range(256):
+        memory = np.full(voxels.nbytes, 0xEE, np.uint8)
+        try:
+            packed = known.container(frame_of(good[:at] + bytes([value]) + good[at + 1 :]))
+            if block_bytes(packed) == 4000:
+                for block in range(7):
+                    unpack_into(blosc_blocks(packed, block, block + 1), memory[block * 4000 : (block + 1) * 4000])
+            else:
+                unpack_into(packed, memory)
+        except (ValueError, RuntimeError):
+            continue
+        assert memory.tobytes() == voxels.tobytes(), value
