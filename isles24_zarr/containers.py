@@ -34,6 +34,8 @@ _LAST_BLOCK_AS_IT_WAS: Final = 1
 
 BLOSC_HEADER: Final = struct.Struct("<BBBBIII")
 """Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
+BLOSC_STORED: Final = 0x02
+"""Flag: the bytes are as they were."""
 _BLOSC_VERSION: Final = 2
 _SHUFFLE_FLAGS: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 4}
 _MOST_TEXT_BYTES: Final = 2**26
@@ -175,7 +177,8 @@ class ChunkFormat:
         version, _, flags, typesize, size, block, length = BLOSC_HEADER.unpack_from(packed)
         if size > self.nbytes or (self.exact and size != self.nbytes):
             raise ValueError(f"it holds {size:,} of {self.nbytes:,} bytes")
-        if length != len(packed) or not 0 < block <= size:
+        stored = bool(flags & BLOSC_STORED)
+        if length != len(packed) or not 0 < block <= size or (stored and length != size + BLOSC_HEADER.size):
             raise ValueError("sizes in its header contradict each other")
         if version != _BLOSC_VERSION or typesize != self.typesize or flags & _SHUFFLED != self.shuffle:
             raise ValueError("it was packed otherwise than its array says")

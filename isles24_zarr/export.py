@@ -23,12 +23,13 @@ from isles24_zarr import vocabulary
 from isles24_zarr.arrays import StoredArray, chunk_shapes
 from isles24_zarr.cells import UnreadCellError, value_from_cell
 from isles24_zarr.chunking import blocks_of_array
+from isles24_zarr.documents import checked_image
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.grid import file_from_canonical
 from isles24_zarr.labels import MaskValues, stored_from_labels
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import VoxelStream, write_nifti
-from isles24_zarr.objects import Target, committed_subjects, read_document, read_root, reading
+from isles24_zarr.objects import Target, committed_subjects, read_members, read_root, reading
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.streams import whole_file
 from isles24_zarr.tables import guarded_text
@@ -134,20 +135,27 @@ def export(
     target, folder = Target.of(store, storage_options), Path(destination).expanduser().absolute()
     opened = target.opened(read_only=True)
     read_root(opened)
-    attributes = committed_subjects(opened)
-    chosen = selected_names(attributes, subjects, of=target.url)
+    damaged: list[tuple[str, StoreDamageError]] = []
+    attributes = committed_subjects(opened, damaged)
+    wanted_names = selected_names([*attributes, *(name for name, _ in damaged)], subjects, of=target.url)
+    chosen = [name for name in wanted_names if name in attributes]
     wanted = selected_names(vocabulary.IMAGES, images, of="the images of a release")
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    problems: list[Problem] = []
+    problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in wanted_names]
     tasks = []
     for name in chosen:
-        members = (read_document(opened, name) or {})["consolidated_metadata"]["metadata"]
+        try:
+            members = read_members(opened, name)
+        except StoreDamageError as error:
+            problems.append(Problem.from_error(error, subject=name))
+            continue
         for path in attributes[name][KEY]["arrays"]:
             if path.split("/")[1] in wanted:
                 try:
+                    checked_image(members.get(path, {}), f"{name}/{path}")
                     tasks.append(_task(target, f"{name}/{path}", members[path], folder))
-                except UnsafePathError as error:
+                except (UnsafePathError, StoreDamageError) as error:
                     problems.append(Problem.from_error(error, subject=name))
     done = {True: 0, False: 0}
     if tasks:

@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from isles24_zarr.access import local_path
-from isles24_zarr.documents import checked_document, checked_record
+from isles24_zarr.documents import checked_document, checked_record, listed_members
 from isles24_zarr.errors import (
     DestinationError,
     NotAStoreError,
@@ -191,6 +191,21 @@ def read_document(store: Store, path: str) -> dict[str, Any] | None:
     return document
 
 
+def read_members(store: Store, path: str) -> dict[str, dict[str, Any]]:
+    """Return the documents of all that a group lists: each is still to be checked, so that a bad one stands alone.
+
+    Raises
+    ------
+    StoreDamageError
+        The group is lost, or its document lists nothing.
+    """
+    key = f"{path}/{DOCUMENT}"
+    document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+    if document is None:
+        raise StoreDamageError(f"{store}/{key}", "is lost")
+    return listed_members(document, f"{store}/{path}")
+
+
 def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) -> dict[str, Any] | None:
     """Parse a ``zarr.json``; one that is not there is ``None``.
 
@@ -310,19 +325,32 @@ def listed_keys(store: Store, path: str) -> dict[str, int]:
     return dict(sorted(sync(listed()).items()))
 
 
-def committed_subjects(store: Store) -> dict[str, dict[str, Any]]:
-    """Return the attributes of all subjects that were committed, by name."""
+def committed_subjects(
+    store: Store, damaged: list[tuple[str, StoreDamageError]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all subjects that were committed, by name.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    damaged
+        What takes the names of those whose documents cannot be used, each with what is wrong.
+    """
     names = [name for name in child_names(store, "") if name.startswith("sub-")]
-    documents = read_objects(store, [f"{name}/{DOCUMENT}" for name in names])
     found: dict[str, dict[str, Any]] = {}
-    for name, data in zip(names, documents.values(), strict=True):
-        # one that cannot be read is not committed
-        with contextlib.suppress(StoreDamageError):
-            attributes = (document_from_bytes(data, path=name, members=False) or {}).get("attributes", {})
-            checked_record(attributes, name)
-            # what an older version left stands aside until it is converted again
-            if attributes[KEY].get("format_version") == FORMAT_VERSION:
-                found[name] = attributes
+    for name in names:
+        key = f"{name}/{DOCUMENT}"
+        try:
+            document = document_from_bytes(read_objects(store, [key])[key], path=name, members=False)
+            if document is not None:
+                checked_record(document.get("attributes", {}), name)
+                # what an older version left stands aside until it is converted again
+                if document["attributes"][KEY].get("format_version") == FORMAT_VERSION:
+                    found[name] = document["attributes"]
+        except StoreDamageError as error:  # it is as if it were not committed
+            if damaged is not None:
+                damaged.append((name, error))
     return found
 
 

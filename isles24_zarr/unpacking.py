@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
-from isles24_zarr.containers import ABSENT, BLOSC_HEADER, ChunkFormat, index_bytes, index_from_bytes, unpack_into
+from isles24_zarr.containers import (
+    ABSENT,
+    BLOSC_HEADER,
+    BLOSC_STORED,
+    ChunkFormat,
+    index_bytes,
+    index_from_bytes,
+    unpack_into,
+)
 from isles24_zarr.documents import is_as_converted
 from isles24_zarr.errors import StaleReadError, StoreDamageError
 from isles24_zarr.files import FileStamp, opened_file
@@ -35,8 +43,8 @@ if TYPE_CHECKING:
 
     Index = int | slice | NDArray[np.intp]
 
-_STORED, _UNSPLIT = 0x02, 0x10
-"""Flags: the bytes are as they were; a block is one stream, not one for each byte of an element."""
+_UNSPLIT: Final = 0x10
+"""Flag: a block is one stream, not one for each byte of an element."""
 
 SERIAL_BYTES: Final = 2 << 20
 """Reads that unpack less stay in the thread that asks for them: to wake others takes as long."""
@@ -371,7 +379,7 @@ def blosc_blocks(packed: bytes, first: int, end: int) -> bytes:
     if (first, end) == (0, math.ceil(size / block)):
         return packed
     size = min(end * block, size) - first * block
-    if flags & _STORED:
+    if flags & BLOSC_STORED:
         voxels = packed[BLOSC_HEADER.size + first * block :][:size]
         return BLOSC_HEADER.pack(*kind, flags, typesize, size, min(block, size), BLOSC_HEADER.size + size) + voxels
     if not flags & _UNSPLIT:

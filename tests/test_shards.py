@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc, Zstd
 from zarr.storage import LocalStore
 
 from isles24_zarr import errors
-from isles24_zarr.containers import frame_content
+from isles24_zarr.arrays import StoredArray
+from isles24_zarr.containers import ChunkFormat, frame_content, unpack_into
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
-from isles24_zarr.shards import ShardEncoder, encoded_chunk
+from isles24_zarr.remote import RemoteStore
+from isles24_zarr.shards import ShardEncoder, encoded_chunk, scratch
 from isles24_zarr.store import write_array
-from isles24_zarr.unpacking import ShardedVoxels, blosc_blocks, can_unpack
+from isles24_zarr.unpacking import ShardedVoxels, block_bytes, blosc_blocks, can_unpack
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:
@@ -353,3 +355,144 @@ def test_frames_are_read_as_zstandard_does(
         return
     assert frame_content(bytes(frame)) == wanted
     assert damage or wanted == content
+
+
+# --- chunks that lie: made by hand, with all checksums right ---
+
+
+def made_shard(chunks: list[bytes], *, entries: list[tuple[int, int]] | None = None) -> bytes:
+    """A shard by the specification, whatever its chunks are."""
+    places = [(sum(map(len, chunks[:at])), len(chunk)) for at, chunk in enumerate(chunks)]
+    index = np.array(entries or places, "<u8").tobytes()
+    return b"".join([*chunks, index, google_crc32c.value(index).to_bytes(4, "little")])
+
+
+def frame_of(content: bytes) -> bytes:
+    return bytes(Zstd(level=-10, checksum=True).encode(content))
+
+
+def container_of(voxels: np.ndarray[Any, Any], block: int) -> bytes:
+    return bytes(Blosc("zstd", 1, Blosc.SHUFFLE, blocksize=block).encode(voxels))
+
+
+def rewritten(folder: Path, data: bytes) -> None:
+    """Put a shard in the place of the only one of an array, as its document has it."""
+    (path,) = [each for each in (folder / "c").rglob("*") if each.is_file()]
+    path.write_bytes(data)
+    document = document_of(folder)
+    document["attributes"]["isles24_zarr"]["shards"] = {path.relative_to(folder).as_posix(): len(data)}
+    (folder / "zarr.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Path, np.ndarray[Any, Any]]:
+    """An array of one chunk of 40 x 50 x 7 voxels, the folder of its store, and its voxels."""
+    voxels, plan = written(tmp_path, (50, 40, 7), "<i2", np.eye(3), 0)
+    return tmp_path, tmp_path / plan.path, canonical(voxels, np.eye(3))
+
+
+def read_both(folder: Path) -> np.ndarray[Any, Any]:
+    """Read by threads, and as a store behind a URL is read; both say the same."""
+    document = document_of(folder)
+    whole = (slice(None),) * 3
+    results: list[Any] = []
+    remote = RemoteStore.at(f"local://{folder.parent}", {}, read_only=True)
+    for read in (
+        lambda: ShardedVoxels(folder, document).read(whole),
+        lambda: StoredArray(remote, folder.name, document).read(whole),
+        lambda: ShardedVoxels(folder, document).pick(np.meshgrid(*map(np.arange, document["shape"]), indexing="ij")),
+    ):
+        try:
+            results.append(read())
+        except errors.StoreDamageError:
+            results.append(None)
+    assert len({each is None for each in results}) == 1, results
+    if results[0] is None:
+        raise errors.StoreDamageError(folder, "is damaged")
+    for each in results[1:]:
+        np.testing.assert_array_equal(each, results[0])
+    return np.asarray(results[0])
+
+
+LYING_CHUNKS: dict[str, Any] = {
+    "fewer bytes": lambda v, b: frame_of(container_of(v.ravel()[:100].copy(), b)),
+    "more bytes": lambda v, b: frame_of(container_of(np.concatenate([v.ravel(), v.ravel()[:9]]), b)),
+    "nothing": lambda v, b: frame_of(container_of(v.ravel()[:1].copy(), b)),
+    "no container": lambda *_: frame_of(b"12345"),
+    "another type": lambda v, b: frame_of(container_of(v.view("u1"), b)),
+    "not shuffled": lambda v, b: frame_of(bytes(Blosc("zstd", 1, Blosc.NOSHUFFLE, blocksize=b).encode(v))),
+    "a frame of 2^63 bytes": lambda *_: b"\x28\xb5\x2f\xfd\xe0" + (2**63).to_bytes(8, "little") + b"\x01\0\0",
+    "a frame of a terabyte": lambda *_: b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little") + b"\x01\0\0",
+    "a frame that does not say": lambda *_: b"\x28\xb5\x2f\xfd\x00\xff\x01\0\0",
+    "no frame": lambda *_: b"x" * 100,
+}
+
+
+@pytest.mark.parametrize("name", LYING_CHUNKS)
+def test_a_chunk_that_lies_is_an_error(small: tuple[Path, Path, np.ndarray[Any, Any]], name: str) -> None:
+    _, folder, voxels = small
+    block = document_of(folder)["codecs"][0]["configuration"]["codecs"][1]["configuration"]["blocksize"]
+    rewritten(folder, made_shard([frame_of(container_of(voxels, block))]))
+    np.testing.assert_array_equal(read_both(folder), voxels)
+    rewritten(folder, made_shard([LYING_CHUNKS[name](voxels, block)]))
+    with pytest.raises(errors.StoreDamageError):
+        read_both(folder)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [(0, 2**64 - 1), (2**64 - 1, 5), (2**63, 2**63), (0, 2**63), (10**6, 10), (2**64 - 2, 3), (2**64 - 1, 2**64 - 1)],
+)
+def test_an_index_that_lies_is_an_error(small: tuple[Path, Path, np.ndarray[Any, Any]], entry: tuple[int, int]) -> None:
+    _, folder, voxels = small
+    rewritten(folder, made_shard([frame_of(container_of(voxels, 4000))], entries=[entry]))
+    with pytest.raises(errors.StoreDamageError):
+        read_both(folder)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    at=st.integers(0, 15) | st.integers(0, 400),
+    value=st.integers(0, 255),
+    end=st.integers(0, 200),
+    codec=st.sampled_from(["zstd", "lz4"]),
+)
+def test_a_corrupted_container_gives_the_right_voxels_or_an_error(
+    small: tuple[Path, Path, np.ndarray[Any, Any]], at: int, value: int, end: int, codec: str
+) -> None:
+    """Its frame's checksum is right, so that only what the container says tells of it; memory is full of others."""
+    _, folder, _ = small
+    voxels = np.arange(50 * 40 * 7, dtype="<i2").reshape(7, 40, 50)
+    packed = bytearray(bytes(Blosc(codec, 1, Blosc.SHUFFLE, blocksize=4000).encode(voxels)))
+    packed[at % 16] = value  # the header alone: what is in a block has the checksum of no one but the frame
+    data = bytes(packed[: len(packed) - end] if at > 15 else packed)
+    document = document_of(folder)
+    rewritten(folder, made_shard([frame_of(data)]))
+    document = document_of(folder)
+    scratch(0, (7, 40, 50), np.dtype("<i2"))[...] = -1
+    try:
+        found = ShardedVoxels(folder, document).read((slice(None),) * 3)
+    except errors.StoreDamageError:
+        return
+    np.testing.assert_array_equal(found, voxels)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("at", range(16))
+def test_any_byte_of_a_container_s_header(codec: str, at: int) -> None:
+    """Every value of every byte: the right voxels block by block and as a whole, or an error."""
+    voxels = np.arange(14_000, dtype="<i2")
+    good = bytes(Blosc(codec, 1, Blosc.SHUFFLE, blocksize=4000).encode(voxels))
+    known = ChunkFormat(nbytes=voxels.nbytes, typesize=2, shuffle=1)
+    for value in range(256):
+        memory = np.full(voxels.nbytes, 0xEE, np.uint8)
+        try:
+            packed = known.container(frame_of(good[:at] + bytes([value]) + good[at + 1 :]))
+            if block_bytes(packed) == 4000:
+                for block in range(7):
+                    unpack_into(blosc_blocks(packed, block, block + 1), memory[block * 4000 : (block + 1) * 4000])
+            else:
+                unpack_into(packed, memory)
+        except (ValueError, RuntimeError):
+            continue
+        assert memory.tobytes() == voxels.tobytes(), value
