@@ -268,9 +268,9 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     last digits. Masks have several types and scalings, and some lesion masks hold fractions at their rim; one of them
     lies there twice. CTP is acquired in slabs of three kinds, whose headers are off in two of three subjects
     (`ground_truth` tells how far), and one kind misses most of the head. Maps are not masked to the brain, hold -30
-    (Tmax) or 0 where nothing was computed, and are interpolated at the edges of that; one MTT map has non-finite voxels.
-    Durations are in four kinds of cells. The size of the infarct goes with NIHSS and mRS. The same seed gives the same
-    bytes, and a subject does not depend on how many there are.
+    (Tmax) or 0 where nothing was computed, and are interpolated at the edges of that; one MTT map has non-finite
+    voxels. Durations are in four kinds of cells. The size of the infarct goes with NIHSS and mRS. The same seed gives
+    the same bytes, and a subject does not depend on how many there are.
 
     Parameters
     ----------
