@@ -264,9 +264,13 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     """Write a synthetic release in the layout of ISLES'24.
 
     Every subject has 18 images (11 registered to the NCCT, 7 as acquired) and 2 phenotype tables, with the quirks
-    of the real ones: oblique grids whose axes run in different directions, affines that differ in their last digits,
-    no time unit, non-finite voxels in one MTT map, durations in four kinds of cells. The size of the infarct goes
-    with NIHSS and mRS. The same seed gives the same bytes, and a subject does not depend on how many there are.
+    of the real ones. Grids are oblique, with axes that run in different directions and affines that differ in their
+    last digits. Masks have several types and scalings, and some lesion masks hold fractions at their rim; one of them
+    lies there twice. CTP is acquired in slabs of three kinds, whose headers are off in two of three subjects
+    (`ground_truth` tells how far), and one kind misses most of the head. Maps are not masked to the brain, hold -30
+    (Tmax) or 0 where nothing was computed, and are interpolated at the edges of that; one MTT map has non-finite
+    voxels. Durations are in four kinds of cells. The size of the infarct goes with NIHSS and mRS. The same seed gives
+    the same bytes, and a subject does not depend on how many there are.
 
     Parameters
     ----------
@@ -276,8 +280,8 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
         How many, at least 1.
     scale
         ``"tiny"``: 48 x 56 x 12 registered voxels and some ten frames, well below a second a subject. ``"small"``:
-        128 x 140 x 24 and some 27, seconds. ``"full"``: 512 x 586 x 74 and 45, as large as the real ones (0.7 GB a
-        subject), half a minute and half a GB of memory.
+        128 x 140 x 24 and some 28, a second. ``"full"``: 512 x 586 x 74 and 55 to 63, as large as the real ones (0.7 GB
+        a subject), half a minute and half a GB of memory.
     seed
         Of everything random.
 
