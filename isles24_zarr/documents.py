@@ -231,7 +231,8 @@ def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str
     if not isinstance(members, dict) or not all(isinstance(each, dict) for each in members.values()):
         raise StoreDamageError(path, "lists its members otherwise than convert does")
     for below, each in members.items():
-        odd = "consolidated_metadata" in each or not isinstance(each.get("attributes", {}), dict)
+        nested = each.get("consolidated_metadata") is not None  # null of zarr-python, for none
+        odd = nested or not isinstance(each.get("attributes"), dict)
         if odd or any(part in ("", ".", "..") for part in below.split("/")):
             raise StoreDamageError(f"{path}/{below}", "is not a Zarr document")
     return members
