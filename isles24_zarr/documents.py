@@ -343,7 +343,7 @@ def is_as_converted(document: Mapping[str, Any]) -> bool:
             and inner[1]["configuration"]["blocksize"] > 0
             and document["chunk_key_encoding"] == _KEYS
             and document["chunk_grid"]["name"] == "regular"
-            and bool(document["chunk_grid"]["configuration"])
+            and isinstance(document["chunk_grid"]["configuration"], dict)
             and KEY in document["attributes"]
         )
     except (KeyError, TypeError, ValueError, AttributeError):
