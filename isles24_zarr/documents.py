@@ -243,7 +243,8 @@ def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str
     if not isinstance(members, dict) or not all(isinstance(each, dict) for each in members.values()):
         raise StoreDamageError(path, "lists its members otherwise than convert does")
     for below, each in members.items():
-        odd = "consolidated_metadata" in each or not isinstance(each.get("attributes", {}), dict)
+        nested = each.get("consolidated_metadata") is not None  # null of zarr-python, for none
+        odd = nested or not isinstance(each.get("attributes"), dict)
         if odd or any(part in ("", ".", "..") for part in below.split("/")):
             raise StoreDamageError(f"{path}/{below}", "is not a Zarr document")
     return members
@@ -375,7 +376,7 @@ def is_as_converted(document: Mapping[str, Any]) -> bool:
             and inner[1]["configuration"]["blocksize"] > 0
             and document["chunk_key_encoding"] == _KEYS
             and document["chunk_grid"]["name"] == "regular"
-            and bool(document["chunk_grid"]["configuration"])
+            and isinstance(document["chunk_grid"]["configuration"], dict)
             and KEY in document["attributes"]
         )
     except (KeyError, TypeError, ValueError, AttributeError):

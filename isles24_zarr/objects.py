@@ -155,9 +155,11 @@ def document_stamp(store: Store, path: str) -> object:
     if not isinstance(store, LocalStore):  # a version, which stays as it is
         return None
     try:
-        return FileStamp.of(os.stat(f"{store.root}/{key}"))  # noqa: PTH116 - as in `arrays.check_shards`
+        status = os.stat(f"{store.root}/{key}")  # noqa: PTH116 - as in `arrays.check_shards`
     except OSError:
         return None
+    # the last one of copies that keep the time of what they copy
+    return FileStamp.of(status), status.st_ctime_ns
 
 
 @contextlib.contextmanager

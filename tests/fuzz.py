@@ -44,7 +44,7 @@ from isles24_zarr.release import (
     classified,
     release_from_files,
 )
-from tests import fuzz_tables
+from tests import fuzz_store, fuzz_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -367,6 +367,7 @@ PROPERTIES: Final[dict[str, tuple[Callable[[Any], None], Any]]] = {
     "gzip": (check_gzip, gzip_files()),
     "names": (check_name, names),
     "tables": (fuzz_tables.check_table, fuzz_tables.tables()),
+    "documents": (fuzz_store.check_document, fuzz_store.documents),
     "csv": (fuzz_tables.check_csv, fuzz_tables.cells),
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import zarr
 
 from isles24_zarr.cli import app
 
@@ -125,6 +126,47 @@ def test_demo(tmp_path: Path) -> None:
     picture = Path(done.stdout.rsplit("Its images: ", 1)[1].splitlines()[0])
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "4 subjects" in done.stdout
+
+
+def test_a_hostile_table_does_not_steer_the_terminal(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy.zarr")
+    zarr.open_array(copy / "phenotype/center", mode="r+")[...] = "\x1b]0;owned\x07\x1b[2J\nerror: x"
+    done = run("info", copy)
+    assert done.returncode == 0, done.stderr
+    assert "\\x1b]0;owned\\x07\\x1b[2J\\nerror: x" in done.stdout
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert "\x1b" not in run("info", copy, "--json").stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a device that is always full")
+def test_a_full_or_closed_stdout_is_no_traceback(store: Path) -> None:
+    for end, code, told in (
+        (">/dev/full", 1, "error: stdout: cannot be written"),
+        (">&-", 0, ""),
+        ("| head -c 1", 0, ""),
+    ):
+        command = ["sh", "-c", f'"$@" {end}', "sh", sys.executable, "-m", "isles24_zarr", "info", str(store)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), (end, done.stderr)
+        assert done.stderr.startswith(told)
+        assert len(done.stderr.splitlines()) <= 1
+
+
+def test_names_that_can_be_none(store: Path) -> None:
+    for arguments in (("info", store, "sub-" + "a" * 5000), ("info", "a" * 5000), ("verify", "b" * 5000)):
+        done = run(*arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_a_deleted_working_folder(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "isles24_zarr", "info", str(store)],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the working folder: is not there any more")
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isles24_zarr
-from isles24_zarr import errors
+from isles24_zarr import arrays, errors
 from isles24_zarr.cluster import dask_client
 from isles24_zarr.cohort import cohort_tree, split_cohort
 from isles24_zarr.objects import Target
@@ -343,3 +343,40 @@ def test_a_task_computes_in_its_own_thread(cohort: xr.DataTree) -> None:
             assert found["error"].isna().all()
             assert (found["chunks"] >= 16).all()
             assert not found["elsewhere"].any()
+
+
+def test_the_table_is_of_one_conversion(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion that ends while the table is read, and one that ends later."""
+    copy, other = shutil.copytree(store, tmp_path / "copy.zarr"), tmp_path / "other"
+    shutil.copytree(store / "phenotype", other)
+    for name, value in (("age", 1.0), ("nihss_admission", 2.0)):
+        zarr.open_array(other / name, mode="r+")[...] = value
+    read, replaced = arrays.read_objects, []
+
+    def replacing(*arguments: Any) -> Any:
+        found = read(*arguments)
+        if not replaced:
+            replaced.append(True)
+            shutil.rmtree(copy / "phenotype")
+            shutil.copytree(other, copy / "phenotype")
+        return found
+
+    before = isles24_zarr.open_cohort(copy)
+    monkeypatch.setattr(arrays, "read_objects", replacing)
+    table = isles24_zarr.open_cohort(copy).isles.table
+    assert replaced
+    assert set(table["age"]) == {1.0}
+    assert set(table["nihss_admission"]) == {2.0}
+    pd.testing.assert_frame_equal(before.isles.table, isles24_zarr.open_cohort(store).isles.table)
+
+
+def test_a_flipped_byte_of_the_table_is_an_error(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy.zarr")
+    for name in ("age", "sex"):
+        path = copy / "phenotype" / name / "c/0"
+        data = path.read_bytes()
+        for at in range(len(data)):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :])
+            with pytest.raises(errors.StoreDamageError, match=f"phenotype/{name}"):
+                isles24_zarr.open_cohort(copy)
+        path.write_bytes(data)

@@ -282,3 +282,23 @@ def test_a_newer_format_and_an_interrupted_conversion(store: Path, tmp_path: Pat
     (copy / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(errors.StoreVersionError, match="upgrade"):
         isles24_zarr.open_cohort(copy)
+
+
+@pytest.mark.parametrize("chunks", [None, "auto"])
+def test_a_scan_whose_subject_was_converted_again(store: Path, tmp_path: Path, chunks: Any) -> None:
+    """Of the same sizes, so that nothing but the file system tells."""
+    copy = shutil.copytree(store, tmp_path / "copy.zarr")
+    scan = isles24_zarr.open_scan(copy, S, chunks=chunks)
+    wanted = scan["ctp"].values
+    for path in (copy / S / "space-ncct/tmax/c").rglob("*"):
+        if path.is_file():
+            again = path.with_name("again")
+            again.write_bytes(path.read_bytes())
+            again.replace(path)
+    for part in (scan["tmax"], scan["tmax"].isel(z=[1], y=[2]), pickle.loads(pickle.dumps(scan["tmax"]))):  # noqa: S301
+        with pytest.raises(
+            errors.StaleReadError, match=r"tmax/c/0/0/0: was replaced after it was opened.*open it again"
+        ):
+            part.load()
+    np.testing.assert_array_equal(scan["ctp"].values, wanted)
+    isles24_zarr.open_scan(copy, S, chunks=chunks)["tmax"].load()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 import isles24_zarr
 from isles24_zarr import errors
@@ -27,7 +27,7 @@ from isles24_zarr.header import MAX_HEADER_BYTES
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source
-from tests import fuzz
+from tests import fuzz, fuzz_store
 from tests.fuzz import GOOD, by_nibabel, header_bytes
 from tests.limits import HEADROOM, MIB, allocated, limited_process
 from tests.oracle import arrays_by_source, assert_same_image
@@ -422,6 +422,23 @@ def test_any_members_are_read_as_by_gzip_or_refused(file: tuple[bytes, bool]) ->
 @given(fuzz.names)
 def test_any_name_is_known_or_refused(path: str) -> None:
     fuzz.check_name(path)
+
+
+@pytest.fixture(scope="module")
+def fuzzed_store(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(store, tmp_path_factory.mktemp("fuzzed") / "copy.zarr")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(fuzz_store.documents)
+def test_any_document_is_used_right_or_refused(fuzzed_store: Path, example: tuple[str, int, Any]) -> None:
+    fuzz_store.check_document(example, fuzzed_store)
+
+
+@pytest.mark.parametrize("number", range(0, 4000, 53))
+@pytest.mark.parametrize("value", [None, [2**40] * 3, fuzz_store._GONE], ids=["null", "huge", "gone"])
+def test_any_document_of_a_grid_is_used_right_or_refused(fuzzed_store: Path, number: int, value: Any) -> None:
+    fuzz_store.check_document((f"{S}/space-ncct/zarr.json", number, value), fuzzed_store)
 
 
 # --- names, in a folder and in an archive ---

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 import isles24_zarr
@@ -180,3 +181,13 @@ def test_impossible_requests(store: Path, summary: SubjectSummary, tmp_path: Pat
         summary.save(tmp_path / "page.pdf")
     with pytest.raises(DestinationError, match="cannot be written"):
         summary.save(tmp_path / "nowhere" / "page.html")
+
+
+def test_dollars_are_no_formulas(tmp_path: Path) -> None:
+    """In the tables of a page, which come from outside: it can be drawn, and not as a formula."""
+    section = Section(title="Values", columns=(), rows=(("center", r"$\frac{1}{$ and $x^2$\x1b[2J"),))
+    page = SubjectSummary(subject="sub-$x^$", sections=(section,), picture=b"")
+    page.save(tmp_path / "page.png")
+    texts = [text for text in page.figure().findobj(match=Text) if "$" in text.get_text()]
+    assert texts
+    assert not [text for text in texts if text.get_parse_math()]

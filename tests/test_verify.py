@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
 
 import isles24_zarr
-from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
+from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError, UnreadableObjectError
+from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +136,156 @@ def test_fast_finds_what_reads_no_voxel(copy: Path, name: str) -> None:
     report = isles24_zarr.verify(copy, fast=True, progress=False)
     assert [problem for problem in report.problems if path in problem.path and words in str(problem)]
     assert report.voxel_bytes == 0
+
+
+def test_one_damaged_subject_does_not_hide_another(copy: Path, client: Client) -> None:
+    os.truncate(copy / S / "zarr.json", 100)
+    lost = [shard(copy, f"{OTHER}/space-ncct/{name}") for name in ("cta", "ctp")]
+    for path in lost:
+        path.unlink()
+    flip(copy / "phenotype/age/c/0", 20)
+    report = isles24_zarr.verify(copy, client=client, progress=False)
+    found = {problem.path for problem in report.problems}
+    assert found == {f"{S}/zarr.json", "phenotype/age", *(path.relative_to(copy).as_posix() for path in lost)}
+    assert len(report.problems) == 4  # each thing once
+
+
+def test_all_damaged_shards_of_an_array_are_named(tmp_path: Path) -> None:
+    header, voxels = (
+        header_bytes(1, dtype="i2", dim=[4, 1200, 1200, 20, 8, 1, 1, 1]),
+        np.zeros(1200 * 1200 * 160, "<i2"),
+    )
+    folder = tmp_path / f"train/raw_data/{S}/ses-01"
+    folder.mkdir(parents=True)
+    (folder / f"{S}_ses-01_ctp.nii.gz").write_bytes(gzip.compress(header + voxels.tobytes(), 1))
+    store = tmp_path / "x.zarr"
+    isles24_zarr.convert(tmp_path / "train", store, workers=1, progress=False)
+    shards = sorted(path for path in (store / S / "space-ctp/ctp/c").rglob("*") if path.is_file())
+    assert len(shards) > 2
+    for path in (shards[0], shards[-1]):
+        flip(path, 100)
+    report = isles24_zarr.verify(store, workers=1, progress=False)
+    assert [problem.path for problem in report.problems] == [
+        path.relative_to(store).as_posix() for path in (shards[0], shards[-1])
+    ]
+
+
+LIES: dict[str, Callable[[bytes], bytes]] = {
+    "a frame of 2^63 bytes": lambda _: b"\x28\xb5\x2f\xfd\xe0" + (2**63).to_bytes(8, "little") + b"\x01\0\0",
+    "the length of an absent chunk": lambda data: data,
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_lies_of_a_shard_are_told_of_and_end(copy: Path, client: Client, name: str) -> None:
+    path = shard(copy, CTP)
+    data = path.read_bytes()
+    entries = np.frombuffer(data[-4 - 16 * 12 : -4], "<u8").reshape(12, 2).copy()
+    if "absent" in name:
+        entries[3, 1] = 2**64 - 1
+    else:
+        frame = LIES[name](b"")
+        start = int(entries[3, 0])
+        data = data[:start] + frame + data[start + len(frame) :]
+    end = entries.tobytes()
+    path.write_bytes(data[: -4 - 16 * 12] + end + google_crc32c.value(end).to_bytes(4, "little"))
+    (copy / f"{OTHER}/space-cta/cta/c/0/0/0").unlink()
+    report = isles24_zarr.verify(copy, client=client, progress=False)
+    assert [problem.path for problem in report.problems] == [
+        path.relative_to(copy).as_posix(),
+        f"{OTHER}/space-cta/cta/c/0/0/0",
+    ]
+    with pytest.raises(StoreDamageError):
+        isles24_zarr.open_scan(copy, S, chunks=None)["ctp"].load()
+
+
+def test_what_is_no_file_is_told_of_and_ends(copy: Path, client: Client) -> None:
+    """Pipes never answer, devices never end; a link to a file is the file."""
+    places = {
+        f"{S}/space-ncct/x/c/0": os.mkfifo,
+        f"{S}/space-ncct/ctp/zarr.json": os.mkfifo,
+        f"{S}/space-cta/cta/c/0/0/0": lambda path: path.symlink_to("/dev/zero"),
+        f"{OTHER}/space-ncct/zarr.json": lambda path: path.symlink_to("/dev/zero"),
+        "phenotype/age/c/0": os.mkfifo,
+    }
+    for place, make in places.items():
+        (copy / place).unlink()
+        make(copy / place)
+    elsewhere = copy.parent / "annex"
+    (copy / MASK / "c/0/0/0").rename(elsewhere)
+    (copy / MASK / "c/0/0/0").symlink_to(elsewhere)
+    report = isles24_zarr.verify(copy, client=client, progress=False)
+    for place in places:
+        array = place.removesuffix("/zarr.json").partition("/c/")[0]
+        assert [problem for problem in report.problems if problem.path.startswith(array)], place
+    assert not [problem for problem in report.problems if problem.path.startswith(MASK)]
+    for subject, space in ((S, "ncct"), (S, "cta"), (OTHER, "ncct")):
+        with pytest.raises(StoreDamageError):
+            isles24_zarr.open_scan(copy, subject, space)
+    with pytest.raises(StoreDamageError, match="phenotype/age"):
+        isles24_zarr.open_cohort(copy)
+
+
+def test_what_may_not_be_read_is_told_of(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel says it; who runs the tests may read everything."""
+    forbidden = {f"{copy}/{S}/zarr.json", f"{copy}/{OTHER}/space-ncct/x/c/0", f"{copy}/{OTHER}/space-ncct/zarr.json"}
+    opened = os.open
+
+    def refusing(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) in forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    for subject in (S, OTHER):
+        with pytest.raises(UnreadableObjectError, match=r"zarr\.json: cannot be read \(Permission denied\)"):
+            isles24_zarr.open_scan(copy, subject)
+    report = isles24_zarr.verify(copy, fast=True, progress=False)
+    found = {problem.path: problem.message for problem in report.problems}
+    assert found.keys() == {path.removeprefix(f"{copy}/") for path in forbidden}
+    assert all("Permission denied" in message for message in found.values())
+
+
+def test_names_of_the_table_lead_nowhere(copy: Path) -> None:
+    table = zarr.open_array(copy / "phenotype/subject", mode="r+")
+    table[0] = "../secret"
+    (copy.parent / "secret").mkdir()
+    (copy.parent / "secret/zarr.json").write_text(json.dumps({"attributes": {"age": "secret"}}))
+    lines = [str(problem) for problem in isles24_zarr.verify(copy, fast=True, progress=False).problems]
+    assert [line for line in lines if "can be no subject" in line]
+    assert not [line for line in lines if "secret for" in line or "has secret" in line]
+
+
+def test_a_subject_that_the_store_lacks_is_told_of_once(store: Path, release: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(release, tmp_path / "train")
+    for section in ("raw_data", "derivatives", "phenotype"):
+        shutil.copytree(other / section / S, other / section / "sub-stroke0099")
+    for path in sorted(other.rglob(f"sub-stroke0099/**/{S}*")):
+        path.rename(path.with_name(path.name.replace(S, "sub-stroke0099")))
+    for section in ("raw_data", "derivatives", "phenotype"):
+        shutil.rmtree(other / section / OTHER, ignore_errors=True)
+    report = isles24_zarr.verify(store, other, fast=True, progress=False, workers=1)
+    assert [(problem.path, problem.message) for problem in report.problems] == [
+        (OTHER, "is in the store and not in the release"),
+        ("sub-stroke0099", "is in the release and not in the store"),
+    ]
+
+
+def test_fast_compares_the_files_of_a_release(store: Path, release: Path, client: Client, tmp_path: Path) -> None:
+    """Without a voxel: also a file of the same size, and a table of another."""
+    other = shutil.copytree(release, tmp_path / "train")
+    mask = other / f"derivatives/{S}/ses-02/{S}_ses-02_space-ncct_lesion-msk.nii.gz"
+    flip(mask, 200)
+    table = next((other / f"phenotype/{S}").rglob("*outcome*"))
+    table.write_bytes(table.read_bytes() + b" ")
+    report = isles24_zarr.verify(store, other, fast=True, client=client, progress=False)
+    assert {problem.path: problem.message.split(";")[0] for problem in report.problems} == {
+        mask.relative_to(other).as_posix(): "is not the file that was converted: its SHA-256 differs",
+        table.relative_to(other).as_posix(): f"is not the table that was converted: it has {table.stat().st_size:,} "
+        f"bytes, not {table.stat().st_size - 1:,}",
+    }
+    assert report.voxel_bytes == 0
+    assert isles24_zarr.verify(store, release, fast=True, client=client, progress=False).problems == ()
 
 
 def test_all_failures_are_reported(copy: Path, client: Client) -> None:

@@ -1,0 +1,104 @@
+"""Documents of a store with any value changed: what is read is right, or one error of ours says why it is not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hypothesis import strategies as st
+
+import isles24_zarr
+from isles24_zarr.dataset import described_arrays
+from isles24_zarr.errors import Isles24Error
+from isles24_zarr.objects import Target, committed_subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SUBJECT: Final = "sub-stroke0001"
+SECONDS: Final = 20
+"""Far more than any of this takes, far less than what a document could ask for."""
+DOCUMENTS: Final = (
+    "zarr.json",
+    "phenotype/zarr.json",
+    f"{SUBJECT}/zarr.json",
+    f"{SUBJECT}/space-ncct/zarr.json",
+    f"{SUBJECT}/space-ncct/ctp/zarr.json",
+    f"{SUBJECT}/space-ncct/x/zarr.json",
+)
+_GONE: Final = "(gone)"
+_VALUES: Final[list[Any]] = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 1.5, -0.0, 1e308, float("nan"), float("inf")),
+    *("", "x", "\ud800", "../../x", "\x1b[2J", "NaN", "A" * 5000),
+    *([], [0], [-1], [2**40] * 3, {}, {"a": 1}, [[]], _GONE),
+]
+documents: Final = st.tuples(st.sampled_from(DOCUMENTS), st.integers(0, 2**20), st.sampled_from(_VALUES))
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container in a document with each of its keys."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from _places(value[key])
+
+
+def changed(data: bytes, number: int, value: Any) -> bytes:
+    """Put a value, or nothing, in one of all places of a document."""
+    document = json.loads(data)
+    places = list(_places(document))
+    container, key = places[number % len(places)]
+    if value == _GONE:
+        del container[key]
+    else:
+        container[key] = value
+    return json.dumps(document).encode()
+
+
+def _reads(store: Path) -> dict[str, Callable[[], object]]:
+    return {
+        "open_cohort": lambda: isles24_zarr.open_cohort(store).isles.table,
+        "open_scan": lambda: isles24_zarr.open_scan(store, SUBJECT, chunks=None).load().isles.affine,
+        "described_arrays": lambda: described_arrays(store, SUBJECT),
+        "committed_subjects": lambda: committed_subjects(Target.of(store).opened(read_only=True)),
+        "verify": lambda: isles24_zarr.verify(store, fast=True, progress=False),
+    }
+
+
+def check_document(example: tuple[str, int, Any], store: Path | None = None) -> None:
+    """Change a document of a store, use the store in all ways, and put it back."""
+    store = store or _store()
+    name, number, value = example
+    path = store / name
+    data = path.read_bytes()
+    path.write_bytes(changed(data, number, value))
+    try:
+        for what, read in _reads(store).items():
+            began = time.monotonic()
+            error = _error_of(read)
+            # verify tells of damage, and goes on
+            assert error is None or what != "verify" or name == "zarr.json", error
+            assert str(error).isprintable()
+            assert time.monotonic() - began < SECONDS, what
+    finally:
+        path.write_bytes(data)
+
+
+def _error_of(read: Callable[[], object]) -> Isles24Error | None:
+    try:
+        read()
+    except Isles24Error as error:
+        return error
+    return None
+
+
+@functools.lru_cache(1)
+def _store() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    isles24_zarr.synthesize(folder / "train", subjects=2, scale="tiny")
+    isles24_zarr.convert(folder / "train", folder / "x.zarr", workers=1, progress=False)
+    return folder / "x.zarr"
