@@ -124,10 +124,14 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def variables_table() -> str:
     """Return the tables of variables.md, as the vocabulary has them; ``python -m tests.test_docs`` writes them."""
-    lines = ["| name | column of the release | what it is | kind | units |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| name | column of the release | what it is | kind | units | can be |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for each in CLINICAL_VARIABLES:
         units = "" if each.units in (None, "1") else each.units
-        lines.append(f"| `{each.name}` | {each.column} | {each.long_name} | {each.kind} | {units} |")
+        possible = "{:,g} to {:,g}".format(*each.limits) if each.limits else ", ".join(each.categories) or "any text"
+        lines.append(f"| `{each.name}` | {each.column} | {each.long_name} | {each.kind} | {units} | {possible} |")
     images = ["| name | what it is | units | session |", "| --- | --- | --- | --- |"]
     images += [
         f"| `{k.name}` | {k.long_name} | {'' if k.units == '1' else k.units} | {k.session} |" for k in IMAGE_KINDS
