@@ -39,6 +39,7 @@ ORDER = [
     "store",
     "commit",
     "versions",
+    "progress",
     "processes",
     "workers",
     "cluster",
