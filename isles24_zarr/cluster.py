@@ -1,4 +1,4 @@
-"""Tasks on Dask: whose cluster, in which order, and how far they are."""
+"""Tasks on Dask: whose cluster, in which order, and their results as they end."""
 
 from __future__ import annotations
 
@@ -8,38 +8,18 @@ import functools
 import logging
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import dask.config
 from dask.base import compute as dask_compute
 from dask.delayed import delayed
-from distributed import (
-    CancelledError,
-    Client,
-    KilledWorker,
-    as_completed,
-    default_client,
-    get_worker,
-)
+from distributed import CancelledError, Client, KilledWorker, as_completed, default_client, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.protocol.pickle import loads
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from isles24_zarr.errors import (
-    ClusterLostError,
-    SchedulerNotFoundError,
-    WorkerMismatchError,
-)
+from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, WorkerMismatchError
 from isles24_zarr.processes import own_client
+from isles24_zarr.progress import ProgressBar
 from isles24_zarr.workers import check_memory, check_workers, packed, stop_if_cancelled, workers_needed
 
 if TYPE_CHECKING:
@@ -47,6 +27,7 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 
 RETRIES: Final = 2
 _CONNECT_SECONDS: Final = "10s"
@@ -165,65 +146,117 @@ def completed_tasks(
     WorkerMismatchError
         A worker that joined while tasks were running lacks this package, or has another version of it.
     """
-    topic = f"isles24-zarr-{uuid.uuid4().hex}"
     weights = [1] * len(tasks) if sizes is None else sizes
-    order = _order(weights, groups)
-    bar_of = ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress)
-    # an interrupt may come at any moment: what was submitted until then is cancelled
-    futures: dict[Any, int] = {}
-    with cluster_errors(), workers_needed(client, lambda: list(futures)), bar_of as bar:
-        client.subscribe_topic(topic, bar.on_event)
+    bar = ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress)
+    with running_tasks(client, function, bar) as running:
+        for index in _order(weights, groups):
+            running.submit(index, tasks[index], nbytes=0 if sizes is None else sizes[index], weight=weights[index])
+        while len(running):
+            index, result = running.result()
+            yield tasks[index], result
 
-        def submit(index: int, retries: int) -> Any:
-            nbytes = 0 if sizes is None else sizes[index]
-            return submitted(client, function, tasks[index], topic, nbytes=nbytes, retries=retries)
 
+class RunningTasks(Generic[Key]):
+    """Tasks that were submitted, each known by a key, and their results as they end."""
+
+    def __init__(self, client: Client, function: Callable[[Any, str], Any], bar: ProgressBar) -> None:
+        self.topic = f"isles24-zarr-{uuid.uuid4().hex}"
+        self.futures: dict[Any, _Submitted[Key]] = {}
+        self._client, self._function, self._bar = client, function, bar
+        self._again: list[_Submitted[Key]] = []
+        self._ended = as_completed([], loop=client.loop)  # else of the current client, if there is one
+
+    def __len__(self) -> int:
+        return len(self.futures) + len(self._again)
+
+    def has_result(self) -> bool:
+        """Tell whether a task has ended whose result was not taken."""
+        return bool(self._ended.has_ready())
+
+    def submit(self, key: Key, task: object, *, nbytes: int, weight: int) -> None:
+        """Run a task.
+
+        Parameters
+        ----------
+        key
+            What `result` gives back.
+        task
+            What the function is called with.
+        nbytes
+            Of voxels that the task handles, 0 where that is not known.
+        weight
+            On the bar.
+        """
+        self._ended.add(self._submit(_Submitted(key, task, nbytes, weight), RETRIES))
+
+    def _submit(self, what: _Submitted[Key], retries: int) -> Any:
+        call = packed(self._function, what.task, nbytes=what.nbytes, topic=self.topic)
+        # as bytes, which any worker can read; kept at once, since an interrupt may come at any moment
+        self.futures[future := self._client.submit(loads, call, pure=False, retries=retries)] = what
+        return future
+
+    def result(self) -> tuple[Key, Any]:
+        """Wait for a task to end, and return its key and its result, or how it was lost."""
+        while self.futures:
+            future = next(self._ended)
+            what = self.futures.pop(future)
+            try:
+                result = future.result()
+            except (KilledWorker, MemoryError):
+                self._again.append(what)
+                continue
+            self._bar.finish(what.weight)
+            return what.key, result
+        return self._result_alone(self._again.pop(0))
+
+    def _result_alone(self, what: _Submitted[Key]) -> tuple[Key, Any]:
+        """Run a lost task again: Dask blames all that a dead worker held; alone, one shows whether it was to blame."""
+        future = self._submit(what, 0)
         try:
-            for index in order:
-                futures[submit(index, RETRIES)] = index
-            again = []
-            for future in as_completed(list(futures), loop=client.loop):  # else of the current client, if there is one
-                index = futures.pop(future)
-                try:
-                    result = future.result()
-                except (KilledWorker, MemoryError):
-                    again.append(index)
-                    continue
-                bar.finish(weights[index])
-                yield tasks[index], result
-                future.release()
-            for index in again:
-                # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
-                futures[alone := submit(index, 0)] = index
-                try:
-                    yield tasks[index], alone.result()
-                except (KilledWorker, MemoryError) as error:
-                    yield tasks[index], TaskLost.of(error)
-        finally:
-            if client.status == "running":
-                client.cancel(list(futures))
-                client.unsubscribe_topic(topic)
+            result = future.result()
+        except (KilledWorker, MemoryError) as error:
+            result = TaskLost.of(error)
+        del self.futures[future]
+        self._bar.finish(what.weight)
+        return what.key, result
 
 
-def submitted(
-    client: Client, function: Callable[[Task, str], Any], task: Task, topic: str, *, nbytes: int, retries: int = RETRIES
-) -> Any:
-    """Submit a task in a form that any worker can read, and return its future.
-
-    Parameters
-    ----------
-    client, function, task, topic
-        As for `completed_tasks`.
-    nbytes
-        Of voxels that the task handles, 0 where that is not known.
-    retries
-        How often it is run again after it has failed.
-    """
-    return client.submit(loads, packed(function, task, nbytes=nbytes, topic=topic), pure=False, retries=retries)
+class _Submitted(NamedTuple, Generic[Key]):
+    key: Key
+    task: object
+    nbytes: int
+    weight: int
 
 
 @contextlib.contextmanager
-def cluster_errors() -> Iterator[None]:
+def running_tasks(client: Client, function: Callable[[Any, str], Any], bar: ProgressBar) -> Iterator[RunningTasks[Any]]:
+    """Give what runs tasks on a cluster; those that have not ended with the context are cancelled.
+
+    Parameters
+    ----------
+    client, function
+        As for `completed_tasks`.
+    bar
+        Shown meanwhile.
+
+    Raises
+    ------
+    ClusterLostError, WorkerMismatchError
+        As for `completed_tasks`.
+    """
+    running: RunningTasks[Any] = RunningTasks(client, function, bar)
+    with _cluster_errors(), workers_needed(client, lambda: list(running.futures)), bar:
+        client.subscribe_topic(running.topic, bar.on_event)
+        try:
+            yield running
+        finally:
+            if client.status == "running":
+                client.cancel(list(running.futures))
+                client.unsubscribe_topic(running.topic)
+
+
+@contextlib.contextmanager
+def _cluster_errors() -> Iterator[None]:
     """Tell of a scheduler that has gone, and of workers that cannot load what they are to run.
 
     Raises
@@ -324,45 +357,3 @@ class _ComputedHere:
 
 COMPUTED_HERE: Final = _ComputedHere()
 """Of this process."""
-
-
-class ProgressBar:
-    """A bar over bytes, those of finished tasks and what the running ones have told of, or over tasks."""
-
-    def __init__(self, title: str, *, total: int, in_bytes: bool, shown: bool) -> None:
-        counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
-        self._lock = threading.Lock()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *counts,
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not shown,
-        )
-        self._bar = self._progress.add_task(title, total=total)
-        self._finished = 0
-        self._told = 0
-
-    def __enter__(self) -> ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def on_event(self, event: tuple[Any, int]) -> None:
-        """Note down what a running task has told of."""
-        _, count = event
-        self._told += count
-        self._show()
-
-    def finish(self, size: int) -> None:
-        """Note down a task that has ended."""
-        with self._lock:
-            self._finished += size
-        self._show()
-
-    def _show(self) -> None:
-        # a task that was skipped or retried tells less or more than its size
-        self._progress.update(self._bar, completed=max(self._finished, self._told))

@@ -242,7 +242,7 @@ class _Download:
         self.came = 0
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
-        from isles24_zarr.cluster import ProgressBar
+        from isles24_zarr.progress import ProgressBar
 
         with (
             ProgressBar(self._file.name, total=self._file.size, in_bytes=True, shown=self._progress) as bar,

@@ -1,9 +1,9 @@
 """Worker processes of this machine: a Dask cluster of our own, whose workers come back when they die.
 
 The kernel kills a worker when memory runs out, and its nanny, an object in this process, starts it again. But Dask's
-`SpecCluster` looks 15 seconds after each death, and closes the nanny for good if there is no worker at that very
-moment: because it takes longer to start, or has just died once more. Ours stay, until a worker has died a few times in
-a row while it started.
+`SpecCluster` looks 15 seconds after each death, and closes the nanny for good if there is no worker at that moment:
+because it takes longer to start, or has just died once more. Ours stay, until a worker has died a few times in a row
+while it started.
 """
 
 from __future__ import annotations

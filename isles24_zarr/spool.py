@@ -21,9 +21,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
-from distributed import KilledWorker, as_completed
-
-from isles24_zarr.cluster import ProgressBar, TaskLost, cluster_errors, submitted
+from isles24_zarr.cluster import running_tasks
 from isles24_zarr.errors import (
     Problem,
     SourceError,
@@ -33,9 +31,9 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.header import Header
 from isles24_zarr.nifti import read_header
+from isles24_zarr.progress import ProgressBar
 from isles24_zarr.source import Source
 from isles24_zarr.tables import MAX_TABLE_BYTES
-from isles24_zarr.workers import workers_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from isles24_zarr.cluster import RunningTasks, TaskLost
     from isles24_zarr.objects import Target
     from isles24_zarr.release import SourceFile, Subject
     from isles24_zarr.streams import MemberStream
@@ -256,24 +255,19 @@ def arrivals(
         yield Arrival(task=tasks[path], nbytes=sizes[path], path=path, stream=stream, copy=copy, size=size)
 
 
-class _Running(Generic[Task]):
-    """Tasks that were submitted, and what their copies take."""
+class _Spool(Generic[Task]):
+    """Tasks that run on copies, and what their copies take."""
 
-    def __init__(self, client: Client, function: Callable[[Any, str], Any], topic: str) -> None:
-        self._client, self._function, self._topic = client, function, topic
-        self._again: list[tuple[Arrival[Task], Task]] = []
-        self._ended = as_completed([], loop=client.loop)
+    def __init__(self, running: RunningTasks[tuple[Arrival[Task], Task]]) -> None:
+        self._running = running
         self._held = 0
-        self.futures: dict[Any, tuple[Arrival[Task], Task]] = {}
-
-    def __len__(self) -> int:
-        return len(self.futures) + len(self._again)
 
     def must_wait(self, arrival: Arrival[Task]) -> bool:
         """Tell whether there is a result to be taken before a copy is made."""
-        if not len(self):
+        if not len(self._running):
             return False
-        if self._ended.has_ready() or len(self) >= MOST_MEMBERS or self._held + arrival.size > MOST_BYTES:
+        full = len(self._running) >= MOST_MEMBERS or self._held + arrival.size > MOST_BYTES
+        if full or self._running.has_result():
             return True
         try:
             return arrival.size > shutil.disk_usage(arrival.copy.parent).free
@@ -284,36 +278,14 @@ class _Running(Generic[Task]):
         """Copy the file and run the task."""
         self._held += arrival.size
         task = arrival.fetched()
-        future = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes)
-        self.futures[future] = (arrival, task)
-        self._ended.add(future)
+        self._running.submit((arrival, task), task, nbytes=arrival.nbytes, weight=arrival.nbytes)
 
-    def result(self) -> tuple[Arrival[Task], Any]:
+    def result(self) -> tuple[Task, Any]:
         """Wait for a task to end, and delete its copy."""
-        while self.futures:
-            future = next(self._ended)
-            arrival, task = self.futures.pop(future)
-            try:
-                result = future.result()
-            except (KilledWorker, MemoryError):
-                self._again.append((arrival, task))
-                continue
-            return self._taken(arrival, result)
-        # Dask blames all tasks that a dead worker held: alone, a task shows whether it was the one
-        arrival, task = self._again.pop()
-        alone = submitted(self._client, self._function, task, self._topic, nbytes=arrival.nbytes, retries=0)
-        self.futures[alone] = (arrival, task)
-        try:
-            result = alone.result()
-        except (KilledWorker, MemoryError) as error:
-            result = TaskLost.of(error)
-        del self.futures[alone]
-        return self._taken(arrival, result)
-
-    def _taken(self, arrival: Arrival[Task], result: Any) -> tuple[Arrival[Task], Any]:
+        (arrival, task), result = self._running.result()
         self._held -= arrival.size
         arrival.drop()
-        return arrival, result
+        return task, result
 
 
 def completed_arrivals(
@@ -348,23 +320,12 @@ def completed_arrivals(
     SpoolError
         The spool cannot be written.
     """
-    topic = f"isles24-zarr-{uuid.uuid4().hex}"
-    running: _Running[Task] = _Running(client, function, topic)
-    bar_of = ProgressBar(title, total=total, in_bytes=True, shown=progress)
-    with cluster_errors(), workers_needed(client, lambda: list(running.futures)), bar_of as bar:
-        client.subscribe_topic(topic, bar.on_event)
-        try:
-            for arrival in arriving:
-                while running.must_wait(arrival):
-                    ended, result = running.result()
-                    bar.finish(ended.nbytes)
-                    yield ended.task, result
-                running.submit(arrival)
-            while len(running):
-                ended, result = running.result()
-                bar.finish(ended.nbytes)
-                yield ended.task, result
-        finally:
-            if client.status == "running":
-                client.cancel(list(running.futures))
-                client.unsubscribe_topic(topic)
+    bar = ProgressBar(title, total=total, in_bytes=True, shown=progress)
+    with running_tasks(client, function, bar) as running:
+        spool: _Spool[Task] = _Spool(running)
+        for arrival in arriving:
+            while spool.must_wait(arrival):
+                yield spool.result()
+            spool.submit(arrival)
+        while len(running):
+            yield spool.result()

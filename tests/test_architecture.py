@@ -45,6 +45,7 @@ ORDER = [
     "store",
     "commit",
     "versions",
+    "progress",
     "processes",
     "workers",
     "cluster",

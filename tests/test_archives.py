@@ -200,14 +200,14 @@ def test_the_spool_is_bounded(
     held: list[tuple[int, int]] = []
     largest = max(len(content) for name, content in members if not name.endswith("xlsx"))
     room = largest // 2
-    submit = spool._Running.submit
+    submit = spool._Spool.submit
 
     def measured(running: Any, arrival: Any) -> None:
         submit(running, arrival)
         sizes = [path.stat().st_size for path in arrival.copy.parent.iterdir()]
         held.append((len(sizes), sum(sizes)))
 
-    monkeypatch.setattr(spool._Running, "submit", measured)
+    monkeypatch.setattr(spool._Spool, "submit", measured)
     monkeypatch.setattr(spool, "MOST_BYTES", room)
     monkeypatch.setattr(spool, "MOST_MEMBERS", 5)
     assert convert(pack(tmp_path / "train.tar", members), tmp_path / "x.zarr", client).ok
