@@ -16,7 +16,11 @@ from nibabel.orientations import apply_orientation, io_orientation
 
 
 def images_below(release: Path) -> dict[str, Path]:
-    return {path.relative_to(release).as_posix(): path for path in release.rglob("*.nii*")}
+    """Return the images of a release by path, but for a second lesion mask without the space entity."""
+    found = {path.relative_to(release).as_posix(): path for path in release.rglob("*.nii*")}
+    suffix = "_space-ncct_lesion-msk.nii.gz"
+    twice = {name.replace(suffix, "_lesion-msk.nii") for name in found if name.endswith(suffix)}
+    return {name: path for name, path in found.items() if name not in twice}
 
 
 def documents(store: Path) -> dict[str, Any]:
