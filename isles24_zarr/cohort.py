@@ -22,7 +22,7 @@ from isles24_zarr.errors import (
     one_line,
 )
 from isles24_zarr.layout import PHENOTYPE
-from isles24_zarr.objects import Target, document_stamp, read_root
+from isles24_zarr.objects import DOCUMENT, Target, document_stamp, read_root
 from isles24_zarr.release import selected_names
 from isles24_zarr.vocabulary import CLINICAL
 
@@ -66,6 +66,8 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
     attributes = read_root(opened)
+    if not isinstance(attributes.get("licence"), str):
+        raise StoreDamageError(f"{target.url}/{DOCUMENT}", "lacks the licence of the data")
     return cohort_tree(_whole_table(opened, target), attributes, target)
 
 

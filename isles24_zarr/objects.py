@@ -283,15 +283,12 @@ def read_root(store: Store) -> dict[str, Any]:
     """
     document = read_document(store, "")
     attributes: dict[str, Any] = (document or {}).get("attributes", {})
-    if KEY not in attributes:
+    if not isinstance(attributes.get(KEY), dict):
         if document is None and isinstance(store, RemoteStore):
             store.check_place()
         what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
         raise NotAStoreError(store, what)
     check_version(store, attributes.get("format_version"))
-    for name in ("licence", "state"):
-        if not isinstance(attributes.get(name), str):
-            raise StoreDamageError(f"{store}/{DOCUMENT}", f"lacks its {name}")
     return attributes
 
 

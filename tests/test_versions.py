@@ -261,7 +261,7 @@ def test_lost_data_are_an_error(repo: Path, client: Client, tmp_path: Path) -> N
     with pytest.raises(StoreDamageError, match="sub-stroke0001/space-ncct/ctp/c/0/0/0/0: cannot be read"):
         scan["ctp"].load()
     found = isles24_zarr.verify(url, client=client, progress=False)
-    assert any("sub-stroke0001/space-ncct/ctp: cannot be read" in str(problem) for problem in found.problems)
+    assert any("sub-stroke0001/space-ncct/ctp/c/0/0/0/0: cannot be read" in str(problem) for problem in found.problems)
 
 
 def test_a_shard_that_a_version_lacks_is_an_error(repo: Path, tmp_path: Path) -> None:
