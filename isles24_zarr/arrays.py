@@ -236,7 +236,8 @@ def column_values(path: str, document: Mapping[str, Any], chunk: bytes | None) -
             return np.array(texts, np.dtypes.StringDType()).reshape(document["shape"])
     except (RuntimeError, ValueError) as error:
         raise StoreDamageError(path, f"cannot be read ({error})") from error
-    return np.frombuffer(data, document["data_type"]).reshape(document["shape"])
+    # a copy, which its owner may change
+    return np.frombuffer(data, document["data_type"]).reshape(document["shape"]).copy()
 
 
 def column_table(store: Store, path: str) -> xr.Dataset | None:

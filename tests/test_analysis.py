@@ -53,6 +53,13 @@ def voxels(release: Path, subject: str, suffix: str) -> np.ndarray:
     return np.asarray(file_image(release, subject, suffix).dataobj)
 
 
+def was_computed(values: np.ndarray, suffix: str) -> np.ndarray:
+    """Where a map has a value: software leaves 0, and in Tmax -30, which interpolation mixes with tissue."""
+    if suffix == "tmax":
+        return np.isfinite(values) & (values > 0)
+    return np.isfinite(values) & (values != 0) if suffix in ("cbf", "cbv", "mtt") else np.isfinite(values)
+
+
 def voxel_ml(image: Any) -> float:
     return float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
 
@@ -137,13 +144,16 @@ def test_statistics_within_the_infarct(store: Path, release: Path, subject: str,
     mask = file_image(release, subject, "lesion-msk")
     if suffix == "mtt":  # many voxels, some of which are not finite
         mask = nib.Nifti1Image((voxels(release, subject, "tmax") > 0).astype(np.uint8), mask.affine)
-    inside = np.asarray(mask.dataobj) != 0
+    inside = np.asarray(mask.dataobj) >= 0.5
     values = voxels(release, subject, suffix)[inside].astype(np.float64)
-    finite = pd.Series(values[np.isfinite(values)])
-    assert (finite.size < values.size) == (suffix == "mtt" and subject == ODD)
+    finite = pd.Series(values[was_computed(values, suffix)])
+    if suffix == "adc":
+        assert finite.size == values.size
+    if suffix == "mtt" and subject == ODD:
+        assert finite.size < np.count_nonzero(values != 0)
     for scan in variants(store, subject):
         region = scan["tmax"] > 0 if suffix == "mtt" else "lesion_mask"
-        row = scan.isles.statistics(suffix, region, percentiles=(5, 50, 97.5)).loc[suffix]
+        row = scan.isles.statistics(suffix, region, percentiles=(5, 50, 97.5), threshold=0.5).loc[suffix]
         assert row["voxels"] == finite.size
         assert row["left_out"] == values.size - finite.size
         assert row["volume"] == pytest.approx(inside.sum() * voxel_ml(mask))
@@ -259,7 +269,7 @@ def test_images_that_do_not_belong_together() -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("thresholds", [{}, {"tmax_threshold": 4.0, "cbf_fraction": 0.4}])
+@pytest.mark.parametrize("thresholds", [{}, {"tmax_threshold": 4.0, "cbf_fraction": 0.7}])
 def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds: dict[str, float]) -> None:
     image = file_image(release, subject, "tmax")
     tmax, cbf = voxels(release, subject, "tmax"), voxels(release, subject, "cbf")
@@ -270,7 +280,8 @@ def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds:
     other = cbf[(cbf != 0) & ((x < midline) if on_right else (x > midline))]
     reference = np.median(other.astype(np.float64))
     core = slow & (cbf != 0) & (cbf < thresholds.get("cbf_fraction", 0.3) * reference)
-    assert 0 < core.sum() < slow.sum()
+    assert core.sum() < slow.sum()
+    assert core.any() or not thresholds  # scalp lowers the median flow of the other side
     ml = voxel_ml(image)
     for scan in variants(store, subject):
         found = scan.isles.perfusion_lesions(**thresholds)
@@ -280,9 +291,10 @@ def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds:
         assert found.hypoperfusion == pytest.approx(slow.sum() * ml)
         assert found.core == pytest.approx(core.sum() * ml)
         assert found.mismatch == pytest.approx((slow.sum() - core.sum()) * ml)
-        assert found.mismatch_ratio == pytest.approx(slow.sum() / core.sum())
+        assert found.mismatch_ratio == (pytest.approx(slow.sum() / core.sum()) if core.any() else np.inf)
         assert found.unknown == pytest.approx((slow & (cbf == 0)).sum() * ml)
-        assert (found.tmax_left_out, found.cbf_left_out) == ((tmax == 0).sum(), (cbf == 0).sum())
+        left_out = (~was_computed(tmax, "tmax")).sum(), (~was_computed(cbf, "cbf")).sum()
+        assert (found.tmax_left_out, found.cbf_left_out) == left_out
         masks = scan.isles.perfusion_masks(**thresholds)
         assert masks["hypoperfusion"].isles.volume() == pytest.approx(found.hypoperfusion)
         assert masks["core"].isles.volume() == pytest.approx(found.core)
@@ -364,10 +376,10 @@ def test_nothing_is_hypoperfused() -> None:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_infarct_against_the_perfusion_lesions(store: Path, release: Path, subject: str) -> None:
     image = file_image(release, subject, "lesion-msk")
-    lesion, slow = voxels(release, subject, "lesion-msk") > 0, voxels(release, subject, "tmax") > 6
+    lesion, slow = voxels(release, subject, "lesion-msk") >= 0.5, voxels(release, subject, "tmax") > 6
     both = np.count_nonzero(lesion & slow)
     for scan in variants(store, subject):
-        table = scan.isles.overlaps()
+        table = scan.isles.overlaps(threshold=0.5)
         assert table.index.tolist() == ["hypoperfusion", "core"]
         row = table.loc["hypoperfusion"]
         assert row["volume"] == pytest.approx(slow.sum() * voxel_ml(image))
@@ -411,9 +423,9 @@ def test_what_a_scan_does_not_have(store: Path) -> None:
 def test_on_a_cluster(store: Path, client: Client) -> None:
     scan = isles24_zarr.open_scan(store, ODD)
     with dask.config.set(scheduler=client):
-        found = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax"), scan.isles.volumes()
+        found = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax", threshold=0.5), scan.isles.volumes()
     with dask.config.set(scheduler="synchronous"):
-        wanted = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax"), scan.isles.volumes()
+        wanted = scan.isles.perfusion_lesions(), scan.isles.statistics("tmax", threshold=0.5), scan.isles.volumes()
     assert dataclasses.asdict(found[0]) == dataclasses.asdict(wanted[0])
     pd.testing.assert_frame_equal(found[1], wanted[1])
     pd.testing.assert_frame_equal(found[2], wanted[2])

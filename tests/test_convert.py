@@ -26,6 +26,8 @@ from tests.oracle import (
     chunk_files,
     documents,
     images_below,
+    scaling_of,
+    stored_voxels,
 )
 
 if TYPE_CHECKING:
@@ -53,9 +55,15 @@ def test_every_image_by_tensorstore(release: Path, store: Path) -> None:
 def test_every_image_by_plain_xarray(release: Path, store: Path, chunks: Any) -> None:
     for name, array in arrays_by_source(store).items():
         path = Path(str(array.store_path).removeprefix("file://"))
-        with xr.open_zarr(path.parent, chunks=chunks) as scan:
+        with xr.open_zarr(path.parent, chunks=chunks, mask_and_scale=False) as scan:
             assert scan[array.basename].dims[-3:] == ("z", "y", "x")
             assert_same_image(release / name, array, voxels=scan[array.basename].values, shift=1e-3)
+        with xr.open_zarr(path.parent, chunks=chunks) as scan:
+            wanted = stored_voxels(release / name)
+            if "scale_factor" in array.attrs:
+                slope, intercept = scaling_of(release / name)
+                wanted = wanted * np.float64(slope) + intercept
+            np.testing.assert_array_equal(scan[array.basename].values, wanted)
 
 
 def test_plain_xarray_by_group(store: Path) -> None:

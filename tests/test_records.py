@@ -73,6 +73,7 @@ def as_labels(file: Path) -> Any:
         return image
     header = image.header.copy()
     header.set_data_dtype(labels.dtype)
+    header["vox_offset"] = 352  # nibabel shows 0 of a file that it has loaded
     again = io.BytesIO(header.binaryblock + bytes(4) + labels.tobytes(order="F"))
     return type(image).from_bytes(again.getvalue())
 

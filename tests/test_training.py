@@ -40,11 +40,14 @@ def cohort(store: Path) -> xr.DataTree:
 def canonical(release: Path, subject: str, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Voxels (z, y, x) and affine, by nibabel."""
     image = nib.as_closest_canonical(nib.load(release / FILES[name].format(subject)))
-    return np.asarray(image.dataobj).T, image.affine
+    found = np.asarray(image.dataobj).T
+    return (found >= 0.5).astype(np.uint8) if name == "lesion_mask" else found, image.affine
 
 
 def test_patches_are_those_of_the_files(release: Path, cohort: xr.DataTree) -> None:
-    found = cohort.isles.torch_dataset(["ncct", "tmax"], "lesion_mask", patch=PATCH, samples_per_subject=5)
+    found = cohort.isles.torch_dataset(
+        ["ncct", "tmax"], "lesion_mask", label_threshold=0.5, patch=PATCH, samples_per_subject=5
+    )
     assert isinstance(found, torch.utils.data.Dataset)
     assert len(found) == 15
     for index in range(len(found)):
@@ -56,7 +59,7 @@ def test_patches_are_those_of_the_files(release: Path, cohort: xr.DataTree) -> N
             voxels, affine = canonical(release, subject, name)
             np.testing.assert_array_equal(sample["image"][place].numpy(), voxels[region].astype(np.float32))
         label, _ = canonical(release, subject, "lesion_mask")
-        np.testing.assert_array_equal(sample["label"].numpy(), np.rint(label[region])[None])
+        np.testing.assert_array_equal(sample["label"].numpy(), label[region][None])
         assert sample["image"].shape == (2, *PATCH)
         assert (sample["image"].dtype, sample["label"].dtype) == (torch.float32, torch.int64)
         first = nib.affines.apply_affine(affine, sample["origin"].numpy()[::-1])
@@ -75,7 +78,7 @@ def test_lesions_are_sampled_as_often_as_asked_and_each_voxel_alike(release: Pat
     def centres(fraction: float, count: int) -> list[tuple[int, ...]]:
         # a patch of one voxel is its own centre
         found = part.isles.torch_dataset(
-            "ncct", patch=(1, 1, 1), samples_per_subject=count, lesion_fraction=fraction, seed=3
+            "ncct", label_threshold=0.5, patch=(1, 1, 1), samples_per_subject=count, lesion_fraction=fraction, seed=3
         )
         return [tuple(found[index]["origin"].tolist()) for index in range(count)]
 
@@ -94,7 +97,9 @@ def test_lesions_are_sampled_as_often_as_asked_and_each_voxel_alike(release: Pat
 
 
 def test_patches_around_lesions_hold_them_and_stay_inside(release: Path, cohort: xr.DataTree) -> None:
-    found = cohort.isles.torch_dataset("ncct", patch=PATCH, samples_per_subject=20, lesion_fraction=1)
+    found = cohort.isles.torch_dataset(
+        "ncct", label_threshold=0.5, patch=PATCH, samples_per_subject=20, lesion_fraction=1
+    )
     for index in range(0, 60, 7):
         sample = found[index]
         assert sample["label"].any()
@@ -104,7 +109,7 @@ def test_patches_around_lesions_hold_them_and_stay_inside(release: Path, cohort:
 
 def test_a_volume_smaller_than_the_patch_lies_in_its_middle(release: Path, cohort: xr.DataTree) -> None:
     shape = (17, 16, 60)
-    found = cohort.isles.torch_dataset("ncct", patch=shape, pad_value=-1024, lesion_fraction=0)
+    found = cohort.isles.torch_dataset("ncct", label_threshold=0.5, patch=shape, pad_value=-1024, lesion_fraction=0)
     sample = found[0]
     voxels, affine = canonical(release, S, "ncct")
     assert voxels.shape == (12, 56, 48)
@@ -122,7 +127,7 @@ def test_a_volume_smaller_than_the_patch_lies_in_its_middle(release: Path, cohor
 
 def test_a_sample_depends_on_seed_epoch_and_index(cohort: xr.DataTree) -> None:
     def origins(seed: int, epoch: int) -> list[list[int]]:
-        found = cohort.isles.torch_dataset("ncct", patch=PATCH, seed=seed)
+        found = cohort.isles.torch_dataset("ncct", label_threshold=0.5, patch=PATCH, seed=seed)
         found.set_epoch(epoch)
         assert found.epoch == epoch
         return [found[index]["origin"].tolist() for index in (5, 0, 20)]
@@ -138,8 +143,12 @@ def test_a_patch_reads_its_chunks_alone(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, copy)
     # chunks are (6, 56, 48): two along z
     assert spoil_chunks(copy / S / "space-ncct/ncct", but={(1, 0, 0)}) == 1
-    found = isles24_zarr.open_cohort(copy).isles.torch_dataset("ncct", patch=(3, 9, 9), samples_per_subject=30)
-    whole = isles24_zarr.open_cohort(store).isles.torch_dataset("ncct", patch=(3, 9, 9), samples_per_subject=30)
+    found = isles24_zarr.open_cohort(copy).isles.torch_dataset(
+        "ncct", label_threshold=0.5, patch=(3, 9, 9), samples_per_subject=30
+    )
+    whole = isles24_zarr.open_cohort(store).isles.torch_dataset(
+        "ncct", label_threshold=0.5, patch=(3, 9, 9), samples_per_subject=30
+    )
     above = [index for index in range(30) if whole[index]["origin"][0] >= 6]
     assert 0 < len(above) < 30
     for index in range(30):
@@ -151,7 +160,7 @@ def test_a_patch_reads_its_chunks_alone(store: Path, tmp_path: Path) -> None:
 
 
 def test_labels_are_read_once_and_kept_as_counts(release: Path, cohort: xr.DataTree) -> None:
-    found = cohort.isles.torch_dataset("ncct", patch=PATCH)
+    found = cohort.isles.torch_dataset("ncct", label_threshold=0.5, patch=PATCH)
     counts = patches.label_counts(found.plan.opened(S)["lesion_mask"])
     label, _ = canonical(release, S, "lesion_mask")
     assert np.diff(counts.totals, prepend=0).tolist() == [np.count_nonzero(half) for half in (label[:6], label[6:])]
@@ -166,7 +175,9 @@ class Doubled:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_worker_processes(cohort: xr.DataTree, method: str) -> None:
-    found = cohort.isles.torch_dataset(["ncct", "tmax"], patch=PATCH, samples_per_subject=2, transform=Doubled())
+    found = cohort.isles.torch_dataset(
+        ["ncct", "tmax"], label_threshold=0.5, patch=PATCH, samples_per_subject=2, transform=Doubled()
+    )
     wanted = []
     for epoch in (0, 1):
         found.set_epoch(epoch)
@@ -194,7 +205,7 @@ def test_who_lacks_an_image(cohort: xr.DataTree) -> None:
     part = cohort_tree(table, {}, cohort_target(cohort))
     with pytest.raises(errors.UnknownNameError, match=f"{S}: has no tmax; give missing='skip'"):
         part.isles.torch_dataset("tmax", patch=PATCH)
-    found = part.isles.torch_dataset("tmax", patch=PATCH, missing="skip")
+    found = part.isles.torch_dataset("tmax", label_threshold=0.5, patch=PATCH, missing="skip")
     assert found.skipped == {S: "has no tmax"}
     assert found.plan.subjects == tuple(cohort.isles.subjects[1:])
     assert found[0]["subject"] == cohort.isles.subjects[1]
@@ -252,7 +263,12 @@ def test_a_pipeline_of_monai_turns_image_and_label_alike(cohort: xr.DataTree) ->
         ]
     ).set_random_state(seed=0)
     found = cohort.isles.torch_dataset(
-        ["lesion_mask", "ncct"], patch=(6, 24, 24), samples_per_subject=4, lesion_fraction=1, transform=pipeline
+        ["cow_mask", "ncct"],
+        "cow_mask",
+        patch=(6, 24, 24),
+        samples_per_subject=4,
+        lesion_fraction=1,
+        transform=pipeline,
     )
     seen = 0
     for index in range(12):
@@ -267,7 +283,7 @@ def test_a_pipeline_of_monai_turns_image_and_label_alike(cohort: xr.DataTree) ->
 def test_batches_of_monai(cohort: xr.DataTree) -> None:
     data = pytest.importorskip("monai.data")
     losses = pytest.importorskip("monai.losses")
-    found = cohort.isles.torch_dataset(["ncct", "tmax"], patch=PATCH, lesion_fraction=1)
+    found = cohort.isles.torch_dataset(["ncct", "tmax"], label_threshold=0.5, patch=PATCH, lesion_fraction=1)
     batch = next(iter(data.DataLoader(found, batch_size=3)))
     assert (batch["image"].shape, batch["label"].shape) == ((3, 2, *PATCH), (3, 1, *PATCH))
     assert set(np.unique(batch["label"])) == {0, 1}
