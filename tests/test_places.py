@@ -1,21 +1,25 @@
-"""Places as they fail: full disks, read-only targets, sources that vanish, workers without memory.
+"""Places as they fail: full disks, read-only targets, sources that vanish, machines without memory or shared memory.
 
 The disks are small file systems in memory, mounted by the tests; where that is not allowed, they are skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 import isles24_zarr
 from isles24_zarr.errors import DestinationError, StoreWriteError
+from tests.clusters import until
 from tests.oracle import arrays_by_source, assert_identical_stores, images_below
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 S = "sub-stroke0001"
+SECONDS = 1200
+"""How long anything may take on a machine that has other things to do."""
 
 
 def mount(path: Path, options: str) -> None:
@@ -150,8 +156,9 @@ def test_a_worker_without_memory_is_told_of(release: Path, client: Client, tmp_p
         "        return read(self, voxels)\n"
         "    nifti.VoxelStream.readinto = killed\n"
     )
+    env = {**os.environ, "DASK_ISLES24_ZARR__WAIT_FOR_WORKERS": f"{SECONDS}s"}
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ)
+        [sys.executable, script], capture_output=True, text=True, check=False, timeout=SECONDS, env=env
     )
     assert done.returncode == 0, done.stderr
     counts, problem = done.stdout.splitlines()
@@ -162,3 +169,89 @@ def test_a_worker_without_memory_is_told_of(release: Path, client: Client, tmp_p
     # the file is the same, and is tried again all the same
     report = isles24_zarr.convert(release, tmp_path / "x.zarr", subjects=[S], client=client, progress=False)
     assert (report.ok, report.converted, report.images) == (True, (S,), 1)
+
+
+def processes_of(group: int) -> list[psutil.Process]:
+    """Those of a process group that run; one that has ended may wait for somebody to ask for its exit code."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_the_only_worker_is_killed_and_comes_back(release: Path, store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.zarr"
+    command = [sys.executable, "-m", "isles24_zarr", "convert", str(release), str(target), "--workers", "1"]
+    # Dask looks so soon after its death that it cannot be there
+    env = {**os.environ, "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "10ms"}
+    env["DASK_ISLES24_ZARR__WAIT_FOR_WORKERS"] = f"{SECONDS}s"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        while not any(target.glob("sub-*/space-*/*/c")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (worker,) = [each for each in children if any("spawn_main" in word for word in each.cmdline())]
+        worker.kill()
+        _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, told
+    assert_identical_stores(store, target)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        ("os._exit(1)", "cannot be started again"),
+        ("raise ImportError('broken')", "cannot be started again"),
+        ("time.sleep(10_000)", "are not back after 5s"),
+    ],
+)
+def test_a_worker_that_never_comes_back_is_one_line(
+    release: Path, store: Path, client: Client, tmp_path: Path, start: str, what: str
+) -> None:
+    """It is killed when it reads its first image, and what it needs to start is broken since."""
+    target, script, broken = tmp_path / "x.zarr", tmp_path / "script.py", tmp_path / "broken"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "from isles24_zarr import cli, nifti\n"
+        f"broken = pathlib.Path({str(broken)!r})\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.argv = ['isles24-zarr', 'convert', {str(release)!r}, {str(target)!r}, '--workers', '1']\n"
+        "    cli.main()\n"
+        "elif broken.exists():\n"
+        f"    {start}\n"
+        "def killed(self, voxels):\n"
+        "    broken.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "nifti.VoxelStream.readinto = killed\n"
+    )
+    # the limit is for one that neither dies nor gets ready; the first start has none
+    env = {**os.environ, "DASK_ISLES24_ZARR__WAIT_FOR_WORKERS": "5s" if "sleep" in start else f"{SECONDS}s"}
+    with subprocess.Popen(
+        [sys.executable, script], stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    ) as process:
+        _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, told
+    last = told.strip().splitlines()[-1]
+    assert last.startswith(f"error: worker processes: died, and {what}; ")
+    assert "run the same command again" in last
+    until(lambda: not processes_of(process.pid))
+    assert isles24_zarr.convert(release, target, client=client, progress=False).ok
+    assert_identical_stores(store, target)
+
+
+def test_without_shared_memory_one_line_says_so(release: Path, tmp_path: Path) -> None:
+    """Python's locks between processes are kept there."""
+    command = [sys.executable, "-m", "isles24_zarr", "convert", str(release), str(tmp_path / "x.zarr")]
+    mounting = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/dev/shm"]  # noqa: S108
+    alone = ["unshare", "--mount"]
+    if subprocess.run([*alone, *mounting], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    line = [*alone, "sh", "-c", f'{shlex.join(mounting)} && exec "$@"', "sh", *command]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: worker processes: are refused by the system ([Errno 30] Read-only file system); ")
+    assert "make /dev/shm" in last
