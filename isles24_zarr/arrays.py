@@ -8,6 +8,7 @@ neighbouring chunks fetched as one (see `ranges`).
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 import zarr
-from numcodecs import VLenUTF8
 from xarray.backends import BackendArray
 from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core import indexing
@@ -27,8 +27,8 @@ from isles24_zarr.containers import column_bytes
 from isles24_zarr.documents import listed_members
 from isles24_zarr.errors import StoreDamageError, UnreadableObjectError
 from isles24_zarr.files import FileStamp
-from isles24_zarr.layout import KEY, recorded_orientation
-from isles24_zarr.objects import WholeStore, read_document, read_objects, reading
+from isles24_zarr.layout import KEY, recorded_orientation, seal
+from isles24_zarr.objects import WholeStore, read_document, reading
 from isles24_zarr.ranges import RangeReads
 from isles24_zarr.unpacking import ShardedVoxels, can_unpack
 
@@ -207,41 +207,18 @@ def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | N
     StoreDamageError
         The chunk is lost or damaged.
     """
-    return xr.Variable(
-        document["dimension_names"], column_values(f"{path}/{ONLY_CHUNK}", document, chunk), document["attributes"]
-    )
-
-
-def column_values(path: str, document: Mapping[str, Any], chunk: bytes | None) -> NDArray[Any]:
-    """Return the values of a coordinate or of a column of the cohort table.
-
-    Parameters
-    ----------
-    path
-        Of its only chunk, for errors.
-    document, chunk
-        Its metadata, and the chunk as stored.
-
-    Raises
-    ------
-    StoreDamageError
-        The chunk is lost or damaged.
-    """
     if chunk is None:
-        raise StoreDamageError(path, "is lost")
+        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", "is lost")
     try:
         data = column_bytes(chunk, document)
-        if document["data_type"] == "string":
-            texts = VLenUTF8().decode(data).tolist()
-            return np.array(texts, np.dtypes.StringDType()).reshape(document["shape"])
     except (RuntimeError, ValueError) as error:
-        raise StoreDamageError(path, f"cannot be read ({error})") from error
-    # a copy, which its owner may change
-    return np.frombuffer(data, document["data_type"]).reshape(document["shape"]).copy()
+        raise StoreDamageError(f"{path}/{ONLY_CHUNK}", f"cannot be read ({error})") from error
+    values = np.frombuffer(data, document["data_type"]).reshape(document["shape"])
+    return xr.Variable(document["dimension_names"], values, document["attributes"])
 
 
 def column_table(store: Store, path: str) -> xr.Dataset | None:
-    """Read the cohort table, in memory; ``None`` where there is none.
+    """Read the cohort table, in memory, all of it from one document; ``None`` where there is none.
 
     Parameters
     ----------
@@ -251,19 +228,21 @@ def column_table(store: Store, path: str) -> xr.Dataset | None:
     Raises
     ------
     StoreDamageError
-        A column is lost or damaged, or is of another length than the others.
+        It is not as it was written, or a column is missing, of another kind than its array, or of another length.
     """
     document = read_document(store, path)
     if document is None:
         return None
     members = listed_members(document, f"{store}/{path}")
-    keys = {name: f"{path}/{name}/{'/'.join(('c', *('0' for _ in each['shape'])))}" for name, each in members.items()}
-    chunks = read_objects(store, list(keys.values()))
+    cells = document["attributes"].get(KEY, {}).get("columns")
+    if document["attributes"].get(KEY, {}).get("seal") != seal(document):  # a digit may be another one
+        raise StoreDamageError(f"{store}/{path}", "was changed after it was written")
+    if not isinstance(cells, dict) or cells.keys() != members.keys():
+        raise StoreDamageError(f"{store}/{path}", "does not hold the columns that it lists")
     columns = {}
     for name, each in members.items():
         attributes = {key: value for key, value in each["attributes"].items() if key != "_FillValue"}
-        values = column_values(f"{store}/{keys[name]}", each, chunks[keys[name]])
-        columns[name] = xr.Variable(each["dimension_names"], values, attributes)
+        columns[name] = xr.Variable(each["dimension_names"], _column(cells[name], each, f"{store}/{path}"), attributes)
     try:
         table = xr.Dataset(columns)
     except ValueError as error:
@@ -271,6 +250,22 @@ def column_table(store: Store, path: str) -> xr.Dataset | None:
     if not {"subject", "image"} <= set(table.indexes) or table.get("available", xr.DataArray()).ndim != 2:
         raise StoreDamageError(f"{store}/{path}", "is no table of subjects and their images")
     return table
+
+
+def _column(cells: Any, document: Mapping[str, Any], path: str) -> NDArray[Any]:
+    """Return a column of the type and shape of its array from what the document of the table lists."""
+    text, kind = document["data_type"] == "string", str(document["data_type"])
+    wanted: tuple[type, ...] = (str,) if text else (bool,) if kind == "bool" else (int, float, type(None))
+    listed = np.array(cells, dtype=object) if isinstance(cells, list) else np.array(None)
+    if not listed.size and not math.prod(document["shape"]):
+        listed = listed.reshape(document["shape"])
+    if list(listed.shape) != document["shape"] or any(type(cell) not in wanted for cell in listed.flat):
+        raise StoreDamageError(path, "holds other columns than its arrays are")
+    if text:
+        return np.array(listed.tolist(), np.dtypes.StringDType()).reshape(listed.shape)
+    if kind == "bool":
+        return listed.astype(bool)
+    return np.where(listed == None, np.nan, listed).astype(np.float64)  # noqa: E711 - element by element
 
 
 def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> dict[str, FileStamp]:

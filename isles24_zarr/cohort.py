@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -16,13 +15,12 @@ from isles24_zarr.dataset import open_scan
 from isles24_zarr.errors import (
     IncompleteStoreError,
     Isles24Error,
-    StaleReadError,
     StoreDamageError,
     UnknownNameError,
     one_line,
 )
 from isles24_zarr.layout import PHENOTYPE
-from isles24_zarr.objects import DOCUMENT, Target, document_stamp, read_root
+from isles24_zarr.objects import DOCUMENT, Target, read_root
 from isles24_zarr.release import selected_names
 from isles24_zarr.vocabulary import CLINICAL
 
@@ -33,10 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
     from numpy.typing import ArrayLike, NDArray
-    from zarr.abc.store import Store
 
-_TRIES: Final = 5
-_RETRY_SECONDS: Final = 0.1
 _LOCATION: Final = "isles24_zarr_store"
 ERROR: Final = "error"
 """The column that says why a subject has no values."""
@@ -68,26 +63,10 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     attributes = read_root(opened)
     if not isinstance(attributes.get("licence"), str):
         raise StoreDamageError(f"{target.url}/{DOCUMENT}", "lacks the licence of the data")
-    return cohort_tree(_whole_table(opened, target), attributes, target)
-
-
-def _whole_table(store: Store, target: Target) -> xr.Dataset:
-    """Read the table, all of it from one conversion: one that ends meanwhile replaces it column by column."""
-    for _ in range(_TRIES):
-        seen, table, damage = document_stamp(store, PHENOTYPE), None, None
-        try:
-            table = column_table(store, PHENOTYPE)
-        except StoreDamageError as error:
-            damage = error
-        if document_stamp(store, PHENOTYPE) == seen:
-            if table is not None:
-                return table
-            if damage is not None:
-                raise damage
-        time.sleep(_RETRY_SECONDS)
-    if seen is None or damage is None:
+    table = column_table(opened, PHENOTYPE)
+    if table is None:
         raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
-    raise StaleReadError(f"{target.url}/{PHENOTYPE}", "is being replaced by a conversion")
+    return cohort_tree(table, attributes, target)
 
 
 def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:

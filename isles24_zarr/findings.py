@@ -10,11 +10,13 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from isles24_zarr.access import PARTIAL
+from isles24_zarr.arrays import column_table
 from isles24_zarr.containers import column_bytes
 from isles24_zarr.documents import COORDINATES, checked_image, checked_record, checked_small_array, listed_members
 from isles24_zarr.errors import NotAStoreError, Problem, StoreDamageError, StoreVersionError
@@ -102,6 +104,13 @@ def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
         with findings(path, problems):
             checked_small_array(document, path)
             columns[name] = _small_values(store, path, document)
+    with findings(PHENOTYPE, problems):
+        listed = column_table(store, PHENOTYPE)
+        for name, values in columns.items():
+            if listed is not None and not np.array_equal(
+                values, listed[name].values, equal_nan=listed[name].dtype.kind == "f"
+            ):
+                problems.append(damage(f"{PHENOTYPE}/{name}", "has other values than the document of the table"))
     rows = len(columns.get("subject", ()))
     for name in [name for name, values in columns.items() if name != "image" and len(values) != rows]:
         problems.append(damage(f"{PHENOTYPE}/{name}", "has another length than the table"))

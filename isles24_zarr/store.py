@@ -330,7 +330,16 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     remove(store, path)
     copy_nodes(draft, store, path)
     names = [str(name) for name in dataset.variables]
-    write_group(store, path, dataset.attrs, {name: _written_document(store, f"{path}/{name}") for name in names})
+    # once more in the document of the group: whoever reads that has the whole table, of one conversion
+    attributes = {**dataset.attrs, KEY: {"columns": {name: _cells(dataset[name]) for name in names}}}
+    write_group(store, path, attributes, {name: _written_document(store, f"{path}/{name}") for name in names})
+
+
+def _cells(column: xr.DataArray) -> list[Any]:
+    """Return the values of a column for JSON, a missing number as ``None``."""
+    cells: list[Any] = column.values.tolist()
+    # of a number that is missing: NaN alone is no number equal to itself
+    return [None if cell != cell else cell for cell in cells]
 
 
 def copy_nodes(source: Store, target: Store, path: str) -> None:

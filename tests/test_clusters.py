@@ -79,7 +79,7 @@ def peak_bytes() -> int:
 
 
 def volume_and_process(scan: Any) -> dict[str, float]:
-    return {"lesion": scan.isles.volume("lesion_mask"), "process": os.getpid()}
+    return {"lesion": scan.isles.volume("lesion_mask", threshold=0.5), "process": os.getpid()}
 
 
 def test_map_on_a_cluster(address: str, store: Path) -> None:
@@ -89,7 +89,7 @@ def test_map_on_a_cluster(address: str, store: Path) -> None:
         processes = set(client.run(os.getpid).values())
     assert rows["error"].isna().all()
     assert set(rows["process"].astype(int)) <= processes
-    expected = [cohort.isles.scan(name).isles.volume("lesion_mask") for name in rows.index]
+    expected = [cohort.isles.scan(name).isles.volume("lesion_mask", threshold=0.5) for name in rows.index]
     assert rows["lesion"].tolist() == pytest.approx(expected)
 
 

@@ -194,7 +194,7 @@ def measured(scan: xr.Dataset) -> dict[str, Any]:
 def lesion_volume(scan: xr.Dataset) -> float:
     if scan.attrs["subject"] == "sub-stroke0002":
         raise ValueError("has no\n lesion")
-    return float(scan.isles.volume())
+    return float(scan.isles.volume(threshold=0.5))
 
 
 def dies_on_the_second(scan: xr.Dataset) -> int:

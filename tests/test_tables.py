@@ -28,15 +28,15 @@ GOOD = [("Age", "Sex"), (70, "M")]
 
 
 def outcome_of(data: bytes, name: str) -> tuple[Any, float]:
-    """Rows of the first sheet, or the error's text, and the seconds that it took."""
-    began = time.monotonic()
+    """Rows of the first sheet, or the error's text, and the seconds of a processor that it took."""
+    began = time.process_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found: Any = sheets_from_table(data, path=name)[0][1]
     except TableError as error:
         found = str(error)
-    return found, time.monotonic() - began
+    return found, time.process_time() - began
 
 
 def warm() -> None:
