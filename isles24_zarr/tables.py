@@ -143,7 +143,7 @@ def _rows_from_csv(data: bytes, *, path: str) -> list[list[str]]:
             except TableError as error:
                 errors.append(error)
     # a delimiter within quotes takes them apart
-    whole = [rows for rows in found if not any(cell.count('"') % 2 for cell in rows[0])] or found
+    whole = [rows for rows in found if not any(cell.count('"') % 2 for row in rows[:1] for cell in row)] or found
     if len(whole) > 1:
         raise TableError(path, "can be read in several ways: put quotes around headers and values that hold , or ;")
     if not whole:

@@ -222,7 +222,9 @@ def test_what_is_no_file_is_told_of_and_ends(copy: Path, client: Client) -> None
     for subject, space in ((S, "ncct"), (S, "cta"), (OTHER, "ncct")):
         with pytest.raises(StoreDamageError):
             isles24_zarr.open_scan(copy, subject, space)
-    with pytest.raises(StoreDamageError, match="phenotype/age"):
+    (copy / "phenotype/zarr.json").unlink()
+    os.mkfifo(copy / "phenotype/zarr.json")
+    with pytest.raises(StoreDamageError, match="phenotype"):
         isles24_zarr.open_cohort(copy)
 
 
