@@ -89,7 +89,7 @@ def print_plan(plans: Iterable[SubjectPlan], problems: Sequence[Problem], *, as_
         (
             array.path,
             by(array.shape),
-            array.dtype,
+            f"{array.dtype}, or labels" if array.is_mask else array.dtype,
             by(array.chunks),
             by(array.shards),
             megabytes(array.nbytes),
