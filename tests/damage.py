@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isles24_zarr.layout import seal
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 
@@ -32,3 +34,14 @@ def spoil_chunks(array: Path, *, but: Collection[tuple[int, ...]]) -> int:
             spoilt += 1
     path.write_bytes(data)
     return spoilt
+
+
+def rewrite_table(store: Path, columns: Mapping[str, Any]) -> None:
+    """Give columns of the cohort table another value for all subjects, sealed as a conversion would."""
+    path = store / "phenotype/zarr.json"
+    document = json.loads(path.read_text())
+    listed = document["attributes"]["isles24_zarr"]["columns"]
+    for name, value in columns.items():
+        listed[name] = [value] * len(listed[name])
+    document["attributes"]["isles24_zarr"]["seal"] = seal(document)
+    path.write_text(json.dumps(document, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -25,8 +24,8 @@ import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.cluster import dask_client
 from isles24_zarr.cohort import cohort_tree, split_cohort
-from isles24_zarr.layout import seal
 from isles24_zarr.objects import Target
+from tests.damage import rewrite_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -347,23 +346,13 @@ def test_a_task_computes_in_its_own_thread(cohort: xr.DataTree) -> None:
             assert not found["elsewhere"].any()
 
 
-def changed_table(document: Path) -> None:
-    """Write another age and another NIHSS of everybody into the table's document, as a conversion would."""
-    found = json.loads(document.read_text())
-    columns = found["attributes"]["isles24_zarr"]["columns"]
-    for name, value in (("age", 1.0), ("nihss_admission", 2.0)):
-        columns[name] = [value] * len(columns[name])
-    found["attributes"]["isles24_zarr"]["seal"] = seal(found)
-    document.write_text(json.dumps(found, indent=2))
-
-
 def test_the_table_is_of_one_conversion(store: Path, tmp_path: Path, reads: list[str]) -> None:
     """It is read at opening, from one document: what is converted later is seen by who opens it later."""
     isles24_zarr.open_cohort(store)
     assert sorted(reads) == ["phenotype/zarr.json", "zarr.json"]
     copy = shutil.copytree(store, tmp_path / "copy.zarr")
     before = isles24_zarr.open_cohort(copy)
-    changed_table(copy / "phenotype/zarr.json")
+    rewrite_table(copy, {"age": 1.0, "nihss_admission": 2.0})
     shutil.rmtree(copy / "phenotype/age")
     pd.testing.assert_frame_equal(before.isles.table, isles24_zarr.open_cohort(store).isles.table)
     table = isles24_zarr.open_cohort(copy).isles.table
