@@ -147,15 +147,10 @@ class WholeStore(WrapperStore[Any]):
         return found
 
 
-def document_stamp(store: Store, path: str) -> object:
-    """Return what changes when the document of a node is replaced; ``None`` where there is none or nothing tells."""
-    key = f"{path}/{DOCUMENT}"
-    if isinstance(store, RemoteStore):
-        return store.stamp(key)
-    if not isinstance(store, LocalStore):  # a version, which stays as it is
-        return None
+def document_stamp(store: LocalStore, path: str) -> object:
+    """Return what changes when the document of a node in a folder is replaced; ``None`` where there is none."""
     try:
-        status = os.stat(f"{store.root}/{key}")  # noqa: PTH116 - as in `arrays.check_shards`
+        status = os.stat(f"{store.root}/{path}/{DOCUMENT}")  # noqa: PTH116 - as in `arrays.check_shards`
     except OSError:
         return None
     # the last one of copies that keep the time of what they copy

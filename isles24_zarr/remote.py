@@ -89,15 +89,6 @@ class RemoteStore(FsspecStore):
             found = files.find(f"{root}/{prefix}", detail=True)
         return {path.removeprefix(f"{root}/"): int(info["size"]) for path, info in found.items()}
 
-    def stamp(self, key: str) -> str | None:
-        """Return what the file system says of an object, its time and ETag among it; ``None`` where there is none."""
-        with access_errors(self.url):
-            files, root = filesystem_of(self.url, self.options)
-            try:
-                return repr(sorted(files.info(f"{root}/{key}").items(), key=str))
-            except FileNotFoundError:
-                return None
-
     def check_place(self) -> None:
         """Make sure that there is a place to put a store: a bucket that does not exist looks like an empty one.
 
