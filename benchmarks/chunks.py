@@ -1,27 +1,26 @@
-"""Which chunks, which level and which blocks of Blosc: a series written in each way, and what reading it costs."""
+"""Which chunks, which level, which checksum, which order: images written in each way, and what reading them costs."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import shutil
+import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import tensorstore
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
 
 from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
-from benchmarks.regions import AXIAL_CLOSED, PATCH, reads_of
-from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, even_chunk, rounded_up
-from isles24_zarr.layout import COMPRESSOR, KEY
-from isles24_zarr.objects import DOCUMENT
-from isles24_zarr.unpacking import ShardedVoxels
+from benchmarks.regions import BLOCK, CURVE, FRAME, PATCH, WHOLE, reads_of
+from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, MAX_SHARD_BYTES, even_chunk, rounded_up
+from isles24_zarr.layout import COMPRESSOR
+from isles24_zarr.shards import index_bytes, index_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,68 +34,107 @@ if TYPE_CHECKING:
 SECTION: Final = "chunks"
 STORED: Final = "stored bytes of the voxels"
 ENCODE: Final = "encode"
-_FRAMES: Final = 16
-_SHARD_FRAMES: Final = 4
+MEAN: Final = "weighted mean"
 _PLACES: Final = 8
 _TURN_SECONDS: Final = 0.2
+_THREADS: Final = 2
+
+WEIGHTS: Final = {
+    "axial slice": 1.0, "coronal slice": 1.0, "sagittal slice": 1.0, CURVE: 1.0, "curve of 10 x 10 x 3 voxels": 1.0,
+    BLOCK: 1.5, PATCH: 1.5, FRAME: 1.0, WHOLE: 1.0,
+}  # fmt: skip
+"""Of the reads: 3 for slices, 2 for curves, 3 for patches, 1 each for a frame and for everything."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cut:
-    """One way to store a series: the most voxels of a chunk along (time, z, y, x), level and blocks of Blosc."""
+    """One way to store an image.
 
-    chunk: tuple[int, int, int, int]
-    level: int
-    block: str
+    Parameters
+    ----------
+    chunk
+        The most voxels of a chunk along ((time,) z, y, x).
+    level
+        Of Zstandard in Blosc.
+    checksum
+        ``"crc32c"``; ``"frame"``, Zstandard's around what Blosc has packed; or ``"none"``.
+    order
+        Of the chunks in a shard: ``"C"`` or ``"Morton"``.
+    shard_bytes
+        Voxels of a shard at most.
+    """
+
+    chunk: tuple[int, ...]
+    level: int = 1
+    checksum: str = "crc32c"
+    order: str = "C"
+    shard_bytes: int = MAX_SHARD_BYTES
 
     @property
     def name(self) -> str:
         """As a row of the table."""
-        return f"{' x '.join(map(str, self.chunk))}, zstd {self.level}, blocks: {self.block}"
+        kinds = {3: "volume", 4: "series"}
+        return ", ".join(
+            [
+                f"{kinds[len(self.chunk)]} {' x '.join(map(str, self.chunk))}",
+                f"zstd {self.level}",
+                self.checksum,
+                *([f"{self.order} order"] if self.order != "C" else []),
+                *([f"shards of {self.shard_bytes // 10**6} MB"] if self.shard_bytes != MAX_SHARD_BYTES else []),
+            ]
+        )
 
-    def fitted(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of a chunk, evened out."""
-        return tuple(even_chunk(count, most) for count, most in zip(shape, self.chunk, strict=True))
-
-    def codec(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> BloscCodec:
-        """Return the compressor."""
-        voxels = {"plane": math.prod(chunk[-2:]), "frame": math.prod(chunk[-3:]), "chunk": math.prod(chunk)}
-        size = voxels[self.block] * dtype.itemsize
-        return BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=self.level, shuffle="shuffle", blocksize=size)
-
-
-CUTS: Final = (
-    Cut((2, 8, 128, 128), 1, "frame"),
-    Cut((2, 8, 128, 128), 3, "frame"),
-    Cut((2, 8, 128, 128), 5, "frame"),
-    Cut((2, 8, 128, 128), 1, "chunk"),
-    Cut((2, 8, 128, 128), 1, "plane"),
-    Cut((1, 8, 128, 128), 1, "frame"),
-    Cut((4, 8, 128, 128), 1, "frame"),
-    Cut((4, 8, 128, 128), 1, "chunk"),
-    Cut((2, 8, 88, 88), 1, "frame"),
-    Cut((2, 4, 128, 128), 1, "frame"),
-    Cut((4, 4, 128, 128), 1, "frame"),
-    Cut((2, 8, 256, 256), 1, "frame"),
-    Cut((8, 8, 64, 64), 1, "frame"),
-    Cut((16, 4, 64, 64), 1, "frame"),
-)
+    def codecs(self, chunk: Sequence[int], dtype: np.dtype[Any]) -> list[dict[str, Any]]:
+        """Return the codecs of a chunk."""
+        size = math.prod(chunk) * dtype.itemsize
+        blosc = {**COMPRESSOR, "clevel": self.level, "typesize": dtype.itemsize, "blocksize": size}
+        checksums: dict[str, list[dict[str, Any]]] = {
+            "crc32c": [{"name": "crc32c"}],
+            "frame": [{"name": "zstd", "configuration": {"level": -10, "checksum": True}}],
+            "none": [],
+        }
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        return [little, {"name": "blosc", "configuration": blosc}, *checksums[self.checksum]]
 
 
 def chosen() -> Cut:
-    """Return how the store is written."""
+    """Return how the store has a series."""
     level: Any = COMPRESSOR["clevel"]
-    return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level, "frame")
+    return Cut((CHUNK_FRAMES, *CHUNK_ZYX), level)
+
+
+_SERIES: Final = (
+    (1, 4, 64, 64), (1, 8, 64, 64), (1, 8, 32, 32), (1, 8, 48, 48), (1, 16, 32, 32), (2, 4, 64, 64), (2, 8, 32, 32),
+    (2, 8, 64, 64), (4, 4, 32, 32), (4, 8, 32, 32), (2, 8, 128, 128),
+)  # fmt: skip
+_VOLUMES: Final = ((4, 64, 64), (8, 32, 32), (8, 64, 64), (16, 32, 32), (8, 128, 128))
+
+
+def cuts() -> list[Cut]:
+    """Return all ways that are compared: chunks, then what else may differ with the chunks that the store has."""
+    own = chosen()
+    change = functools.partial(dataclasses.replace, own)
+    return [
+        own,
+        *(Cut(chunk, own.level) for chunk in _SERIES if chunk != own.chunk),
+        change(level=3),
+        change(level=5),
+        change(checksum="frame"),
+        change(checksum="none"),
+        change(order="Morton"),
+        change(shard_bytes=MAX_SHARD_BYTES // 2),
+        *(Cut(chunk, own.level) for chunk in _VOLUMES),
+    ]
 
 
 def same_but_for_level() -> list[Cut]:
     """Return those ways that differ from how the store is written by their level alone."""
     own = chosen()
-    return [cut for cut in CUTS if cut != own and dataclasses.replace(cut, level=own.level) == own]
+    return [cut for cut in cuts() if cut != own and dataclasses.replace(cut, level=own.level) == own]
 
 
 def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:
-    """Store the first frames of the series in many ways, and read them as the package does, with one thread.
+    """Store a series and a map in many ways, and read them by TensorStore, which reads our store.
 
     Parameters
     ----------
@@ -108,62 +146,120 @@ def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:
         Runs of each read.
     """
     results = Results()
-    voxels = np.asarray(zarr.open_array(reference.array_path(CTP), mode="r")[:_FRAMES])
-    possible = reads_of(voxels.shape, places=_PLACES * repeats)
-    wanted = [read for read in possible if read.name not in (AXIAL_CLOSED, PATCH)]
-    runs: dict[tuple[str, str], Callable[[int], Sequence[float]]] = {}
-    with limited_threads(1):
-        for number, cut in enumerate(CUTS):
-            place = folder / str(number)
-            stored, seconds = _written(voxels, place, cut)
+    images = {rank: np.asarray(zarr.open_array(reference.array_path(name), mode="r")[...]) for rank, name in _IMAGES}
+    runs: dict[tuple[Cut, str], Callable[[int], Sequence[float]]] = {}
+    with limited_threads(_THREADS):
+        for number, cut in enumerate(cuts()):
+            voxels, place = images[len(cut.chunk)], folder / str(number)
+            seconds = _written(voxels, place, cut)
+            stored = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
             results.add(SECTION, STORED, cut.name, [stored / voxels.nbytes], "x")
             results.add(SECTION, ENCODE, cut.name, [seconds])
-            runs |= {(cut.name, read.name): functools.partial(_turn, _opened(place), read) for read in wanted}
+            for read in reads_of(images[4].shape, places=_PLACES * repeats):
+                if read.name in WEIGHTS and (voxels.ndim == 4 or read.name not in _OF_SERIES):
+                    runs[cut, read.name] = functools.partial(_turn, _opened(place), read)
         found = alternated(runs, rounds=repeats, seed=5)
-    for cut in CUTS:
-        for read in wanted:
-            results.add(SECTION, read.name, cut.name, found[cut.name, read.name])
+    for cut in cuts():
+        medians = {}
+        for name in WEIGHTS:
+            if (cut, name) in found:
+                results.add(SECTION, name, cut.name, found[cut, name])
+                medians[name] = statistics.median(found[cut, name])
+        results.add(SECTION, MEAN, cut.name, [weighted_mean(medians)])
     shutil.rmtree(folder)
     folder.mkdir()
     return results
 
 
-def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> tuple[int, float]:
-    """Write the voxels; return the bytes stored and the CPU seconds that Blosc took."""
-    chunk = cut.fitted(voxels.shape)
-    frames = max(_SHARD_FRAMES, chunk[0])
-    shard = (frames, *(rounded_up(count, size) for count, size in zip(voxels.shape[1:], chunk[1:], strict=True)))
-    blosc = cut.codec(chunk, voxels.dtype)
-    array = zarr.create_array(
-        place,
-        shape=voxels.shape,
-        chunks=chunk,
-        shards=shard,
-        dtype=voxels.dtype,
-        compressors=[blosc, ZstdCodec(level=-10, checksum=True)],
-        fill_value=0,
-        config={"write_empty_chunks": True},
-    )
+_IMAGES: Final = ((3, "tmax"), (4, CTP))
+_OF_SERIES: Final = (CURVE, "curve of 10 x 10 x 3 voxels", FRAME)
+
+
+def weighted_mean(medians: dict[str, float]) -> float:
+    """Return the geometric mean of reads by `WEIGHTS`: none of them counts for more because it takes longer."""
+    total = sum(WEIGHTS[name] for name in medians)
+    return math.exp(sum(WEIGHTS[name] * math.log(value) for name, value in medians.items()) / total)
+
+
+def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> float:
+    """Write the voxels; return the CPU seconds that it took."""
+    chunk = [even_chunk(count, most) for count, most in zip(voxels.shape, cut.chunk, strict=True)]
+    shard = [rounded_up(count, size) for count, size in zip(voxels.shape, chunk, strict=True)]
+    if voxels.ndim == 4:
+        frames = max(1, cut.shard_bytes // voxels[0].nbytes)
+        shard[0] = max(chunk[0], frames - frames % chunk[0])
+    ends = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    sharding = {"chunk_shape": chunk, "codecs": cut.codecs(chunk, voxels.dtype), "index_codecs": ends}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{place}/"},
+        "metadata": {
+            "shape": voxels.shape,
+            "data_type": voxels.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        },
+        "store_data_equal_to_fill_value": True,
+    }
+    array = tensorstore.open(spec, create=True, context=_context()).result()
     began = time.process_time()
-    array[:] = voxels
+    for start in range(0, len(voxels), shard[0]):
+        part = slice(start, min(start + shard[0], len(voxels)))
+        array[part].write(voxels[part]).result()
     spent = time.process_time() - began
-    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file()), spent
+    if cut.order == "Morton":
+        grid = [count // size for count, size in zip(shard, chunk, strict=True)]
+        for path in (place / "c").rglob("*"):
+            if path.is_file():
+                path.write_bytes(_in_morton_order(path.read_bytes(), grid))
+    return spent
 
 
-def _opened(place: Path) -> ShardedVoxels:
-    document = json.loads((place / DOCUMENT).read_bytes())
-    shards = {path.relative_to(place).as_posix(): path.stat().st_size for path in (place / "c").rglob("*")}
-    return ShardedVoxels(place, {**document, "attributes": {KEY: {"shards": shards}}})
+def _in_morton_order(shard: bytes, grid: Sequence[int]) -> bytes:
+    """Return a shard with its chunks along a curve, as zarr-python writes them."""
+    import google_crc32c
+
+    length = index_bytes(math.prod(grid))
+    table = index_from_bytes(shard[-length:], shard_bytes=len(shard))
+    if table is None:
+        raise ValueError("the shard has a damaged index")
+    places = np.stack(np.unravel_index(np.arange(len(table)), grid))
+    codes = np.zeros(len(table), np.uint64)
+    for bit in range(max(grid).bit_length()):
+        for axis, place in enumerate(places[::-1]):
+            codes |= ((place.astype(np.uint64) >> np.uint64(bit)) & np.uint64(1)) << np.uint64(bit * len(grid) + axis)
+    moved, pieces, offset = table.copy(), [], 0
+    for number in np.argsort(codes, kind="stable").tolist():
+        start, size = table[number].tolist()
+        if size < 2**63:
+            pieces.append(shard[start : start + size])
+            moved[number, 0], offset = offset, offset + size
+    end = moved.astype("<u8").tobytes()
+    return b"".join([*pieces, end, google_crc32c.value(end).to_bytes(4, "little")])
 
 
-def _turn(array: ShardedVoxels, read: Read, number: int) -> list[float]:
+def _context() -> Any:
+    limits = {name: {"limit": _THREADS} for name in ("data_copy_concurrency", "file_io_concurrency")}
+    return tensorstore.Context(limits)
+
+
+def _opened(place: Path) -> Any:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{place}/"}}
+    return tensorstore.open(spec, open=True, read=True, context=_context()).result()
+
+
+def _turn(array: Any, read: Read, number: int) -> list[float]:
     """Read some places, each once before for the page cache."""
     found = []
     for region in read.regions[number * _PLACES : (number + 1) * _PLACES]:
-        index = (region.time or slice(None), *region.zyx)
-        array.read(index)
+        index = (*((region.time or slice(0, array.shape[0]),) if array.ndim == 4 else ()), *region.zyx)
+        times = 5 if read.name == PATCH and array.ndim == 3 else 1  # of five images
+        if array.ndim == 4 and read.name == PATCH:
+            index = (slice(0, 1), *region.zyx)
+        array[index].read().result()
         began = time.perf_counter()
-        array.read(index)
+        for _ in range(times):
+            array[index].read().result()
         found.append(time.perf_counter() - began)
         if sum(found) > _TURN_SECONDS:
             break

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import shutil
 import threading
 import time
@@ -21,14 +20,13 @@ import xarray as xr
 import xxhash
 import zarr.storage._local as local_store
 from isal import igzip_lib
-from numcodecs import Blosc, Zstd
 
 from benchmarks.chunked import Ours
 from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, CURVE, PATCH, WHOLE, reads_of
-from isles24_zarr import arrays, containers, dataset, shards, streams, unpacking
+from isles24_zarr import arrays, dataset, store, streams, voxels
 from isles24_zarr.convert import planned
 from isles24_zarr.nifti import VoxelStream
 from isles24_zarr.objects import Target
@@ -50,11 +48,11 @@ FIRST_FILL, SECOND_FILL = "filled for the first time", "filled again"
 IN_ALL: Final = "in all"
 REST: Final = "all else"
 
-UNPACK: Final = "read: unpack, Blosc"
+UNPACK: Final = "read: TensorStore"
 OPENING: Final = "open: "
 """What opening a scan takes begins with this."""
-IN_BOUND: Final = ("gunzip with its CRC, isal", "pack, Blosc")
-"""What of a conversion its computed bound consists of."""
+GUNZIP: Final = "gunzip with its CRC, isal"
+ENCODING: Final = "encode by TensorStore, and all else"
 
 _PLACES: Final = 20
 _QUICK_READS: Final = 60
@@ -66,18 +64,14 @@ _READING: Final[tuple[_Patch, ...]] = (
     (dataset, "coordinate_variable", f"{OPENING}make coordinates and images"),
     (dataset, "image_variable", f"{OPENING}make coordinates and images"),
     (xr.Dataset, "__init__", f"{OPENING}xarray.Dataset"),
-    (os, "pread", "read: get bytes of chunks"),
-    (containers, "frame_content", "read: verify checksums"),
-    (unpacking, "blosc_blocks", "read: pick blocks"),
-    (Blosc, "decode", UNPACK),
-    (unpacking.ShardedVoxels, "_unpack", "read: put voxels in place"),
+    (voxels.StoredVoxels, "_check", "read: look at shards"),
+    (voxels, "_opened", "read: open the array"),
+    (voxels.StoredVoxels, "_read", UNPACK),
 )
 _CONVERTING: Final[tuple[_Patch, ...]] = (
     (streams.HashedFile, "read", "read the file"),
     (streams.GzipStream, "readinto", "copy what was decompressed"),
-    (shards, "_copy", "cut into chunks, turn round"),
-    (Blosc, "encode", IN_BOUND[1]),
-    (Zstd, "encode", "checksums of chunks, Zstandard"),
+    (store, "joined_shard", "put shards together"),
     (local_store, "_put", "write shards"),
 )
 
@@ -221,7 +215,7 @@ def _measure_conversion(results: Results, release: Path, store: Path, *, repeats
         opened = Target.of(store).opened(read_only=False)
         timed = Stages(time.thread_time)
         made = timed.proxied
-        decompressor = made(IN_BOUND[0], igzip_lib.IgzipDecompressor, "decompress")
+        decompressor = made(GUNZIP, igzip_lib.IgzipDecompressor, "decompress")
         began = time.process_time()
         with (
             timed.timing(_CONVERTING),
@@ -236,7 +230,7 @@ def _measure_conversion(results: Results, release: Path, store: Path, *, repeats
         spent = time.process_time() - began
         for stage, own in timed.seconds.items():
             found[stage].append(own)
-        found[REST].append(max(spent - sum(timed.seconds.values()), 1e-9))
+        found[ENCODING].append(max(spent - sum(timed.seconds.values()), 1e-9))
         found[IN_ALL].append(spent)
     for stage, seconds in found.items():
         results.add(SECTION, CONVERSION, stage, seconds)

@@ -1,44 +1,33 @@
-"""Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read.
-
-Arrays of a folder on this machine are unpacked directly, see `unpacking`. Where Zarr itself is needed, as for voxels
-here and there, they are read by zarrs, a codec pipeline in Rust; it is given to the arrays that are opened here and to
-no others, zarr's global configuration stays as it is. Stores behind URLs are read by zarr-python, with the ranges of
-neighbouring chunks fetched as one (see `ranges`).
-"""
+"""Arrays of a store as xarray variables, made of the documents alone: an array is opened when it is first read."""
 
 from __future__ import annotations
 
 import math
 import os
-import stat
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
-import zarr
 from xarray.backends import BackendArray
-from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core import indexing
-from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import LocalStore, StorePath
-from zarrs import ZarrsCodecPipeline
+from zarr.storage import LocalStore
 
 from isles24_zarr.containers import column_bytes
 from isles24_zarr.documents import listed_members
-from isles24_zarr.errors import StoreDamageError, UnreadableObjectError
-from isles24_zarr.files import FileStamp
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.files import FileStamp, shard_status
 from isles24_zarr.layout import KEY, recorded_orientation, seal
-from isles24_zarr.objects import WholeStore, read_document, reading
-from isles24_zarr.ranges import RangeReads
-from isles24_zarr.unpacking import ShardedVoxels, can_unpack
+from isles24_zarr.objects import read_document
+from isles24_zarr.voxels import StoredVoxels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-_PROCESS: Final = os.getpid()
+    from isles24_zarr.voxels import Index
+
 ONLY_CHUNK: Final = "c/0"
 """Key of the chunk of a coordinate, which is stored in one piece."""
 
@@ -60,63 +49,27 @@ class StoredArray(BackendArray):
         self.dtype = np.dtype(document["data_type"])
         self.attributes: Mapping[str, Any] = document["attributes"]
         self._seen = check_shards(store, path, document) if isinstance(store, LocalStore) else None
-        self._opened: tuple[int, zarr.Array[Any]] | None = None
-        self._voxels: ShardedVoxels | None = None
+        self._voxels: dict[int, StoredVoxels] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was opened in the process that opened it."""
-        return {**self.__dict__, "_opened": None, "_voxels": None}
-
-    def zarr_array(self) -> zarr.Array[Any]:
-        """Return the array as Zarr has it, unscaled; opened at the first call in each process."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            metadata = ArrayV3Metadata.from_dict(self._document)
-            place = StorePath(WholeStore(self._store), self._path)
-            array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=place)
-            # in a forked child the threads of zarrs are not there, and it would wait for them forever
-            if isinstance(self._store, LocalStore) and os.getpid() == _PROCESS:
-                pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, self._store)
-                # a frozen dataclass that takes its pipeline from the global configuration alone
-                object.__setattr__(array, "codec_pipeline", pipeline)
-            elif not isinstance(self._store, LocalStore):
-                ranges = RangeReads.of_array(metadata.codecs, self._path, self._document)
-                object.__setattr__(array, "codec_pipeline", ranges)
-            self._opened = os.getpid(), zarr.Array(array)
-        return self._opened[1]
+        return {**self.__dict__, "_voxels": {}}
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read."""
-        voxels = self._unpacked()
-        if voxels is None:
-            with reading(self._path):
-                return ZarrArrayWrapper(self.zarr_array())[key]
         if isinstance(key, indexing.VectorizedIndexer):
-            return voxels.pick(np.broadcast_arrays(*_positions(key.tuple, self.shape)))
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, voxels.read)
+            return self._opened().pick(np.broadcast_arrays(*_positions(key.tuple, self.shape)))
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self.read)
 
-    def read(self, region: tuple[slice, ...]) -> NDArray[Any]:
-        """Read a region, as it is stored.
+    def read(self, selection: Sequence[Index]) -> NDArray[Any]:
+        """Read what is selected along each axis, as it is stored; see `StoredVoxels.read`."""
+        return self._opened().read(selection)
 
-        Parameters
-        ----------
-        region
-            For each axis a slice with a positive step.
-
-        Raises
-        ------
-        StoreDamageError
-            Part of it is lost or damaged.
-        """
-        voxels = self._unpacked()
-        if voxels is not None:
-            return voxels.read(region)
-        with reading(self._path):
-            return np.asarray(self.zarr_array()[region])
-
-    def _unpacked(self) -> ShardedVoxels | None:
-        if self._voxels is None and isinstance(self._store, LocalStore) and can_unpack(self._document):
-            self._voxels = ShardedVoxels(self._store.root / self._path, self._document, self._seen)
-        return self._voxels
+    def _opened(self) -> StoredVoxels:
+        # what a parent has opened is kept in a forked child, and not used
+        if os.getpid() not in self._voxels:
+            self._voxels[os.getpid()] = StoredVoxels(self._store, self._path, self._document, self._seen)
+        return self._voxels[os.getpid()]
 
 
 def _positions(key: tuple[Any, ...], shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
@@ -269,7 +222,7 @@ def _column(cells: Any, document: Mapping[str, Any], path: str) -> NDArray[Any]:
 
 
 def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> dict[str, FileStamp]:
-    """Make sure that all shards are there, whole; zarrs reads past `WholeStore`, and lost ones as zeros.
+    """Make sure that all shards are there, whole.
 
     Returns
     -------
@@ -281,18 +234,5 @@ def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> d
     StoreDamageError
         One is lost or cut short, or cannot be looked at.
     """
-    seen = {}
-    folder = f"{store.root}/{path}"  # paths of pathlib take longer than to look at the files
-    for key, size in document["attributes"][KEY]["shards"].items():
-        try:
-            status = os.stat(f"{folder}/{key}")  # noqa: PTH116
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreDamageError(f"{folder}/{key}", "is lost") from None
-        except OSError as error:
-            raise UnreadableObjectError(f"{folder}/{key}", f"cannot be read ({error.strerror})") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreDamageError(f"{folder}/{key}", "is no file, but a folder, a pipe or a device")
-        if status.st_size != size:
-            raise StoreDamageError(f"{folder}/{key}", f"has {status.st_size:,} of {size:,} bytes")
-        seen[key] = FileStamp.of(status)
-    return seen
+    folder, shards = f"{store.root}/{path}", document["attributes"][KEY]["shards"]
+    return {key: FileStamp.of(shard_status(f"{folder}/{key}", size)) for key, size in shards.items()}

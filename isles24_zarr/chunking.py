@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_SHARD_BYTES: Final = 192 * 10**6
-"""Raw voxels of a shard at most: a worker holds one, and its encoding."""
+"""Raw voxels of a shard at most: a worker holds its encoding."""
+
+PIECE_BYTES: Final = 48 * 10**6
+"""Raw voxels that are read and encoded at once, where a plane of chunks is not larger: a worker holds two pieces."""
 
 CHUNK_FRAMES: Final = 2
-CHUNK_ZYX: Final = (8, 128, 128)
+CHUNK_ZYX: Final = (8, 64, 64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,30 +39,39 @@ class Block:
         Its shape in the order of the file, (z, y, x) or (t, z, y, x).
     region
         Where it goes in the array, one slice per axis, (z, y, x) or (time, z, y, x).
+    step
+        In which direction pieces of the block, which follow each other in the file, do so along the first axis of the
+        array: 1, -1, or 0 where they do neither.
     """
 
     file_shape: tuple[int, ...]
     region: tuple[slice, ...]
+    step: int
 
-    def pieces(self, chunks: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Cut a series into pieces as thick as a chunk; a single volume is one piece.
+    def pieces(self, chunks: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Cut a block into pieces, between chunks of the first axis.
 
         Parameters
         ----------
         chunks
             Shape of a chunk.
+        itemsize
+            Bytes of an element of the file.
 
         Yields
         ------
         tuple
-            The first frame of the piece within the block, and its shape in the order of the file.
+            Where the piece begins within the block along the first axis of the array, and its shape in the order of the
+            file.
         """
-        if len(self.file_shape) == 3:
+        count, *inner = self.file_shape
+        if not self.step:
             yield 0, self.file_shape
             return
-        frames, *volume = self.file_shape
-        for first, last in _spans(frames, chunks[0]):
-            yield first, (last - first, *volume)
+        plane = chunks[0] * math.prod(inner) * itemsize
+        spans = list(_spans(count, chunks[0] * max(1, PIECE_BYTES // plane)))
+        for first, last in spans[:: self.step]:
+            yield first, (last - first, *inner)
 
 
 def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation: Orientation) -> Iterator[Block]:
@@ -74,8 +86,10 @@ def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation
     """
     slow = slow_axis(orientation) - 3
     slabs = list(_spans(shape[slow], shards[slow]))
-    if orientation.flips[-1 - slow]:
+    reverse = orientation.flips[-1 - slow]
+    if reverse:
         slabs.reverse()
+    step = 1 if len(shape) == 4 else 0 if slow != -3 else -1 if reverse else 1
     file_volume = tuple(shape[-1 - axis] for axis in np.argsort(orientation.axes)[::-1])
     frames = [slice(*span) for span in _spans(shape[0], shards[0])] if len(shape) == 4 else [None]
     for frame in frames:
@@ -86,7 +100,7 @@ def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation
             if frame:
                 file_shape = (frame.stop - frame.start, *file_shape)
                 region.insert(0, frame)
-            yield Block(file_shape=file_shape, region=tuple(region))
+            yield Block(file_shape=file_shape, region=tuple(region), step=step)
 
 
 def shard_key(block: Block, shards: tuple[int, ...]) -> str:

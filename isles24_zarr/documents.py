@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from isles24_zarr.containers import index_bytes
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.header import MAX_AXIS, MAX_DEFLATE_RATIO
 from isles24_zarr.layout import KEY
 from isles24_zarr.release import SUBJECT_NAME
+from isles24_zarr.shards import index_bytes
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ def _shard_keys(counts: tuple[int, ...]) -> frozenset[str]:
 
 
 def is_as_converted(document: Mapping[str, Any]) -> bool:
-    """Tell whether an array is stored as `convert` stores images: shards of Blosc within Zstandard."""
+    """Tell whether an array is stored as `convert` stores images: shards of Blosc with a CRC-32C."""
     try:
         (sharding,) = document["codecs"]
         options = sharding["configuration"]
@@ -370,7 +370,7 @@ def is_as_converted(document: Mapping[str, Any]) -> bool:
         return (
             sharding["name"] == "sharding_indexed"
             and options.get("index_location", "end") == "end"
-            and [codec["name"] for codec in inner] == ["bytes", "blosc", "zstd"]
+            and [codec["name"] for codec in inner] == ["bytes", "blosc", "crc32c"]
             and [codec["name"] for codec in outer] == ["bytes", "crc32c"]
             and "big" not in {codec.get("configuration", {}).get("endian") for codec in (inner[0], outer[0])}
             and inner[1]["configuration"]["blocksize"] > 0
@@ -408,10 +408,11 @@ def checked_small_array(document: Mapping[str, Any], path: str) -> None:
 def _is_small_as_converted(document: Mapping[str, Any]) -> bool:
     text = document.get("data_type") == "string"
     try:
-        first, blosc, zstd = document["codecs"]
+        first, blosc, crc32c = document["codecs"]
         return (
             (text or document["data_type"] == "bool" or document["data_type"] in _TYPES)
-            and [codec["name"] for codec in (first, blosc, zstd)] == ["vlen-utf8" if text else "bytes", "blosc", "zstd"]
+            and [codec["name"] for codec in (first, blosc, crc32c)]
+            == ["vlen-utf8" if text else "bytes", "blosc", "crc32c"]
             and first.get("configuration", {}).get("endian") != "big"
             and blosc["configuration"]["shuffle"] in ("noshuffle", "shuffle", "bitshuffle")
             and document["chunk_key_encoding"] == _KEYS

@@ -129,6 +129,10 @@ class SoftMaskWarning(UserWarning):
     """A mask of fractions was taken for labels, by a threshold that nobody had asked for."""
 
 
+class SlowReadWarning(UserWarning):
+    """Voxels are read many times more slowly than they could be."""
+
+
 class VoxelTypeError(RequestError):
     """Values of a type that no NIfTI file holds."""
 

@@ -81,6 +81,29 @@ def file_content(path: str) -> bytes | None:
     return data
 
 
+def shard_status(path: str, size: int) -> os.stat_result:
+    """Look at a shard without opening it.
+
+    Raises
+    ------
+    StoreDamageError
+        It is lost, cut short, or no file.
+    UnreadableObjectError
+        It may not be looked at.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 - paths of pathlib take longer than to look at the files
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreDamageError(path, "is lost") from None
+    except OSError as error:
+        raise UnreadableObjectError(path, f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreDamageError(path, "is no file, but a folder, a pipe or a device")
+    if status.st_size != size:
+        raise StoreDamageError(path, f"has {status.st_size:,} of {size:,} bytes")
+    return status
+
+
 def opened_file(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
     """Open a file of a store for reading; pipes and devices, which may never answer or never end, are refused.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
 from isles24_zarr.access import local_path
 from isles24_zarr.documents import checked_document, checked_record, listed_members
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer, BufferPrototype
 
 DOCUMENT: Final = "zarr.json"
 _ATTRIBUTES: Final = b'\n  "attributes": {'
@@ -134,17 +133,6 @@ class Target:
             yield lambda: None
         finally:
             os.close(folder)
-
-
-class WholeStore(WrapperStore[Any]):
-    """A store in which a chunk that is not there is an error: Zarr would read it as zeros, and none is left out."""
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
-        """Return what is stored; raise `StoreDamageError` where a chunk is not."""
-        found: Buffer | None = await super().get(key, prototype, byte_range)
-        if found is None and not key.endswith(DOCUMENT):
-            raise StoreDamageError(f"{self._store}/{key}", "is lost")
-        return found
 
 
 def document_stamp(store: LocalStore, path: str) -> object:

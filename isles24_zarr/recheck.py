@@ -1,4 +1,4 @@
-"""One array, decoded and turned back by a path that shares no voxel code with the writer."""
+"""One array, read again and turned back into the order of its file, and the file of the release beside it."""
 
 from __future__ import annotations
 
@@ -9,36 +9,29 @@ import gzip
 import hashlib
 import itertools
 import math
-import os
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
-import zarr
-from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import LocalStore, StorePath
-from zarrs import ZarrsCodecPipeline
 
 from isles24_zarr.access import library_errors
-from isles24_zarr.containers import ABSENT, ChunkFormat, index_bytes, index_from_bytes
 from isles24_zarr.errors import Isles24Error, Problem, SourceError, StoreDamageError
-from isles24_zarr.files import opened_file
 from isles24_zarr.layout import KEY
-from isles24_zarr.objects import Target, WholeStore
-from isles24_zarr.ranges import RangeReads
 from isles24_zarr.release import SourceFile
 from isles24_zarr.source import Source
+from isles24_zarr.voxels import StoredVoxels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from zarr.abc.store import Store
+
+    from isles24_zarr.objects import Target
 
 _READ_BYTES: Final = 2**20
 DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, MemoryError, Isles24Error)
-"""What is damaged raises one of these: in zarr-python, zarrs and their codecs, or in the checks before them."""
+"""What is damaged raises one of these."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +102,7 @@ def _voxel_problems(task: ArrayTask, topic: str) -> Iterator[Problem]:
 
     digest, whole = xxhash.xxh3_128(), not task.lost
     try:
-        store = task.target.opened(read_only=True)
-        array = _opened_array(store, task)
+        array = StoredVoxels(task.target.opened(read_only=True), task.path, task.document)
     except DECODING_ERRORS as error:
         yield damage(task.path, f"cannot be read ({first_line(error)})")
         return
@@ -118,7 +110,7 @@ def _voxel_problems(task: ArrayTask, topic: str) -> Iterator[Problem]:
         if key in task.lost:
             continue
         try:
-            for voxels in _file_order_voxels(task, store, array, key, cut):
+            for voxels in _file_order_voxels(task, array, cut):
                 digest.update(voxels.data)
                 advance(topic, voxels.nbytes)
         except DECODING_ERRORS as error:
@@ -142,9 +134,7 @@ def file_order_cuts(task: ArrayTask) -> Iterator[tuple[str, tuple[slice, ...]]]:
         yield "/".join(map(str, ("c", *place))), cut
 
 
-def _file_order_voxels(
-    task: ArrayTask, store: Store, array: zarr.Array[Any], key: str, cut: tuple[slice, ...]
-) -> Iterator[NDArray[Any]]:
+def _file_order_voxels(task: ArrayTask, array: StoredVoxels, cut: tuple[slice, ...]) -> Iterator[NDArray[Any]]:
     """Yield the voxels of a shard as the file of the image has them, frame by frame or slab by slab.
 
     Yields
@@ -152,9 +142,7 @@ def _file_order_voxels(
     numpy.ndarray
         C-contiguous, in the order and the byte order of the file.
     """
-    if isinstance(store, LocalStore):
-        _check_shard(f"{store.root}/{task.path}/{key}", task, key, cut)
-    block = np.asarray(array[cut])
+    block = array.read(cut)
     axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
     # x, y, z of the file come from these canonical axes
     origin = [axes.index(axis) for axis in range(3)]
@@ -176,65 +164,6 @@ def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[An
     for label in present:
         found[voxels == label] = np.asarray(table[label], dtype)
     return found
-
-
-def _check_shard(path: str, task: ArrayTask, key: str, cut: tuple[slice, ...]) -> None:
-    """Make sure that a shard is a file as long as it was, and that no size in it is impossible: zarrs believes them."""
-    try:
-        file, status = opened_file(path)
-    except FileNotFoundError:
-        raise StoreDamageError(path, "is lost") from None
-    try:
-        size, chunk = task.ours["shards"][key], task.document["codecs"][0]["configuration"]["chunk_shape"]
-        if status.st_size != size:
-            raise StoreDamageError(path, f"has {status.st_size:,} of {size:,} bytes")
-        shard = task.document["chunk_grid"]["configuration"]["chunk_shape"]
-        grid = tuple(count // each for count, each in zip(shard, chunk, strict=True))
-        length = index_bytes(math.prod(grid))
-        index = index_from_bytes(os.pread(file, length, size - length), shard_bytes=size)
-        if index is None:
-            raise StoreDamageError(path, "has a damaged index")
-        # chunks that begin in the array are there
-        counts = [
-            range(-(-(min(part.stop, count) - part.start) // each))
-            for part, count, each in zip(cut, task.document["shape"], chunk, strict=True)
-        ]
-        form = ChunkFormat.of_image(task.document)
-        for place in itertools.product(*counts):
-            offset, length = index.reshape(*grid, 2)[place].tolist()
-            if offset == ABSENT:
-                raise StoreDamageError(path, "lacks a chunk")
-            form.container(os.pread(file, length, offset))
-    finally:
-        os.close(file)
-
-
-class _Zarrs(ZarrsCodecPipeline):
-    """The pipeline of zarrs, whose panics are errors: they are no `Exception`, and zarr-python would never answer."""
-
-    async def read(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().read(*args, **options)
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":
-                raise
-            raise RuntimeError(f"zarrs: {error}") from None
-
-
-def _opened_array(store: Store, task: ArrayTask) -> zarr.Array[Any]:
-    """Open an array by its document in the commit."""
-    try:
-        metadata = ArrayV3Metadata.from_dict(dict(task.document))
-    except TypeError as error:
-        raise StoreDamageError(task.path, f"cannot be opened ({first_line(error)})") from error
-    array: zarr.AsyncArray[Any] = zarr.AsyncArray(metadata=metadata, store_path=StorePath(WholeStore(store), task.path))
-    pipeline: Any
-    if isinstance(store, LocalStore):
-        pipeline = _Zarrs.from_array_metadata_and_store(metadata, store)
-    else:
-        pipeline = RangeReads.of_array(metadata.codecs, task.path, task.document)
-    object.__setattr__(array, "codec_pipeline", pipeline)
-    return zarr.Array(array)
 
 
 def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:

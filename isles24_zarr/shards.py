@@ -1,181 +1,137 @@
-"""Shards, encoded by threads while the file is read on.
+"""Shards as bytes: their index, shards put together of parts, and parts of shards. Pure functions.
 
 The format is Zarr's codec ``sharding_indexed`` (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed):
-encoded chunks, one after the other, then the index, offset and length of each as unsigned 64-bit numbers, both 2^64 - 1
-for a chunk that is not there, and a CRC-32C. Chunks are in C order, so that those of an axial slice are neighbours and
-come in one read; zarr-python would write them along a curve, with one thread and several copies of the shard.
-
-A chunk is packed by Blosc, and around that by Zstandard, which stores Blosc's bytes as they are with a checksum that
-any decoder verifies. A CRC-32C would do the same, if all readers looked at it: zarrs does not when it decodes part of a
-shard.
+encoded chunks, then the index, offset and length of each as unsigned 64-bit numbers, both 2^64 - 1 for a chunk that is
+not there, and a CRC-32C. Chunks are in C order, so that those of an axial slice are neighbours and come in one read.
+Nothing of what an index says is believed: chunks lie within their shard.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc, Zstd
-from zarr.codecs import BloscCodec, ZstdCodec
-
-from isles24_zarr.containers import ABSENT
-from isles24_zarr.layout import COMPRESSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Executor, Future
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-_CHECKSUM: Final[dict[str, Any]] = {"level": -10, "checksum": True}
-"""Levels below 0 leave bytes that cannot be packed as they are; level 1 would pack a few of them, and unpack slowly."""
-_SHUFFLES: Final = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+ABSENT: Final = 2**64 - 1
+"""Offset and length of a chunk that is not there."""
 
-_WORD: Final = 8
+_CHECKSUM_BYTES: Final = 4
+GAP_BYTES: Final = 2**18
+"""What may be read in vain between two ranges: it takes less time than another request would."""
 
-
-class _Scratch(threading.local):
-    """Memory of each thread, by number."""
-
-    def __init__(self) -> None:
-        self.kept: dict[int, NDArray[np.uint8]] = {}
+MOST_RANGES: Final = 3
+"""Requests for the chunks of a shard: where they lie further apart, more is read in vain."""
 
 
-_SCRATCH: Final = _Scratch()
+def index_bytes(chunks: int) -> int:
+    """Return the length of the index of a shard with so many chunks."""
+    return 16 * chunks + _CHECKSUM_BYTES
 
-ENCODERS: Final = 2
-"""Threads that encode, for each one that reads: a file is unpacked about as fast as two of them pack."""
 
-
-def compressors(dtype: np.dtype[Any] | None = None, chunk: Sequence[int] = ()) -> list[BloscCodec | ZstdCodec]:
-    """Return the codecs of a chunk for the metadata of an array.
+def index_from_bytes(data: bytes, *, shard_bytes: int) -> NDArray[np.uint64] | None:
+    """Return offset and length of each chunk of a shard, (chunks, 2) in C order; ``None`` where the index is damaged.
 
     Parameters
     ----------
-    dtype
-        Of the array; ``None`` where elements have no fixed size, as texts.
-    chunk
-        Its shape.
+    data
+        The index with its checksum.
+    shard_bytes
+        Size of the shard: each chunk is there before the index, or is marked as absent.
     """
-    sizes = {"typesize": dtype.itemsize, "blocksize": _block_bytes(dtype, chunk)} if dtype else {}
-    options: dict[str, Any] = {**COMPRESSOR, **sizes}
-    return [BloscCodec(**options), ZstdCodec(**_CHECKSUM)]
+    entries, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    if len(entries) % 16 or google_crc32c.value(entries).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+        return None
+    table = np.frombuffer(entries, "<u8").reshape(-1, 2)
+    end = np.uint64(max(0, shard_bytes - len(data)))
+    offsets, lengths = table[:, 0], table[:, 1]
+    absent = (offsets == ABSENT) & (lengths == ABSENT)
+    # no sum, which may overflow: the difference is looked at only where it is none
+    inside = (offsets <= end) & (lengths <= end - np.minimum(offsets, end))
+    return table if bool((absent | inside).all()) else None
 
 
-def _block_bytes(dtype: np.dtype[Any], chunk: Sequence[int]) -> int:
-    """Return how much Blosc packs by itself: a frame of a chunk, which can be unpacked without the others."""
-    return math.prod(chunk[-3:]) * dtype.itemsize
+def _with_index(pieces: Iterable[bytes | memoryview], table: NDArray[np.uint64]) -> bytes:
+    end = table.astype("<u8").tobytes()
+    return b"".join([*pieces, end, google_crc32c.value(end).to_bytes(_CHECKSUM_BYTES, "little")])
 
 
-def encoded_chunk(voxels: NDArray[Any], cut: tuple[slice, ...], chunk: tuple[int, ...]) -> bytes:
-    """Encode one chunk as `compressors` says.
+def joined_shard(parts: Sequence[tuple[bytes, int]], *, total: int) -> bytes:
+    """Put a shard together of others that follow each other along the first axis.
 
     Parameters
     ----------
-    voxels
-        Little endian, in any order in memory; it is copied piece by piece.
-    cut
-        Which part of the voxels; where it ends early, the chunk is filled up with zeros.
-    chunk
-        Shape of the chunk.
+    parts
+        Shards, and how many chunks each has.
+    total
+        How many the shard has; those behind the last part are not there.
     """
-    whole = scratch(0, chunk, voxels.dtype)
-    part = voxels[cut]
-    if part.shape != chunk:
-        whole[...] = 0
-    _copy(part, whole[tuple(slice(0, count) for count in part.shape)])
-    names: dict[str, Any] = dict(COMPRESSOR)
-    shuffle, block = _SHUFFLES[names["shuffle"]], _block_bytes(whole.dtype, chunk)
-    blosc = Blosc(names["cname"], names["clevel"], shuffle, blocksize=block)
-    packed: bytes = Zstd(**_CHECKSUM).encode(blosc.encode(whole))
-    return packed
+    table = np.full((total, 2), ABSENT, np.uint64)
+    pieces, offset, first = [], 0, 0
+    for part, count in parts:
+        size = len(part) - index_bytes(count)
+        own = np.frombuffer(part, "<u8", 2 * count, size).reshape(count, 2).astype(np.uint64)
+        own[:, 0][own[:, 0] != ABSENT] += np.uint64(offset)
+        table[first : first + count] = own
+        pieces.append(memoryview(part)[:size])
+        offset, first = offset + size, first + count
+    return _with_index(pieces, table)
 
 
-def _copy(part: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy voxels, of which x may run backwards in memory.
-
-    Those are copied as they lie there, whole lines at a time, and turned round in the cache, several voxels at a time:
-    one by one, from memory and backwards, they would take four times as long.
-    """
-    size = part.dtype.itemsize
-    if part.strides[-1] != -size:
-        target[...] = part
-        return
-    lines = scratch(1, part.shape, part.dtype)
-    lines[...] = part[..., ::-1]
-    if _WORD % size or lines.shape[-1] * size % _WORD:
-        target[...] = lines[..., ::-1]
-        return
-    # all bytes of a line turned round, and then back again those of each voxel
-    words = scratch(2, (*part.shape[:-1], lines.shape[-1] * size // _WORD), np.dtype("<u8"))
-    words[...] = lines.view(">u8")[..., ::-1]
-    target.view(f"<u{size}")[...] = words.view(f">u{size}")
-
-
-def scratch(number: int, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return memory of this thread, filled with anything; for new pages the kernel takes as long as packing does.
+def partial_shard(table: NDArray[np.uint64], wanted: NDArray[np.intp], pieces: Sequence[tuple[int, bytes]]) -> bytes:
+    """Put a shard together that holds some chunks of another.
 
     Parameters
     ----------
-    number
-        Which one: those of one number share their memory.
-    shape, dtype
-        Of the array.
+    table
+        Offset and length of all chunks, (chunks, 2).
+    wanted
+        Numbers of those to be there.
+    pieces
+        Offset and bytes of what was read of the shard, in order: each of the chunks lies within one of them.
     """
-    size = math.prod(shape) * dtype.itemsize
-    kept = _SCRATCH.kept
-    if number not in kept or kept[number].size < size:
-        kept[number] = np.empty(size, np.uint8)
-    return kept[number][:size].view(dtype).reshape(shape)
+    starts = np.array([start for start, _ in pieces], np.uint64)
+    places = np.array([0, *itertools.accumulate(len(piece) for _, piece in pieces)], np.uint64)
+    found = np.full_like(table, ABSENT)
+    offsets, lengths = table[wanted].T
+    within = np.searchsorted(starts, offsets, side="right") - 1
+    found[wanted, 0] = offsets - starts[within] + places[within]
+    found[wanted, 1] = lengths
+    return _with_index([piece for _, piece in pieces], found)
 
 
-class ShardEncoder:
-    """The chunks of one shard on their way.
+def merged_ranges(
+    ranges: Iterable[tuple[int, int]], *, gap: int = GAP_BYTES, most: int = MOST_RANGES
+) -> list[tuple[int, int]]:
+    """Merge ranges that lie near each other.
 
     Parameters
     ----------
-    threads
-        To encode them.
-    shard, chunk
-        Shapes.
+    ranges
+        Start and end of each, in any order; they may overlap.
+    gap
+        Bytes between two that are merged at most, unless there would be too many.
+    most
+        Number of ranges to return at most; the widest gaps stay.
+
+    Returns
+    -------
+    list of tuple
+        In order, each of the given ones within one of them.
     """
-
-    def __init__(self, threads: Executor, *, shard: tuple[int, ...], chunk: tuple[int, ...]) -> None:
-        self._threads, self._chunk = threads, chunk
-        self._grid = tuple(count // size for count, size in zip(shard, chunk, strict=True))
-        self._pending: dict[tuple[int, ...], Future[bytes]] = {}
-
-    def add(self, voxels: NDArray[Any], *, first: int = 0) -> list[Future[bytes]]:
-        """Begin to encode a piece of the shard.
-
-        Parameters
-        ----------
-        voxels
-            (z, y, x) or (time, z, y, x), whole chunks of it but for the edges of the array. They must stay as they are
-            until all that is returned is done.
-        first
-            Where the piece begins along the first axis, a multiple of the chunk.
-        """
-        begun = []
-        counts = [range(math.ceil(count / size)) for count, size in zip(voxels.shape, self._chunk, strict=True)]
-        for place in itertools.product(*counts):
-            cut = tuple(slice(at * size, (at + 1) * size) for at, size in zip(place, self._chunk, strict=True))
-            future = self._threads.submit(encoded_chunk, voxels, cut, self._chunk)
-            self._pending[first // self._chunk[0] + place[0], *place[1:]] = future
-            begun.append(future)
-        return begun
-
-    def finish(self) -> bytes:
-        """Wait for all chunks, and return the shard."""
-        chunks = {place: self._pending.pop(place).result() for place in sorted(self._pending)}
-        index = np.full((*self._grid, 2), ABSENT, "<u8")
-        offset = 0
-        for place, data in chunks.items():
-            index[place] = offset, len(data)
-            offset += len(data)
-        end = index.tobytes()
-        return b"".join([*chunks.values(), end, google_crc32c.value(end).to_bytes(4, "little")])
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    widths = {at: joined[at][0] - joined[at - 1][1] for at in range(1, len(joined))}
+    wide = sorted((at for at in widths if widths[at] > gap), key=lambda at: -widths[at])[: most - 1]
+    cuts = [0, *sorted(wide), len(joined)]
+    return [(joined[first][0], joined[last - 1][1]) for first, last in itertools.pairwise(cuts) if first < last]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,12 +24,14 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.access import PARTIAL
 from isles24_zarr.chunking import shard_key
+from isles24_zarr.containers import compressors
 from isles24_zarr.errors import StoreDamageError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.labels import MaskValues, labels_from_stored, mask_values, merged, values_of
 from isles24_zarr.layout import KEY, final_attributes, mask_plan, seal
 from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
-from isles24_zarr.shards import ENCODERS, ShardEncoder, compressors
+from isles24_zarr.shards import joined_shard
+from isles24_zarr.voxels import encoded_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -116,7 +118,7 @@ def looked_at(plan: ArrayPlan, stream: VoxelStream) -> tuple[ArrayPlan, Digest]:
 def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Callable[[int], None]) -> Digest:
     """Stream a file into its array.
 
-    Memory holds two pieces of the file, each as thick as a chunk, or a single volume, and the encoding of two shards.
+    Memory holds two pieces of the file (see `Block.pieces`), the copy of one that is encoded, and two encoded shards.
 
     Parameters
     ----------
@@ -132,29 +134,38 @@ def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Ca
     Digest
         Of the file. The array's document is written after the end of the file has been checked, not before.
     """
-    sizes = {}
-    with ThreadPoolExecutor(ENCODERS) as threads:
-        for key, shard in _encoded_shards(plan, stream, threads, on_piece):
+    document, sizes = _array_document(plan), {}
+    with ThreadPoolExecutor(1, thread_name_prefix="isles24-encode") as encoder:
+        for key, shard in _encoded_shards(plan, document, stream, encoder, on_piece):
             sync(store.set(f"{plan.path}/{key}", default_buffer_prototype().buffer.from_bytes(shard)))
             sizes[key] = len(shard)
     digest = stream.finish()
     attributes = final_attributes(plan, digest, dict(sorted(sizes.items())))
-    _write_document(store, plan.path, _array_document(plan, attributes))
+    _write_document(store, plan.path, {**document, "attributes": attributes})
     return digest
 
 
 def _encoded_shards(
-    plan: ArrayPlan, stream: VoxelStream, threads: Executor, on_piece: Callable[[int], None]
+    plan: ArrayPlan,
+    document: Mapping[str, Any],
+    stream: VoxelStream,
+    encoder: Executor,
+    on_piece: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the key and the bytes of each shard. While one is encoded, the first piece of the next is read."""
+    """Yield the key and the bytes of each shard. While a piece is encoded, the next one is read."""
     dtype = stream.header.dtype
-    buffers: deque[tuple[NDArray[Any], list[Future[bytes]]]] = deque()
-    before: tuple[str, ShardEncoder] | None = None
+    buffers: deque[tuple[NDArray[Any], Future[tuple[bytes, int]] | None]] = deque(
+        [(np.empty(0, dtype), None)] * _BUFFERS
+    )
+    before: tuple[str, dict[int, Future[tuple[bytes, int]]]] | None = None
     for block in plan.blocks():
-        encoder = ShardEncoder(threads, shard=plan.shards, chunk=plan.chunks)
-        for first, shape in block.pieces(plan.chunks):
-            buffer, users = buffers.popleft() if len(buffers) == _BUFFERS else (np.empty(math.prod(shape), dtype), [])
-            wait(users)
+        parts: dict[int, Future[tuple[bytes, int]]] = {}
+        for first, shape in block.pieces(plan.chunks, dtype.itemsize):
+            buffer, user = buffers.popleft()
+            if user:
+                user.result()  # it reads from the buffer until then
+            if buffer.size < math.prod(shape):
+                buffer = np.empty(math.prod(shape), dtype)
             voxels = buffer[: math.prod(shape)].reshape(shape)
             stream.readinto(voxels)
             count = voxels.nbytes
@@ -162,18 +173,25 @@ def _encoded_shards(
                 voxels = labels_from_stored(voxels, plan.mask, stream.header.slope, stream.header.intercept)
             elif dtype.byteorder == ">":
                 voxels = voxels.byteswap(inplace=True).view(plan.dtype)
-            buffers.append((buffer, encoder.add(canonical_from_file(voxels, plan.orientation), first=first)))
+            parts[first] = encoder.submit(encoded_shard, document, canonical_from_file(voxels, plan.orientation))
+            buffers.append((buffer, parts[first]))
             on_piece(count)
             if before:
-                yield before[0], before[1].finish()
+                yield before[0], _joined(plan, before[1])
                 before = None
-        before = shard_key(block, plan.shards), encoder
+        before = shard_key(block, plan.shards), parts
     if before:
-        yield before[0], before[1].finish()
+        yield before[0], _joined(plan, before[1])
 
 
-def _array_document(plan: ArrayPlan, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of an array, as zarr-python would write them."""
+def _joined(plan: ArrayPlan, parts: Mapping[int, Future[tuple[bytes, int]]]) -> bytes:
+    """Wait for the parts of a shard, by where they begin, and put them together."""
+    total = math.prod(shard // chunk for shard, chunk in zip(plan.shards, plan.chunks, strict=True))
+    return joined_shard([parts[start].result() for start in sorted(parts)], total=total)
+
+
+def _array_document(plan: ArrayPlan) -> dict[str, Any]:
+    """Return the metadata of an array, as zarr-python would write them, with the attributes that the plan has."""
     draft = zarr.create_array(
         MemoryStore(),
         shape=plan.shape,
@@ -186,7 +204,7 @@ def _array_document(plan: ArrayPlan, attributes: Mapping[str, Any]) -> dict[str,
     )
     text = draft.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
     document: dict[str, Any] = json.loads(text)
-    return {**document, "attributes": dict(attributes)}
+    return {**document, "attributes": dict(plan.attributes)}
 
 
 def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, Any]] | None:
@@ -217,8 +235,7 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
     measured = ("shards", "checksum")
     bare = {name: value for name, value in ours.items() if name not in measured}
     found = {**document["attributes"], KEY: {**bare, "source": plan.attributes[KEY]["source"]}}
-    planned = _array_document(plan, plan.attributes)
-    same = {**document, "attributes": found} == planned and ours["source"]["path"] == plan.source.path
+    same = {**document, "attributes": found} == _array_document(plan) and ours["source"]["path"] == plan.source.path
     return (plan, ours) if same else None
 
 

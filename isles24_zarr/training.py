@@ -165,9 +165,10 @@ def torch_dataset(
 
     Notes
     -----
-    Patches read the chunks that they touch. The label of a subject is read once in each process, chunk by chunk; what
-    is kept of it is a count for each. What goes to worker processes are names and places. Give the DataLoader
-    ``multiprocessing_context="spawn"``: forked processes work, but what they copy may hold locks of threads they lack.
+    Patches read the chunks that they touch. The label of a subject is read once in each process, slab by slab; what is
+    kept of it is a count for each chunk. What goes to worker processes are names and places. Give the DataLoader
+    ``multiprocessing_context="forkserver"``: processes that are forked from one that has read voxels lack the threads
+    of the reader, and read many times more slowly, with a warning.
     """
     plan = patches.patch_plan(cohort, images, label, patch=patch, **options)
     return PatchDataset(plan, transform)

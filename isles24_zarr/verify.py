@@ -1,8 +1,8 @@
 """Proof that a store is what was written: every array is read again, and every document compared.
 
-Nothing here is shared with the writer: voxels are decoded by zarrs on a local store, their orientation is undone by
-index arithmetic of `recheck`, and source files are unpacked by the standard library. Whatever is
-damaged is a finding, and the others go on.
+Voxels are read as they are for users, their orientation is undone by index arithmetic of `recheck`, which the writer
+does not use, and source files are unpacked by the standard library. Whatever is damaged is a finding, and the others
+go on.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from zarrs import ZarrsCodecPipeline
 
 import isles24_zarr
 from isles24_zarr import dataset, errors, layout
@@ -148,17 +147,6 @@ def test_a_ct_window(scan: xr.Dataset) -> None:
         scan.isles.window("belly")
 
 
-def test_nothing_global_changes(store: Path) -> None:
-    before = zarr.config.get("codec_pipeline.path")
-    scan = isles24_zarr.open_scan(store, S, chunks=None)
-    scan["ncct"].compute()
-    pipelines = [type(array.async_array.codec_pipeline) for array in zarr_arrays(scan)]
-    assert pipelines
-    assert set(pipelines) == {ZarrsCodecPipeline}  # of what is not unpacked directly
-    assert zarr.config.get("codec_pipeline.path") == before
-    assert not isinstance(zarr.open_array(store / S / "space-ncct/ncct").async_array.codec_pipeline, ZarrsCodecPipeline)
-
-
 @pytest.mark.parametrize(
     "key",
     [
@@ -177,16 +165,6 @@ def test_any_way_to_index(store: Path, key: dict[str, Any], chunks: Any) -> None
         wanted = xr.DataArray(array[...], dims=scan[name].dims)
         part = {dim: index for dim, index in key.items() if dim in wanted.dims}
         np.testing.assert_array_equal(scan[name].isel(part).values, wanted.isel(part).values)
-
-
-def zarr_arrays(scan: xr.Dataset) -> list[zarr.Array[Any]]:
-    found = []
-    for image in scan.data_vars.values():
-        data = image.variable._data
-        while not hasattr(data, "zarr_array"):
-            data = data.array
-        found.append(data.zarr_array())
-    return found
 
 
 def test_the_same_values_with_and_without_dask(store: Path, client: Client) -> None:
