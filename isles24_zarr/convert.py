@@ -218,7 +218,7 @@ def convert(
             if job:
                 jobs.append(job)
         if jobs or outdated or not is_complete(zarr_store, dictionary):
-            with _client_for(jobs, target, client, workers) as running, contextlib.ExitStack() as stack:
+            with _client_for(jobs, client, workers) as running, contextlib.ExitStack() as stack:
                 # nothing is changed for a cluster that cannot do the work
                 for job in jobs if overwrite else ():
                     remove(zarr_store, job.subject.name)
@@ -311,14 +311,12 @@ def _check_target(target: Target) -> OldStoreError | None:
 
 
 @contextlib.contextmanager
-def _client_for(
-    jobs: Sequence[Job], target: Target, client: Client | None, workers: int | None
-) -> Iterator[Client | None]:
+def _client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) -> Iterator[Client | None]:
     """Give a client where there is anything for workers to do."""
     from isles24_zarr.cluster import dask_client
 
     if any(job.plan.arrays for job in jobs):
-        with dask_client(client, workers, target.url) as running:
+        with dask_client(client, workers) as running:
             yield running
     else:
         yield None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,10 +20,12 @@ from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
     NotAStoreError,
+    StoreAccessError,
     StoreDamageError,
     StoreWriteError,
     UnknownNameError,
 )
+from isles24_zarr.options import bucket_options, own_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,6 +103,18 @@ def _icechunk() -> Any:
     return icechunk
 
 
+_BUCKET: Final = {
+    "region": "region",
+    "endpoint": "endpoint_url",
+    "access_key_id": "access_key_id",
+    "secret_access_key": "secret_access_key",
+    "session_token": "session_token",
+    "skip_signature": "anonymous",
+    "request_payer": "requester_pays",
+}
+"""What Icechunk calls the options of obstore that it has as well."""
+
+
 def storage(place: Place, options: Mapping[str, Any]) -> Any:
     """Return where a repository is kept, for Icechunk.
 
@@ -108,27 +123,42 @@ def storage(place: Place, options: Mapping[str, Any]) -> Any:
     place
         The repository.
     options
-        As for s3fs: ``endpoint_url``, ``key``, ``secret``, ``token``, ``anon``, and ``client_kwargs`` with
-        ``region_name``; what is not given comes from the environment.
+        As for a store in S3, see `options.bucket_options`; what is not given comes from the environment.
+
+    Raises
+    ------
+    StoreAccessError
+        Icechunk has no such option.
     """
     icechunk_ = _icechunk()
     if not place.in_bucket:
         return icechunk_.local_filesystem_storage(place.root)
     bucket, _, prefix = place.root.partition("/")
-    further = options.get("client_kwargs", {})
-    endpoint = options.get("endpoint_url") or further.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
-    keys = {"access_key_id": "key", "secret_access_key": "secret", "session_token": "token"}
-    given = {name: options[option] for name, option in keys.items() if options.get(option)}
-    if options.get("anon"):
-        given["anonymous"] = True
+    found = bucket_options("s3", own_options("s3://", options), os.environ)
+    client, profile = found.pop("client_options"), found.pop("profile", None)
+    if unknown := found.keys() - _BUCKET.keys():
+        raise StoreAccessError(place.url, f"an option is unknown to Icechunk ({', '.join(sorted(unknown))})")
+    given = {_BUCKET[name]: value for name, value in found.items()}
+    given.setdefault("endpoint_url", os.environ.get("AWS_ENDPOINT_URL"))
+    if profile:
+        given["get_credentials"] = functools.partial(_credentials, profile)
+    elif not given.keys() & {"access_key_id", "anonymous"}:
+        given["from_env"] = True
     return icechunk_.s3_storage(
         bucket=bucket,
         prefix=prefix or None,
-        region=further.get("region_name"),
-        endpoint_url=endpoint,
-        allow_http=bool(endpoint and endpoint.startswith("http://")),
-        force_path_style=bool(endpoint),
-        **(given or {"from_env": True}),
+        allow_http=bool(client.get("allow_http")),
+        force_path_style=bool(given["endpoint_url"]),
+        **given,
+    )
+
+
+def _credentials(profile: str) -> Any:
+    from isles24_zarr.obstores import credentials_of
+
+    found = credentials_of(profile)()
+    return _icechunk().S3StaticCredentials(
+        found["access_key_id"], found["secret_access_key"], found["token"], found["expires_at"]
     )
 
 

@@ -37,7 +37,7 @@ def moto_server(log: Path) -> Iterator[int]:
 
 
 def s3_client(port: int) -> Any:
-    """Return an S3 client that shares nothing with fsspec."""
+    """Return an S3 client that shares nothing with obstore."""
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -46,17 +46,6 @@ def s3_client(port: int) -> Any:
         region_name="us-east-1",
         config=Config(retries={"max_attempts": 5}),
     )
-
-
-def obstore_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return what obstore calls the options of s3fs."""
-    return {
-        "access_key_id": options["key"],
-        "secret_access_key": options["secret"],
-        "endpoint": options["endpoint_url"],
-        "region": "us-east-1",
-        "client_options": {"allow_http": True},
-    }
 
 
 @dataclasses.dataclass(frozen=True)
