@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 KEYS = {"key": "testing", "secret": "testing"}
 
 _ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>injected</Message></Error>"
-ANSWERS = {"500": (500, b"InternalError"), "503": (503, b"SlowDown"), "403": (403, b"AccessDenied")}
+ANSWERS = {
+    "301": (301, b"PermanentRedirect"),
+    "403": (403, b"AccessDenied"),
+    "500": (500, b"InternalError"),
+    "503": (503, b"SlowDown"),
+}
 
 
 @contextlib.contextmanager
@@ -60,8 +65,8 @@ class Request:
 class Proxy(ThreadingHTTPServer):
     """Hands requests on to a server; `fault` may name what is to go wrong with one.
 
-    ``"500"``, ``"503"``, ``"403"``: the server never sees it. ``"lost"``: it does, and the answer is an error all the
-    same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays.
+    ``"500"``, ``"503"``, ``"403"``, ``"301"``: the server never sees it. ``"lost"``: it does, the answer is an error
+    all the same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays.
     ``"broken"``: it stops halfway, and the connection ends. ``"refused"``: the connection ends without a word.
     """
 

@@ -9,6 +9,7 @@ import datetime as dt
 import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import nibabel as nib
 import numpy as np
 import pytest
@@ -27,15 +29,16 @@ import isles24_zarr
 from isles24_zarr.dataset import read_path
 from isles24_zarr.errors import (
     DestinationError,
+    MissingExtraError,
     NotAStoreError,
-    OptionError,
+    SourceNotFoundError,
     StoreAccessError,
     StoreDamageError,
     StoreLockedError,
     StoreWriteError,
 )
+from isles24_zarr.lease import Lease
 from isles24_zarr.objects import Target, listed_keys
-from isles24_zarr.options import options_from_texts
 from tests.oracle import assert_identical_stores, images_below, scaling_of, stored_voxels
 
 pytest.importorskip("obstore")
@@ -201,6 +204,19 @@ def test_a_release_in_s3_is_the_one_on_disk(
     assert [each.message for each in report.problems] == ["is in the release and not in the store"] * 14
 
 
+def test_an_archive_in_s3_is_read(
+    s3: Any, bucket: str, few_files: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+) -> None:
+    shutil.make_archive(str(tmp_path / "train"), "zip", few_files.parent, "train")
+    s3.put_object(Bucket=bucket, Key="deep/train.zip", Body=(tmp_path / "train.zip").read_bytes())
+    archive, target, given = f"s3://{bucket}/deep/train.zip", tmp_path / "x.zarr", {"s3": options}
+    assert isles24_zarr.convert(f"zip://train::{archive}", target, client=client, storage_options=given, **FEW).ok
+    assert_identical_stores(few, target)
+    assert len(isles24_zarr.scan(f"zip://::{archive}", given).images) == len(images_below(few_files))
+    with pytest.raises(SourceNotFoundError, match="is read as it is, or out of an archive"):
+        isles24_zarr.scan(f"simplecache::s3://{bucket}/deep", options)
+
+
 def test_headers_are_read_by_themselves(s3: Any, bucket: str, release: Path, proxy: Proxy) -> None:
     upload(s3, release / "raw_data", bucket, "train/raw_data")
     s3.put_object(Bucket=bucket, Key=f"train/raw_data/{S}/ses-01/{S}_ses-01_ncct.nii", Body=bytes(10**7))
@@ -268,6 +284,45 @@ def test_the_command_line(converted: str, options: dict[str, Any], store: Path) 
     }
     done = run("verify", converted, "--fast", **by_environment)
     assert (done.returncode, "no problems" in done.stdout) == (0, True), done.stderr
+
+
+def test_s3_means_obstore_whatever_fsspec_has(
+    converted: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = fsspec.get_filesystem_class("memory")
+    for scheme in ("s3", "s3a"):
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, registered)
+    for url in (converted, converted.replace("s3", "s3a", 1)):
+        assert isles24_zarr.open_cohort(url, storage_options=options).isles.subjects
+    assert fsspec.get_filesystem_class("s3") is registered
+
+
+def test_a_profile_gives_credentials(
+    converted: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "aws"
+    folder.mkdir()
+    (folder / "config").write_text("[profile stroke]\nregion = eu-central-1\n[profile bare]\n")
+    (folder / "credentials").write_text("[stroke]\naws_access_key_id = FROMFILE\naws_secret_access_key = s\n")
+    for name, value in environment(
+        AWS_CONFIG_FILE=str(folder / "config"), AWS_SHARED_CREDENTIALS_FILE=str(folder / "credentials")
+    ).items():
+        monkeypatch.setenv(name, value)
+    place = {"endpoint_url": proxy.options["endpoint_url"]}
+    isles24_zarr.open_cohort(converted, storage_options={**place, "profile": "stroke"})
+    monkeypatch.setenv("AWS_PROFILE", "stroke")
+    isles24_zarr.open_cohort(converted, storage_options=place)
+    signed = {each.headers["authorization"] for each in proxy.requests}
+    assert all("Credential=FROMFILE/" in each and "/eu-central-1/" in each for each in signed)
+    for name, told in {
+        "none": r"there are no credentials for it \(.*none",
+        "bare": "'bare' has no credentials",
+    }.items():
+        with pytest.raises(StoreAccessError, match=told):
+            isles24_zarr.open_cohort(converted, storage_options={**place, "profile": name})
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(MissingExtraError, match="'other': needs boto3: pip install boto3"):
+        isles24_zarr.open_cohort(converted, storage_options={**place, "profile": "other"})
 
 
 # --- how many requests ---
@@ -396,7 +451,9 @@ def test_places_out_of_reach_are_told_of_in_one_line(
         "there are no credentials": {"endpoint_url": options["endpoint_url"]},
         "its server cannot be reached": deaf,
         "access is refused": proxy.options,
-        "an option is unknown": {**options, "endpont": 1},
+        r"an option is unknown \(Configuration key: 'endpont'": {**options, "endpont": 1},
+        r"an option is unknown \(.*'client_kwargs.verify'": {**options, "client_kwargs": {"verify": False}},
+        "an option has a value that cannot be used": {**options, "retry_config": {"max_retries": "many"}},
     }
     for what, told in cases.items():
         for call in (
@@ -412,10 +469,9 @@ def test_places_out_of_reach_are_told_of_in_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {place}: there are no credentials")
     assert done.stderr.count("\n") == 1
-    for wrong in ("anon", "=1", "a..b=1"):
-        with pytest.raises(OptionError, match="is not a name and a value"):
-            options_from_texts([wrong])
-    assert options_from_texts(["anon=true", "a.b=1", "a.c=x"]) == {"anon": True, "a": {"b": 1, "c": "x"}}
+    proxy.fault = lambda _: "301"
+    with pytest.raises(StoreAccessError, match="it is in another region; give the option region"):
+        isles24_zarr.open_cohort(place, storage_options=proxy.options)
     nowhere = "s3://no-such-bucket-anywhere/x.zarr"
     with pytest.raises(StoreAccessError, match="there is no such bucket"):
         isles24_zarr.open_cohort(nowhere, storage_options=options)
@@ -449,6 +505,20 @@ def test_a_lock_is_respected_until_it_runs_out(
         s3.put_object(Bucket=bucket, Key=key, Body=old)
         assert isles24_zarr.convert(release, place, client=client, storage_options=options, **FEW).ok
         assert key not in keys(s3, bucket, "x.zarr")
+
+
+def test_of_two_that_take_over_a_lock_one_has_it(s3: Any, bucket: str, proxy: Proxy) -> None:
+    key, taken = f"x.zarr/{LOCK}", lock("other", until=dt.timedelta(minutes=4))
+    s3.put_object(Bucket=bucket, Key=key, Body=lock("gone", until=dt.timedelta(seconds=-1)))
+
+    def forestall(request: Request) -> None:
+        if "if-match" in request.headers:
+            s3.put_object(Bucket=bucket, Key=key, Body=taken)
+
+    proxy.fault = forestall
+    with pytest.raises(StoreLockedError, match="has just begun to write into it"):
+        Lease(f"s3://{bucket}/x.zarr", proxy.options).take()
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == taken
 
 
 def test_the_lock_is_made_by_a_conditional_put(bucket: str, release: Path, proxy: Proxy, client: Client) -> None:
