@@ -99,7 +99,7 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     source
         A folder, an archive (zip, tar, 7z) or any fsspec URL.
     storage_options
-        For fsspec, where the source is a URL.
+        Options for it, where it is a URL.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def convert(
         An Icechunk repository to commit to as well, one commit a subject: a folder, ``s3://bucket/prefix``, or a URL as
         ``open_scan`` takes it, for another branch than main. It is made if need be. Extra ``icechunk``.
     storage_options
-        For fsspec, for those of source and store that are URLs; for Icechunk likewise.
+        Options for those of source, store and repository that are URLs.
     spool
         A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
         workers must see it.

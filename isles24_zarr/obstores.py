@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 from obstore.fsspec import BufferedFile, FsspecStore
 
-from isles24_zarr.errors import MissingExtraError
+from isles24_zarr.options import session_of
 
 _LEAST_BLOCK_BYTES: Final = 2**16
 
@@ -30,7 +30,10 @@ class BucketFiles(FsspecStore):  # type: ignore[misc]
 
     def __init__(self, *, profile: str = "", **options: Any) -> None:
         if profile:
-            options["credential_provider"] = credentials_of(profile)
+            session = session_of(profile)
+            from obstore.auth.boto3 import Boto3CredentialProvider  # where boto3 is
+
+            options["credential_provider"] = Boto3CredentialProvider(session)
         super().__init__(self.scheme, **options)
 
     def bucket(self, path: str) -> tuple[Any, str]:
@@ -133,16 +136,3 @@ FILES: Final = {kind.scheme: kind for kind in (S3Files, GsFiles, AzFiles)}
 
 def _version(told: Any) -> dict[str, str]:
     return {name: told[name] for name in ("e_tag", "version") if told.get(name)}
-
-
-def credentials_of(profile: str) -> Any:
-    """Return what finds the credentials of a profile in ``~/.aws``, called again when they run out."""
-    try:
-        import boto3
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError as error:
-        raise MissingExtraError(f"the profile {profile!r}", "needs boto3: pip install boto3") from error
-    session = boto3.Session(profile_name=profile)
-    if session.get_credentials() is None:
-        raise PermissionError(f"the profile {profile!r} has no credentials")
-    return Boto3CredentialProvider(session)

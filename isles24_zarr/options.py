@@ -10,7 +10,7 @@ import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.errors import OptionError
+from isles24_zarr.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,30 +41,14 @@ _ENDPOINTS: Final = {
 }
 """Where the address of a server may stand: among the options, and in the environment."""
 
-_CLIENT: Final = frozenset(
-    [
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "default_content_type",
-        "default_headers",
-        "http1_only",
-        "http2_keep_alive_interval",
-        "http2_keep_alive_timeout",
-        "http2_keep_alive_while_idle",
-        "http2_only",
-        "pool_idle_timeout",
-        "pool_max_idle_per_host",
-        "proxy_ca_certificate",
-        "proxy_excludes",
-        "proxy_url",
-        "randomize_addresses",
-        "read_timeout",
-        "root_certificate",
-        "timeout",
-        "user_agent",
-    ]
-)
+_CLIENT: Final = frozenset({
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "default_headers",
+    "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "http2_only",
+    "pool_idle_timeout", "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
+    "randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent",
+})  # fmt: skip
+"""Options of the connection: among others, obstore panics at them."""
+
 _RETRY: Final = frozenset({"backoff", "max_retries", "retry_timeout"})
 
 _PATIENCE: Final = {"timeout": "10min", "read_timeout": "1min"}
@@ -182,6 +166,18 @@ def bucket_options(service: str, options: Mapping[str, Any], environment: Mappin
     if service == "s3" and profile and not elsewhere and not environment.get("AWS_ACCESS_KEY_ID"):
         found.setdefault("profile", profile)
     return {**found, "client_options": client, **({"retry_config": retry} if retry else {})}
+
+
+def session_of(profile: str) -> Any:
+    """Return the session of boto3 for a profile of ``~/.aws``, which has credentials."""
+    try:
+        import boto3
+    except ImportError as error:
+        raise MissingExtraError(f"the profile {profile!r}", "needs boto3: pip install boto3") from error
+    session = boto3.Session(profile_name=profile)
+    if session.get_credentials() is None:
+        raise PermissionError(f"the profile {profile!r} has no credentials")
+    return session
 
 
 def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

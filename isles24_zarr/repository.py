@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import functools
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from zarr.storage import WrapperStore
 
+from isles24_zarr.access import access_errors
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
@@ -25,7 +27,7 @@ from isles24_zarr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
-from isles24_zarr.options import bucket_options, own_options
+from isles24_zarr.options import bucket_options, own_options, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,7 +114,10 @@ _BUCKET: Final = {
     "skip_signature": "anonymous",
     "request_payer": "requester_pays",
 }
-"""What Icechunk calls the options of obstore that it has as well."""
+"""What Icechunk calls the options of obstore that it has as well; how long it waits is its own affair."""
+
+_CREDENTIALS_LAST: Final = dt.timedelta(minutes=30)
+"""After which a profile is asked again."""
 
 
 def storage(place: Place, options: Mapping[str, Any]) -> Any:
@@ -134,32 +139,32 @@ def storage(place: Place, options: Mapping[str, Any]) -> Any:
     if not place.in_bucket:
         return icechunk_.local_filesystem_storage(place.root)
     bucket, _, prefix = place.root.partition("/")
-    found = bucket_options("s3", own_options("s3://", options), os.environ)
+    own = {"endpoint": os.environ.get("AWS_ENDPOINT_URL"), **own_options("s3://", options)}
+    found = bucket_options("s3", own, {})
     client, profile = found.pop("client_options"), found.pop("profile", None)
+    found.pop("retry_config", None)
     if unknown := found.keys() - _BUCKET.keys():
         raise StoreAccessError(place.url, f"an option is unknown to Icechunk ({', '.join(sorted(unknown))})")
     given = {_BUCKET[name]: value for name, value in found.items()}
-    given.setdefault("endpoint_url", os.environ.get("AWS_ENDPOINT_URL"))
     if profile:
+        with access_errors(place.url):
+            given.setdefault("region", session_of(profile).region_name)
         given["get_credentials"] = functools.partial(_credentials, profile)
-    elif not given.keys() & {"access_key_id", "anonymous"}:
+    elif not (given.get("anonymous") or "access_key_id" in given):
         given["from_env"] = True
     return icechunk_.s3_storage(
         bucket=bucket,
         prefix=prefix or None,
         allow_http=bool(client.get("allow_http")),
-        force_path_style=bool(given["endpoint_url"]),
+        force_path_style="endpoint_url" in given,
         **given,
     )
 
 
 def _credentials(profile: str) -> Any:
-    from isles24_zarr.obstores import credentials_of
-
-    found = credentials_of(profile)()
-    return _icechunk().S3StaticCredentials(
-        found["access_key_id"], found["secret_access_key"], found["token"], found["expires_at"]
-    )
+    found = session_of(profile).get_credentials().get_frozen_credentials()
+    until = dt.datetime.now(dt.UTC) + _CREDENTIALS_LAST
+    return _icechunk().S3StaticCredentials(found.access_key, found.secret_key, found.token, until)
 
 
 def opened_version(url: str, options: Mapping[str, Any]) -> Store:

@@ -256,9 +256,16 @@ def test_a_repository_in_a_bucket(
     assert isles24_zarr.open_cohort(url, storage_options={"s3": own}).isles.subjects == subjects(str(store))
     with pytest.raises(StoreAccessError, match=r"an option is unknown to Icechunk \(endpont\)"):
         isles24_zarr.open_cohort(url, storage_options={**own, "endpont": 1})
+    with pytest.raises(StoreAccessError, match="there are no credentials for it"):
+        isles24_zarr.open_cohort(url, storage_options={"profile": "none"})
     (tmp_path / "credentials").write_text("[stroke]\naws_access_key_id = a\naws_secret_access_key = b\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    profile = {"endpoint_url": bucket["endpoint_url"], "region": "us-east-1", "profile": "stroke"}
+    profile = {
+        "endpoint_url": bucket["endpoint_url"],
+        "region": "us-east-1",
+        "profile": "stroke",
+        "retry_config": {"max_retries": 3},
+    }
     assert isles24_zarr.open_cohort(url, storage_options=profile).isles.subjects == subjects(str(store))
 
 
