@@ -83,6 +83,8 @@ class BucketFiles(FsspecStore):  # type: ignore[misc]
         return bytes(await answer.bytes_async())
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+        if not self._split_path(path)[1]:  # the bucket itself, which is no object
+            return {"name": path, "size": 0, "type": "directory"}
         found = await super()._info(path)
         return {**found, "name": path, "ETag": found.get("e_tag")}
 
