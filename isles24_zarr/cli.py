@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
 
 import typer
 
-from isles24_zarr.access import options_from_texts
 from isles24_zarr.console import (
     check_working_folder,
     err,
@@ -31,6 +30,7 @@ from isles24_zarr.console import (
     tell_problems,
 )
 from isles24_zarr.errors import Isles24Error, RequestError
+from isles24_zarr.options import options_from_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

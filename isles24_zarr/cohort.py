@@ -45,7 +45,7 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     store
         A folder or URL that `convert` wrote.
     storage_options
-        For fsspec, where it is a URL.
+        Options for it, where it is a URL.
 
     Returns
     -------

@@ -99,7 +99,7 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     source
         A folder, an archive (zip, tar, 7z) or any fsspec URL.
     storage_options
-        For fsspec, where the source is a URL.
+        Options for it, where it is a URL.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def convert(
         An Icechunk repository to commit to as well, one commit a subject: a folder, ``s3://bucket/prefix``, or a URL as
         ``open_scan`` takes it, for another branch than main. It is made if need be. Extra ``icechunk``.
     storage_options
-        For fsspec, for those of source and store that are URLs; for Icechunk likewise.
+        Options for those of source, store and repository that are URLs.
     spool
         A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
         workers must see it.
@@ -218,7 +218,7 @@ def convert(
             if job:
                 jobs.append(job)
         if jobs or outdated or not is_complete(zarr_store, dictionary):
-            with _client_for(jobs, target, client, workers) as running, contextlib.ExitStack() as stack:
+            with _client_for(jobs, client, workers) as running, contextlib.ExitStack() as stack:
                 # nothing is changed for a cluster that cannot do the work
                 for job in jobs if overwrite else ():
                     remove(zarr_store, job.subject.name)
@@ -311,14 +311,12 @@ def _check_target(target: Target) -> OldStoreError | None:
 
 
 @contextlib.contextmanager
-def _client_for(
-    jobs: Sequence[Job], target: Target, client: Client | None, workers: int | None
-) -> Iterator[Client | None]:
+def _client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) -> Iterator[Client | None]:
     """Give a client where there is anything for workers to do."""
     from isles24_zarr.cluster import dask_client
 
     if any(job.plan.arrays for job in jobs):
-        with dask_client(client, workers, target.url) as running:
+        with dask_client(client, workers) as running:
             yield running
     else:
         yield None

@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 from zarr.storage import LocalStore
 
-from isles24_zarr.access import OBSTORE
 from isles24_zarr.arrays import (
     ONLY_CHUNK,
     StoredArray,
@@ -41,6 +40,7 @@ from isles24_zarr.objects import (
     read_objects,
     read_root,
 )
+from isles24_zarr.options import service_of
 from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.remote import RemoteStore
 from isles24_zarr.vocabulary import IMAGES
@@ -258,7 +258,7 @@ def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, An
     opened = Target.of(store, storage_options).opened(read_only=True)
     if isinstance(opened, RemoteStore):
         files = getattr(opened.fs, "sync_fs", opened.fs)
-        library = "obstore" if opened.url.startswith(OBSTORE) else f"{type(files).__name__} of fsspec"
+        library = "obstore" if service_of(opened.url) else f"{type(files).__name__} of fsspec"
         return f"zarr-python, in merged ranges through {library}"
     if isinstance(opened, LocalStore):
         return "threads that unpack shards of this machine"

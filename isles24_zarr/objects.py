@@ -55,9 +55,9 @@ class Target:
     Parameters
     ----------
     url
-        An absolute path, an fsspec URL, or that of a version of an Icechunk repository (see `repository`).
+        An absolute path, a URL, or that of a version of an Icechunk repository (see `repository`).
     storage_options
-        For fsspec.
+        For a URL, see `options`.
     """
 
     url: str
@@ -83,7 +83,7 @@ class Target:
         NotAStoreError
             It is a file, or there is no file system for its URL.
         DestinationError
-            It is to be written, and is a version of an Icechunk repository or on no object store.
+            It is to be written, and is a version of an Icechunk repository, or in no bucket.
         StoreAccessError
             Its server is out of reach.
         """

@@ -4,73 +4,59 @@ from __future__ import annotations
 
 import asyncio
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore
 
-from isles24_zarr.access import (
-    access_errors,
-    filesystem_of,
-    is_there,
-    make_folder,
-    own_instance,
-    put_by_renaming,
-    refusal,
-    url_options,
-    writes_whole,
-    writing_refusal,
-)
+from isles24_zarr.access import access_errors, filesystem_of, refusal
 from isles24_zarr.errors import DestinationError, StoreAccessError
+from isles24_zarr.options import service_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from zarr.core.buffer import Buffer
 
-_LEAST_SECONDS: Final = 180.0
-_LEAST_BYTES_PER_SECOND: Final = 100_000
-"""Time for one object, with all tries of it: aiohttp itself would wait for the leave to send one, ``100``, forever."""
-
 
 class RemoteStore(FsspecStore):
-    """A store on any fsspec file system.
+    """A store in a bucket; or, for reading alone, on any file system of fsspec.
 
-    An object appears whole or not at all. Object stores see to that; elsewhere it gets its name when it is complete, as
-    in a folder, so that of an interrupted write no more is left than a file that nobody reads.
+    In a bucket an object appears whole or not at all.
     """
 
     url = ""
     options: Mapping[str, Any] = MappingProxyType({})
-    folders: frozenset[str] = frozenset()
-    """Those that this store has made, or found, below its root."""
 
     @classmethod
     def at(cls, url: str, options: Mapping[str, Any], *, read_only: bool) -> RemoteStore:
-        """Make a store of a URL; nothing is asked of an object store yet.
+        """Make a store of a URL; nothing is asked of its server yet.
 
         Parameters
         ----------
         url, options
-            For fsspec.
+            As for `access.filesystem_of`.
         read_only
             Refuse to write.
 
         Raises
         ------
         DestinationError
-            It is to be written, and its file system can do neither.
+            It is to be written, and is in no bucket.
         """
+        if not read_only and service_of(url) is None:
+            raise DestinationError(
+                url,
+                "no store is written there, only into a folder or a bucket (s3://, gs://, az://); mount the place, or "
+                "convert on its machine",
+            )
         with access_errors(url):
             files, path = filesystem_of(url, options)
-            if not read_only and (why := writing_refusal(url, files)):
-                raise DestinationError(url, why)
-            if files.async_impl and (read_only or writes_whole(files)):
-                plain = FsspecStore.from_url(url, storage_options=url_options(url, options), read_only=read_only)
-                files, path = plain.fs, plain.path
-            else:  # as FTP: it blocks, and knows one call at a time on a connection
-                own = own_instance(files)
-                files = AsyncFileSystemWrapper(own, asynchronous=True, semaphore=asyncio.Semaphore(1))
+            # what blocks, as FTP, knows one call at a time on a connection
+            own = {"asynchronous": True} if files.async_impl else {"skip_instance_cache": True}
+            files = type(files)(*files.storage_args, **files.storage_options, **own)
+            if not files.async_impl:
+                files = AsyncFileSystemWrapper(files, asynchronous=True, semaphore=asyncio.Semaphore(1))
         store = cls(fs=files, path=path, read_only=read_only)
         store.url, store.options = url.rstrip("/"), dict(options)
         return store
@@ -116,41 +102,16 @@ class RemoteStore(FsspecStore):
             return await super().get_partial_values(*args, **options)
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:  # noqa: D102
-        seconds = _LEAST_SECONDS + len(value) / _LEAST_BYTES_PER_SECOND
         with access_errors(self.url, writing=True):
-            async with asyncio.timeout(seconds):
-                if writes_whole(self.fs):
-                    await super().set(key, value, byte_range)
-                else:
-                    await self._blocking(self._put, key, value.to_bytes())
-
-    async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of the file system, where that writes in place, and so is one that blocks."""
-        async with self.fs.semaphore:
-            return await asyncio.to_thread(function, self.fs.sync_fs, *arguments)
-
-    def _put(self, files: Any, key: str, data: bytes) -> None:
-        above = key.split("/")[:-1]
-        for folder in ("/".join(above[:depth]) for depth in range(1, len(above) + 1)):
-            if folder not in self.folders:
-                make_folder(files, f"{self.path}/{folder}")
-                self.folders |= {folder}
-        put_by_renaming(files, f"{self.path}/{key}", data)
+            await super().set(key, value, byte_range)
 
     async def delete(self, key: str) -> None:  # noqa: D102
         with access_errors(self.url, writing=True):
-            if await self._may_be_there(key):
-                await super().delete(key)
-
-    async def _may_be_there(self, path: str) -> bool:
-        """Look first where it is an error to delete what is not there, and no library tells it from others."""
-        return writes_whole(self.fs) or await self._blocking(is_there, f"{self.path}/{path}")
+            await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:  # noqa: D102
-        self.folders = frozenset()  # where there are folders, they go too
         with access_errors(self.url, writing=True):
-            if await self._may_be_there(prefix):
-                await super().delete_dir(prefix)
+            await super().delete_dir(prefix)
 
     async def exists(self, key: str) -> bool:  # noqa: D102
         with access_errors(self.url):

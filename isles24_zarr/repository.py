@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,14 +17,17 @@ from urllib.parse import parse_qsl, urlencode
 
 from zarr.storage import WrapperStore
 
+from isles24_zarr.access import access_errors
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
     NotAStoreError,
+    StoreAccessError,
     StoreDamageError,
     StoreWriteError,
     UnknownNameError,
 )
+from isles24_zarr.options import bucket_options, own_options, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,6 +105,21 @@ def _icechunk() -> Any:
     return icechunk
 
 
+_BUCKET: Final = {
+    "region": "region",
+    "endpoint": "endpoint_url",
+    "access_key_id": "access_key_id",
+    "secret_access_key": "secret_access_key",
+    "session_token": "session_token",
+    "skip_signature": "anonymous",
+    "request_payer": "requester_pays",
+}
+"""What Icechunk calls the options of obstore that it has as well; how long it waits is its own affair."""
+
+_CREDENTIALS_LAST: Final = dt.timedelta(minutes=30)
+"""After which a profile is asked again."""
+
+
 def storage(place: Place, options: Mapping[str, Any]) -> Any:
     """Return where a repository is kept, for Icechunk.
 
@@ -108,28 +128,43 @@ def storage(place: Place, options: Mapping[str, Any]) -> Any:
     place
         The repository.
     options
-        As for s3fs: ``endpoint_url``, ``key``, ``secret``, ``token``, ``anon``, and ``client_kwargs`` with
-        ``region_name``; what is not given comes from the environment.
+        As for a store in S3, see `options.bucket_options`; what is not given comes from the environment.
+
+    Raises
+    ------
+    StoreAccessError
+        Icechunk has no such option.
     """
     icechunk_ = _icechunk()
     if not place.in_bucket:
         return icechunk_.local_filesystem_storage(place.root)
     bucket, _, prefix = place.root.partition("/")
-    further = options.get("client_kwargs", {})
-    endpoint = options.get("endpoint_url") or further.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
-    keys = {"access_key_id": "key", "secret_access_key": "secret", "session_token": "token"}
-    given = {name: options[option] for name, option in keys.items() if options.get(option)}
-    if options.get("anon"):
-        given["anonymous"] = True
+    own = {"endpoint": os.environ.get("AWS_ENDPOINT_URL"), **own_options("s3://", options)}
+    found = bucket_options("s3", own, {})
+    client, profile = found.pop("client_options"), found.pop("profile", None)
+    found.pop("retry_config", None)
+    if unknown := found.keys() - _BUCKET.keys():
+        raise StoreAccessError(place.url, f"an option is unknown to Icechunk ({', '.join(sorted(unknown))})")
+    given = {_BUCKET[name]: value for name, value in found.items()}
+    if profile:
+        with access_errors(place.url):
+            given.setdefault("region", session_of(profile).region_name)
+        given["get_credentials"] = functools.partial(_credentials, profile)
+    elif not (given.get("anonymous") or "access_key_id" in given):
+        given["from_env"] = True
     return icechunk_.s3_storage(
         bucket=bucket,
         prefix=prefix or None,
-        region=further.get("region_name"),
-        endpoint_url=endpoint,
-        allow_http=bool(endpoint and endpoint.startswith("http://")),
-        force_path_style=bool(endpoint),
-        **(given or {"from_env": True}),
+        allow_http=bool(client.get("allow_http")),
+        force_path_style="endpoint_url" in given,
+        **given,
     )
+
+
+def _credentials(profile: str) -> Any:
+    found = session_of(profile).get_credentials().get_frozen_credentials()
+    until = dt.datetime.now(dt.UTC) + _CREDENTIALS_LAST
+    return _icechunk().S3StaticCredentials(found.access_key, found.secret_key, found.token, until)
 
 
 def opened_version(url: str, options: Mapping[str, Any]) -> Store:

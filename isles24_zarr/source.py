@@ -60,7 +60,7 @@ class Source:
     url
         An absolute path or an fsspec URL.
     storage_options
-        For fsspec.
+        For a URL, see `options`.
     streamed
         It is an archive that can only be read from front to back, on this machine.
     held

@@ -102,7 +102,7 @@ def check_memory(client: Client | None, store: str) -> None:
         raise DestinationError(
             store,
             "is in the memory of this process, which workers do not see; give a client whose workers are threads, "
-            "Client(processes=False), or a folder or URL",
+            "Client(processes=False)",
         )
 
 

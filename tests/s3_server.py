@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 KEYS = {"key": "testing", "secret": "testing"}
 
 _ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>injected</Message></Error>"
-ANSWERS = {"500": (500, b"InternalError"), "503": (503, b"SlowDown"), "403": (403, b"AccessDenied")}
+ANSWERS = {
+    "301": (301, b"PermanentRedirect"),
+    "403": (403, b"AccessDenied"),
+    "500": (500, b"InternalError"),
+    "503": (503, b"SlowDown"),
+}
 
 
 @contextlib.contextmanager
@@ -37,7 +42,7 @@ def moto_server(log: Path) -> Iterator[int]:
 
 
 def s3_client(port: int) -> Any:
-    """Return an S3 client that shares nothing with fsspec."""
+    """Return an S3 client that shares nothing with obstore."""
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -46,17 +51,6 @@ def s3_client(port: int) -> Any:
         region_name="us-east-1",
         config=Config(retries={"max_attempts": 5}),
     )
-
-
-def obstore_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return what obstore calls the options of s3fs."""
-    return {
-        "access_key_id": options["key"],
-        "secret_access_key": options["secret"],
-        "endpoint": options["endpoint_url"],
-        "region": "us-east-1",
-        "client_options": {"allow_http": True},
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +65,8 @@ class Request:
 class Proxy(ThreadingHTTPServer):
     """Hands requests on to a server; `fault` may name what is to go wrong with one.
 
-    ``"500"``, ``"503"``, ``"403"``: the server never sees it. ``"lost"``: it does, and the answer is an error all the
-    same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays.
+    ``"500"``, ``"503"``, ``"403"``, ``"301"``: the server never sees it. ``"lost"``: it does, the answer is an error
+    all the same. ``"slow"``: the answer comes in drops. ``"stalled"``: it stops halfway, and the connection stays.
     ``"broken"``: it stops halfway, and the connection ends. ``"refused"``: the connection ends without a word.
     """
 

@@ -16,8 +16,9 @@ PACKAGE = Path(isles24_zarr.__file__).parent
 
 ORDER = [
     "errors",
-    "access",
+    "options",
     "obstores",
+    "access",
     "vocabulary",
     "grid",
     "release",

@@ -9,6 +9,7 @@ import datetime as dt
 import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,28 +18,30 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import nibabel as nib
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import FsspecStore
+from zarr.storage import ObjectStore
 
 import isles24_zarr
-from isles24_zarr.access import options_from_texts
 from isles24_zarr.dataset import read_path
 from isles24_zarr.errors import (
     DestinationError,
+    MissingExtraError,
     NotAStoreError,
-    OptionError,
+    SourceNotFoundError,
     StoreAccessError,
     StoreDamageError,
     StoreLockedError,
     StoreWriteError,
 )
+from isles24_zarr.lease import Lease
 from isles24_zarr.objects import Target, listed_keys
 from tests.oracle import assert_identical_stores, images_below, scaling_of, stored_voxels
 
-pytest.importorskip("s3fs")
+pytest.importorskip("obstore")
 pytest.importorskip("moto.server")
 
 from tests.s3_server import (
@@ -50,7 +53,6 @@ from tests.s3_server import (
     every,
     keys,
     moto_server,
-    obstore_options,
     proxy_to,
     s3_client,
     upload,
@@ -66,9 +68,9 @@ if TYPE_CHECKING:
 S = "sub-stroke0001"
 FEW: dict[str, Any] = {"subjects": [S], "images": ["ncct", "ctp", "lesion_mask"], "progress": False}
 LOCK = "isles24-zarr.lock"
-HASTY = {"config_kwargs": {"read_timeout": 2, "retries": {"max_attempts": 3}}}
-"""So that stalled connections are given up early; how often is left to the libraries."""
-IMPATIENT = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+HASTY = {"read_timeout": 2}
+"""So that stalled connections are given up early; how often is left to the library."""
+IMPATIENT = {"retry_config": {"max_retries": 0}}
 """So that what fails for good does it soon."""
 
 
@@ -92,19 +94,6 @@ def proxy(server: int) -> Iterator[Proxy]:
 @pytest.fixture(scope="module")
 def options(server: int) -> dict[str, Any]:
     return {**KEYS, "endpoint_url": f"http://127.0.0.1:{server}"}
-
-
-@pytest.fixture(params=["s3", "obstore+s3"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    """The library by which S3 is reached."""
-    if request.param.startswith("obstore"):
-        pytest.importorskip("obstore")
-    return str(request.param)
-
-
-def both(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of s3fs for both libraries."""
-    return {"s3": options, "obstore+s3": obstore_options(options)}
 
 
 @pytest.fixture
@@ -165,8 +154,12 @@ def test_a_store_in_s3_is_that_on_disk_object_for_object(s3: Any, store: Path, c
 
 
 def test_zarr_python_and_nibabel_agree_on_what_is_in_s3(release: Path, converted: str, options: dict[str, Any]) -> None:
-    store = FsspecStore.from_url(converted, storage_options=options, read_only=True)
-    group = zarr.open_group(store, path=S, mode="r")
+    from obstore.store import S3Store
+
+    bucket, _, prefix = converted.removeprefix("s3://").partition("/")
+    place: dict[str, Any] = {"endpoint": options["endpoint_url"], "client_options": {"allow_http": True}}
+    place |= {"access_key_id": options["key"], "secret_access_key": options["secret"]}
+    group = zarr.open_group(ObjectStore(S3Store(bucket, prefix=prefix, **place)), path=S, mode="r")
     arrays = [node for _, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
     arrays = [array for array in arrays if "isles24_zarr" in array.attrs]
     assert len(arrays) == 18
@@ -176,11 +169,8 @@ def test_zarr_python_and_nibabel_agree_on_what_is_in_s3(release: Path, converted
 
 
 @pytest.mark.parametrize("chunks", ["auto", None], ids=["dask", "numpy"])
-def test_scans_are_read_bit_for_bit(
-    scheme: str, release: Path, converted: str, options: dict[str, Any], chunks: str | None
-) -> None:
-    place = converted.replace("s3", scheme, 1)
-    scan = isles24_zarr.open_scan(place, S, chunks=chunks, storage_options=both(options))
+def test_scans_are_read_bit_for_bit(release: Path, converted: str, options: dict[str, Any], chunks: str | None) -> None:
+    scan = isles24_zarr.open_scan(converted, S, chunks=chunks, storage_options=options)
     for name in scan.data_vars:
         path = release / scan[name].encoding["isles24_zarr"]["source"]["path"]
         wanted = stored_voxels(path)
@@ -199,11 +189,10 @@ def test_scans_are_read_bit_for_bit(
 
 
 def test_a_release_in_s3_is_the_one_on_disk(
-    scheme: str, s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+    s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
 ) -> None:
     upload(s3, release, bucket, "train")
-    options = both(options)
-    source = f"{scheme}://{bucket}/train"
+    source = f"s3://{bucket}/train"
     found = isles24_zarr.scan(source, options)
     assert len(found.images) == len(images_below(release))
     target = tmp_path / "x.zarr"
@@ -215,10 +204,23 @@ def test_a_release_in_s3_is_the_one_on_disk(
     assert [each.message for each in report.problems] == ["is in the release and not in the store"] * 14
 
 
-def test_headers_are_read_by_themselves(scheme: str, s3: Any, bucket: str, release: Path, proxy: Proxy) -> None:
+def test_an_archive_in_s3_is_read(
+    s3: Any, bucket: str, few_files: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+) -> None:
+    shutil.make_archive(str(tmp_path / "train"), "zip", few_files.parent, "train")
+    s3.put_object(Bucket=bucket, Key="deep/train.zip", Body=(tmp_path / "train.zip").read_bytes())
+    archive, target, given = f"s3://{bucket}/deep/train.zip", tmp_path / "x.zarr", {"s3": options}
+    assert isles24_zarr.convert(f"zip://train::{archive}", target, client=client, storage_options=given, **FEW).ok
+    assert_identical_stores(few, target)
+    assert len(isles24_zarr.scan(f"zip://::{archive}", given).images) == len(images_below(few_files))
+    with pytest.raises(SourceNotFoundError, match="is read as it is, or out of an archive"):
+        isles24_zarr.scan(f"simplecache::s3://{bucket}/deep", options)
+
+
+def test_headers_are_read_by_themselves(s3: Any, bucket: str, release: Path, proxy: Proxy) -> None:
     upload(s3, release / "raw_data", bucket, "train/raw_data")
     s3.put_object(Bucket=bucket, Key=f"train/raw_data/{S}/ses-01/{S}_ses-01_ncct.nii", Body=bytes(10**7))
-    isles24_zarr.scan(f"{scheme}://{bucket}/train", both(proxy.options))
+    isles24_zarr.scan(f"s3://{bucket}/train", proxy.options)
     ranges = [
         each.headers["range"].removeprefix("bytes=").split("-") for each in proxy.requests if "range" in each.headers
     ]
@@ -227,11 +229,10 @@ def test_headers_are_read_by_themselves(scheme: str, s3: Any, bucket: str, relea
 
 
 def test_resuming_verifying_and_exporting(
-    scheme: str, s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
+    s3: Any, bucket: str, release: Path, few: Path, options: dict[str, Any], client: Client, tmp_path: Path
 ) -> None:
     upload(s3, few, bucket, "x.zarr")
-    options = both(options)
-    store, common = f"{scheme}://{bucket}/x.zarr", {"client": client, "progress": False, "storage_options": options}
+    store, common = f"s3://{bucket}/x.zarr", {"client": client, "progress": False, "storage_options": options}
     assert isles24_zarr.convert(release, store, **FEW, client=client, storage_options=options).unchanged == (S,)
     assert isles24_zarr.verify(store, **common).ok
     isles24_zarr.export(store, tmp_path / "nifti", **common)
@@ -253,17 +254,17 @@ def test_resuming_verifying_and_exporting(
 
 
 def test_nothing_foreign_is_deleted(
-    scheme: str, s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
+    s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
 ) -> None:
     s3.put_object(Bucket=bucket, Key="foreign/notes.txt", Body=b"mine")
     s3.put_object(Bucket=bucket, Key=f"x.zarr-old/{S}/zarr.json", Body=b"{}")
     s3.put_object(Bucket=bucket, Key="other.zarr/zarr.json", Body=b'{"zarr_format": 3, "node_type": "group"}')
-    common = {"client": client, "overwrite": True, "storage_options": both(options), **FEW}
+    common = {"client": client, "overwrite": True, "storage_options": options, **FEW}
     for place in ("foreign", "other.zarr"):
         with pytest.raises(DestinationError, match="neither empty nor an isles24-zarr store"):
-            isles24_zarr.convert(release, f"{scheme}://{bucket}/{place}", **common)
+            isles24_zarr.convert(release, f"s3://{bucket}/{place}", **common)
     for _ in range(2):
-        assert isles24_zarr.convert(release, f"{scheme}://{bucket}/x.zarr", **common).converted == (S,)
+        assert isles24_zarr.convert(release, f"s3://{bucket}/x.zarr", **common).converted == (S,)
     assert keys(s3, bucket, "foreign") == ["foreign/notes.txt"]
     assert keys(s3, bucket, "x.zarr-old") == [f"x.zarr-old/{S}/zarr.json"]
     assert keys(s3, bucket, "other.zarr") == ["other.zarr/zarr.json"]
@@ -272,7 +273,7 @@ def test_nothing_foreign_is_deleted(
 def test_the_command_line(converted: str, options: dict[str, Any], store: Path) -> None:
     told = flags(options)
     document = json.loads(run("info", converted, "--json", *told).stdout)
-    assert document["read_by"] == "zarr-python, in merged ranges through S3FileSystem of fsspec"
+    assert document["read_by"] == "zarr-python, in merged ranges through obstore"
     assert len(document["subjects"]) == 3
     assert read_path(store) == "threads that unpack shards of this machine"
     # credentials and endpoint as all AWS tools have them
@@ -285,6 +286,45 @@ def test_the_command_line(converted: str, options: dict[str, Any], store: Path) 
     assert (done.returncode, "no problems" in done.stdout) == (0, True), done.stderr
 
 
+def test_s3_means_obstore_whatever_fsspec_has(
+    converted: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = fsspec.get_filesystem_class("memory")
+    for scheme in ("s3", "s3a"):
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, registered)
+    for url in (converted, converted.replace("s3", "s3a", 1)):
+        assert isles24_zarr.open_cohort(url, storage_options=options).isles.subjects
+    assert fsspec.get_filesystem_class("s3") is registered
+
+
+def test_a_profile_gives_credentials(
+    converted: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "aws"
+    folder.mkdir()
+    (folder / "config").write_text("[profile stroke]\nregion = eu-central-1\n[profile bare]\n")
+    (folder / "credentials").write_text("[stroke]\naws_access_key_id = FROMFILE\naws_secret_access_key = s\n")
+    for name, value in environment(
+        AWS_CONFIG_FILE=str(folder / "config"), AWS_SHARED_CREDENTIALS_FILE=str(folder / "credentials")
+    ).items():
+        monkeypatch.setenv(name, value)
+    place = {"endpoint_url": proxy.options["endpoint_url"]}
+    isles24_zarr.open_cohort(converted, storage_options={**place, "profile": "stroke"})
+    monkeypatch.setenv("AWS_PROFILE", "stroke")
+    isles24_zarr.open_cohort(converted, storage_options=place)
+    signed = {each.headers["authorization"] for each in proxy.requests}
+    assert all("Credential=FROMFILE/" in each and "/eu-central-1/" in each for each in signed)
+    for name, told in {
+        "none": r"there are no credentials for it \(.*none",
+        "bare": "'bare' has no credentials",
+    }.items():
+        with pytest.raises(StoreAccessError, match=told):
+            isles24_zarr.open_cohort(converted, storage_options={**place, "profile": name})
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(MissingExtraError, match="'other': needs boto3: pip install boto3"):
+        isles24_zarr.open_cohort(converted, storage_options={**place, "profile": "other"})
+
+
 # --- how many requests ---
 
 
@@ -293,8 +333,8 @@ def spent(proxy: Proxy) -> list[Request]:
     return done
 
 
-def test_how_many_requests_opening_and_reading_take(scheme: str, converted: str, proxy: Proxy) -> None:
-    converted, told = converted.replace("s3", scheme, 1), both(proxy.options)
+def test_how_many_requests_opening_and_reading_take(converted: str, proxy: Proxy) -> None:
+    told = proxy.options
     isles24_zarr.open_cohort(converted, storage_options=told)
     assert 0 < len(spent(proxy)) <= 8
     scan = isles24_zarr.open_scan(converted, S, storage_options=told)
@@ -311,7 +351,7 @@ def test_how_many_requests_opening_and_reading_take(scheme: str, converted: str,
 
 
 def test_a_shard_of_many_chunks_is_verified_and_exported_by_few_requests(
-    scheme: str, s3: Any, bucket: str, client: Client, proxy: Proxy, tmp_path: Path
+    s3: Any, bucket: str, client: Client, proxy: Proxy, tmp_path: Path
 ) -> None:
     file = tmp_path / f"train/raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"
     file.parent.mkdir(parents=True)
@@ -322,7 +362,7 @@ def test_a_shard_of_many_chunks_is_verified_and_exported_by_few_requests(
     # the chunks at the edges are not full: a shard is more than the array
     assert (array.nchunks, array.shards) == (27, (18, 261, 261))
     upload(s3, tmp_path / "x.zarr", bucket, "x.zarr")
-    target, told = f"{scheme}://{bucket}/x.zarr", both(proxy.options)
+    target, told = f"s3://{bucket}/x.zarr", proxy.options
     for work in (
         lambda: isles24_zarr.verify(target, client=client, progress=False, storage_options=told),
         lambda: isles24_zarr.export(target, tmp_path / "out", client=client, progress=False, storage_options=told),
@@ -332,8 +372,8 @@ def test_a_shard_of_many_chunks_is_verified_and_exported_by_few_requests(
     assert np.array_equal(np.asarray(nib.Nifti1Image.from_filename(next(tmp_path.glob("out/**/*.gz"))).dataobj), voxels)
 
 
-def test_all_objects_of_a_subject_are_listed_by_one_request(scheme: str, s3: Any, converted: str, proxy: Proxy) -> None:
-    target = Target.of(converted.replace("s3", scheme, 1), both(proxy.options))
+def test_all_objects_of_a_subject_are_listed_by_one_request(s3: Any, converted: str, proxy: Proxy) -> None:
+    target = Target.of(converted, proxy.options)
     found = listed_keys(target.opened(read_only=True), S)
     assert [each.method for each in spent(proxy)] == ["GET"]
     bucket, _, prefix = converted.removeprefix("s3://").partition("/")
@@ -411,7 +451,9 @@ def test_places_out_of_reach_are_told_of_in_one_line(
         "there are no credentials": {"endpoint_url": options["endpoint_url"]},
         "its server cannot be reached": deaf,
         "access is refused": proxy.options,
-        "an option is unknown": {**options, "endpont": 1},
+        r"an option is unknown \(Configuration key: 'endpont'": {**options, "endpont": 1},
+        r"an option is unknown \(.*'client_kwargs.verify'": {**options, "client_kwargs": {"verify": False}},
+        "an option has a value that cannot be used": {**options, "retry_config": {"max_retries": "many"}},
     }
     for what, told in cases.items():
         for call in (
@@ -427,10 +469,9 @@ def test_places_out_of_reach_are_told_of_in_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {place}: there are no credentials")
     assert done.stderr.count("\n") == 1
-    for wrong in ("anon", "=1", "a..b=1"):
-        with pytest.raises(OptionError, match="is not a name and a value"):
-            options_from_texts([wrong])
-    assert options_from_texts(["anon=true", "a.b=1", "a.c=x"]) == {"anon": True, "a": {"b": 1, "c": "x"}}
+    proxy.fault = lambda _: "301"
+    with pytest.raises(StoreAccessError, match="it is in another region; give the option region"):
+        isles24_zarr.open_cohort(place, storage_options=proxy.options)
     nowhere = "s3://no-such-bucket-anywhere/x.zarr"
     with pytest.raises(StoreAccessError, match="there is no such bucket"):
         isles24_zarr.open_cohort(nowhere, storage_options=options)
@@ -451,10 +492,9 @@ def lock(owner: str, *, until: dt.timedelta, host: str = "elsewhere", pid: int =
 
 
 def test_a_lock_is_respected_until_it_runs_out(
-    scheme: str, s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
+    s3: Any, bucket: str, release: Path, options: dict[str, Any], client: Client
 ) -> None:
-    key, place = f"x.zarr/{LOCK}", f"{scheme}://{bucket}/x.zarr"
-    options = both(options)
+    key, place = f"x.zarr/{LOCK}", f"s3://{bucket}/x.zarr"
     held = lock("other", until=dt.timedelta(minutes=4))
     s3.put_object(Bucket=bucket, Key=key, Body=held)
     with pytest.raises(StoreLockedError, match="process 1 on elsewhere"):
@@ -467,9 +507,21 @@ def test_a_lock_is_respected_until_it_runs_out(
         assert key not in keys(s3, bucket, "x.zarr")
 
 
-def test_the_lock_is_made_by_a_conditional_put(
-    scheme: str, bucket: str, release: Path, proxy: Proxy, client: Client
-) -> None:
+def test_of_two_that_take_over_a_lock_one_has_it(s3: Any, bucket: str, proxy: Proxy) -> None:
+    key, taken = f"x.zarr/{LOCK}", lock("other", until=dt.timedelta(minutes=4))
+    s3.put_object(Bucket=bucket, Key=key, Body=lock("gone", until=dt.timedelta(seconds=-1)))
+
+    def forestall(request: Request) -> None:
+        if "if-match" in request.headers:
+            s3.put_object(Bucket=bucket, Key=key, Body=taken)
+
+    proxy.fault = forestall
+    with pytest.raises(StoreLockedError, match="has just begun to write into it"):
+        Lease(f"s3://{bucket}/x.zarr", proxy.options).take()
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == taken
+
+
+def test_the_lock_is_made_by_a_conditional_put(bucket: str, release: Path, proxy: Proxy, client: Client) -> None:
     """Also where the answer to it is lost: the second try finds a lock, and that it is its own."""
     broken: list[Request] = []
 
@@ -480,15 +532,15 @@ def test_the_lock_is_made_by_a_conditional_put(
         return None
 
     proxy.fault = lose_the_first
-    place = f"{scheme}://{bucket}/x.zarr"
-    assert isles24_zarr.convert(release, place, client=client, storage_options=both(proxy.options), **FEW).ok
+    place = f"s3://{bucket}/x.zarr"
+    assert isles24_zarr.convert(release, place, client=client, storage_options=proxy.options, **FEW).ok
     puts = [each for each in proxy.requests if each.method == "PUT" and each.path.endswith(LOCK)]
     assert len(puts) >= 2
     assert all(each.headers["if-none-match"] == "*" for each in puts)
 
 
 def test_a_lock_that_was_taken_over_stops_its_former_holder(
-    scheme: str, s3: Any, bucket: str, release: Path, proxy: Proxy, client: Client, monkeypatch: pytest.MonkeyPatch
+    s3: Any, bucket: str, release: Path, proxy: Proxy, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isles24_zarr.lease._RENEWAL_SECONDS", 0.05)
     taken = lock("other", until=dt.timedelta(minutes=4))
@@ -503,9 +555,7 @@ def test_a_lock_that_was_taken_over_stops_its_former_holder(
 
     proxy.fault = take_over
     with pytest.raises(StoreLockedError, match="the lock was lost"):
-        isles24_zarr.convert(
-            release, f"{scheme}://{bucket}/x.zarr", client=client, storage_options=both(proxy.options), **FEW
-        )
+        isles24_zarr.convert(release, f"s3://{bucket}/x.zarr", client=client, storage_options=proxy.options, **FEW)
     assert s3.get_object(Bucket=bucket, Key=f"x.zarr/{LOCK}")["Body"].read() == taken
     assert f"x.zarr/{S}/zarr.json" not in keys(s3, bucket, "x.zarr")
 

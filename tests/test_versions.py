@@ -23,6 +23,7 @@ from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
     NotAStoreError,
+    StoreAccessError,
     StoreDamageError,
     StoreLockedError,
     StoreWriteError,
@@ -232,7 +233,12 @@ def bucket(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_a_repository_in_a_bucket(
-    bucket: dict[str, Any], release: Path, store: Path, client: Client, tmp_path: Path
+    bucket: dict[str, Any],
+    release: Path,
+    store: Path,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(store, tmp_path / "x.zarr")
     options: dict[str, Any] = {"client": client, "progress": False, "storage_options": bucket}
@@ -245,6 +251,22 @@ def test_a_repository_in_a_bucket(
     xr.testing.assert_identical(scan.load(), isles24_zarr.open_scan(store, "sub-stroke0001").load())
     with pytest.raises(NotAStoreError, match="there is no Icechunk repository"):
         isles24_zarr.open_cohort(f"{url}-2", storage_options=bucket)
+    # the same options as for a store in S3, also by the names of obstore
+    own = {"endpoint": bucket["endpoint_url"], "access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"}
+    assert isles24_zarr.open_cohort(url, storage_options={"s3": own}).isles.subjects == subjects(str(store))
+    with pytest.raises(StoreAccessError, match=r"an option is unknown to Icechunk \(endpont\)"):
+        isles24_zarr.open_cohort(url, storage_options={**own, "endpont": 1})
+    with pytest.raises(StoreAccessError, match="there are no credentials for it"):
+        isles24_zarr.open_cohort(url, storage_options={"profile": "none"})
+    (tmp_path / "credentials").write_text("[stroke]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    profile = {
+        "endpoint_url": bucket["endpoint_url"],
+        "region": "us-east-1",
+        "profile": "stroke",
+        "retry_config": {"max_retries": 3},
+    }
+    assert isles24_zarr.open_cohort(url, storage_options=profile).isles.subjects == subjects(str(store))
 
 
 # --- what goes wrong ---
