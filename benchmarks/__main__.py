@@ -27,11 +27,12 @@ from benchmarks.reference import Reference
 from benchmarks.report import markdown, read_json, write_json
 from benchmarks.scaling import scaling
 from benchmarks.stages import stages
+from benchmarks.training import METHODS, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARTS = ("startup", "reads", "chunks", "conversion", "scaling", "cohort", "stages")
+PARTS = ("startup", "reads", "training", "chunks", "conversion", "scaling", "cohort", "stages")
 DOCS = Path("docs")
 
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run; --out keeps what it has of the others")
     add("--threads", type=int, default=1, help="threads, and cores, of every reader")
     add("--cold", action="store_true", help="drop the files from the page cache before every read")
+    add("--methods", choices=METHODS, nargs="+", default=METHODS, help="how training starts its worker processes")
     add("--cohorts", type=int, nargs="+", default=SIZES, help="sizes of the toy cohorts")
     add("--out", type=Path, default=Path("benchmark-results"), help="folder for JSON, table and figures")
     add("--docs", action="store_true", help=f"also write {DOCS}/performance.md")
@@ -90,6 +92,10 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         how = {"repeats": options.repeats, "threads": options.threads, "cold": options.cold}
         with small_pages():
             results.extend(_part(reads, reference, places["reads"], **how))
+    if "training" in places:
+        how = {"repeats": options.repeats, "methods": options.methods}
+        with small_pages():
+            results.extend(_part(training, reference, places["training"], **how))
     if "chunks" in places:
         results.extend(_part(chunks, reference, places["chunks"], repeats=options.repeats))
     if "conversion" in places:
@@ -124,6 +130,8 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
     subject = f"Reference subject: `isles24_zarr.synthesize(subjects=1, scale={options.scale!r})`."
     if part == "reads":
         return [subject, alternated, *_notes_on_reads(options)]
+    if part == "training":
+        return [subject, alternated, *_notes_on_training()]
     if part == "chunks":
         return [
             subject,
@@ -155,7 +163,7 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
 def _notes_on_reads(options: argparse.Namespace) -> Iterator[str]:
     yield "Every reader's voxels were compared with nibabel's before it was timed."
     yield (
-        f"{options.threads} thread(s) for everyone, by the settings of the libraries (zarr, zarrs, numcodecs, "
+        f"{options.threads} thread(s) for everyone, by the settings of the libraries (zarr, zarrs, numcodecs, Blosc2, "
         f"tensorstore, Dask, Arrow, torch) and by keeping the process on {options.threads} core(s)."
     )
     yield (
@@ -172,6 +180,25 @@ def _notes_on_reads(options: argparse.Namespace) -> Iterator[str]:
     yield (
         "The stores of niizarr and zarrnii were written by their own converters for two frames and lengthened frame by "
         "frame in the same chunks and codecs, as the converters need more memory than there is for all of them."
+    )
+
+
+def _notes_on_training() -> Iterator[str]:
+    yield (
+        "Patches of 96^3 of five images and the mask, float32, in batches of two. A batch of every loader was compared "
+        "with nibabel's voxels."
+    )
+    yield (
+        "Ours and nnU-Net's lie at the same places, none of them twice; MONAI and TorchIO draw their own, all over the "
+        "volume."
+    )
+    yield (
+        "An epoch has 48 patches, of those who load whole images 8 to 32. Worker processes stay from epoch to epoch, "
+        "but TorchIO's, which it starts for each. One core for each process that reads."
+    )
+    yield (
+        "Cold: files are dropped from the page cache before an epoch, so that its first patches come from the disk. "
+        "Warm: they are read through before it."
     )
 
 

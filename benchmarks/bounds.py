@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks import chunks, cohort, conversion, regions, scaling, stages
-from benchmarks.chunked import Hdf5, Ours, OursDask, TensorStore
+from benchmarks import chunks, cohort, conversion, regions, scaling, stages, training
+from benchmarks.chunked import Hdf5, Ours, OursDask
+from benchmarks.loaders import OurPatches
 from benchmarks.measurement import OURS
 from benchmarks.readers import MemoryMap, NibabelIndexed
-from benchmarks.targets import BY_DASK, all_workers, verdicts
+from benchmarks.targets import BY_DASK, QUICKEST, WEIGHTED, all_workers, best_peer, quickest_peer, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,9 +29,10 @@ def bounds(results: Results) -> Iterator[str]:
     missed = [verdict.target for verdict in verdicts(results) if verdict.met is False]
     explained: tuple[tuple[Callable[[Target], bool], Callable[[Results], str | None]], ...] = (
         (lambda target: target.measure == regions.AXIAL_CLOSED, _closed_slice),
-        (lambda target: _is_of_blosc(target) and target.measure in regions.READS[1:-1], _decoding),
-        (lambda target: _is_of_blosc(target) and target.measure == regions.WHOLE, _whole_series),
+        (lambda target: target.measure == WEIGHTED, _weighted_mean),
+        (lambda target: target.against == QUICKEST, _open_reads),
         (lambda target: target.measure.endswith(BY_DASK), _by_dask),
+        (lambda target: target.measure.startswith(training.RATE), _training),
         (lambda target: target.against == "of the computed bound", _conversion),
         (lambda target: target.measure == "bytes stored", _bytes),
         (lambda target: target.measure == "files of a subject", _files),
@@ -41,10 +43,6 @@ def bounds(results: Results) -> Iterator[str]:
         text = text_of(results) if found else None
         if text:
             yield f"{'; '.join(f'{target.measure}, {target.against}' for target in found)}: {text}"
-
-
-def _is_of_blosc(target: Target) -> bool:
-    return target.against.endswith((Hdf5.name, TensorStore.name))
 
 
 def _ms(seconds: float) -> str:
@@ -71,30 +69,49 @@ def _closed_slice(results: Results) -> str | None:
     )
 
 
-def _decoding(results: Results) -> str | None:
+def _weighted_mean(results: Results) -> str | None:
+    peer = best_peer(results)
+    if peer is None:
+        return None
+    times = {
+        read: ours / theirs
+        for read in regions.WEIGHTS
+        if (ours := results.median(read, Ours.name)) and (theirs := results.median(read, peer))
+    }
+    behind = ", ".join(f"{read} {ratio:.2g} x" for read, ratio in sorted(times.items(), key=lambda each: -each[1]))
+    return f"of the time of {peer} we take: {behind}."
+
+
+def _open_reads(results: Results) -> str | None:
     parts = []
-    for read in (regions.CURVE, regions.PATCH):
-        found = stages.by_stage(results, read)
-        if found:
-            share = found[stages.UNPACK] / found[stages.IN_ALL]
-            parts.append(f"{share:.0%} of the {read} ({_ms(found[stages.UNPACK])} on one thread)")
+    for read in regions.READS[1:]:
+        ours, peer = results.median(read, Ours.name), quickest_peer(results, read)
+        theirs = results.median(read, peer) if peer else None
+        if ours and theirs and ours > theirs:
+            parts.append(f"{read} {_ms(ours)} by us, {_ms(theirs)} by {peer}")
+    shares = [
+        f"{found[stages.UNPACK] / found[stages.IN_ALL]:.0%} of the {read} ({_ms(found[stages.UNPACK])})"
+        for read in (regions.CURVE, regions.PATCH, regions.WHOLE)
+        if (found := stages.by_stage(results, read))
+    ]
     if not parts:
         return None
+    decoding = f" On one thread, decompressing is {', '.join(shares)}: only the rest can be saved." if shares else ""
     return (
-        f"Blosc's decoder is {' and '.join(parts)}. HDF5 and tensorstore have the same chunks and decoder, and need "
-        "nearly the same of each: only the rest can be saved. Smaller blocks would save more where few voxels of a "
-        "chunk are wanted, and cost bytes and the speed of patches and frames, see the table of chunks."
+        f"{'; '.join(parts)}.{decoding} Each peer has chunks of its own, and so its own reads that it decompresses "
+        "least for; the weighted mean tells who does best at all of them."
     )
 
 
-def _whole_series(results: Results) -> str | None:
-    found = stages.by_stage(results, regions.WHOLE)
-    ours, peer = results.median(regions.WHOLE, Ours.name), results.median(regions.WHOLE, TensorStore.name)
-    if not (found and ours and peer):
+def _training(results: Results) -> str | None:
+    alone = results.median(training.rate_name(0, training.METHODS[-1], cold=False), OurPatches.name)
+    seconds = results.median(regions.PATCH, Ours.name)
+    if not (alone and seconds):
         return None
     return (
-        f"two threads take {_ms(ours)}, tensorstore {_ms(peer)}, and one thread by stages {_ms(found[stages.IN_ALL])}, "
-        f"of which Blosc is {_ms(found[stages.UNPACK])}. The rest is mostly new memory, which comes from the kernel."
+        f"reading the five images of a patch takes {_ms(seconds)}, a sample without workers {_ms(1 / alone)}: the rest "
+        "is the mask, the conversion to float32 and the batch, which workers hand over through shared memory. nnU-Net "
+        "has all images in one array of float32, in blocks that were cut for this patch."
     )
 
 
@@ -123,14 +140,14 @@ def _conversion(results: Results) -> str | None:
     if not (found and seconds and bound):
         return None
     whole = found[stages.IN_ALL]
-    inside = sum(found[name] for name in stages.IN_BOUND)
     others = sorted(
-        ((name, spent) for name, spent in found.items() if name not in (*stages.IN_BOUND, stages.IN_ALL)),
+        ((name, spent) for name, spent in found.items() if name not in (stages.GUNZIP, stages.ENCODING, stages.IN_ALL)),
         key=lambda each: -each[1],
     )
+    inside = found[stages.GUNZIP] + found[stages.ENCODING]
     parts = ", ".join(f"{name} {spent:.2g} s" for name, spent in others)
     return (
-        f"its stages take {whole:.3g} s of CPU, of which {inside:.3g} s are in the bound ({whole / inside:.2f} x), "
+        f"its stages take {whole:.3g} s of CPU, of which {inside:.3g} s unpack and encode ({whole / inside:.2f} x), "
         f"before processes and their scheduler are paid for. The rest: {parts}. Digests, checksums and one orientation "
         "are what a store promises; shards are copied to the page cache by the kernel."
     )

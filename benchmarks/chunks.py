@@ -17,7 +17,7 @@ import zarr
 from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
-from benchmarks.regions import BLOCK, CURVE, FRAME, PATCH, WHOLE, reads_of
+from benchmarks.regions import CURVE, CURVES, FRAME, PATCH, WEIGHTS, reads_of, weighted_mean
 from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, MAX_SHARD_BYTES, even_chunk, rounded_up
 from isles24_zarr.layout import COMPRESSOR
 from isles24_zarr.shards import index_bytes, index_from_bytes
@@ -38,12 +38,6 @@ MEAN: Final = "weighted mean"
 _PLACES: Final = 8
 _TURN_SECONDS: Final = 0.2
 _THREADS: Final = 2
-
-WEIGHTS: Final = {
-    "axial slice": 1.0, "coronal slice": 1.0, "sagittal slice": 1.0, CURVE: 1.0, "curve of 10 x 10 x 3 voxels": 1.0,
-    BLOCK: 1.5, PATCH: 1.5, FRAME: 1.0, WHOLE: 1.0,
-}  # fmt: skip
-"""Of the reads: 3 for slices, 2 for curves, 3 for patches, 1 each for a frame and for everything."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,13 +166,7 @@ def chunks(reference: Reference, folder: Path, *, repeats: int) -> Results:
 
 
 _IMAGES: Final = ((3, "tmax"), (4, CTP))
-_OF_SERIES: Final = (CURVE, "curve of 10 x 10 x 3 voxels", FRAME)
-
-
-def weighted_mean(medians: dict[str, float]) -> float:
-    """Return the geometric mean of reads by `WEIGHTS`: none of them counts for more because it takes longer."""
-    total = sum(WEIGHTS[name] for name in medians)
-    return math.exp(sum(WEIGHTS[name] * math.log(value) for name, value in medians.items()) / total)
+_OF_SERIES: Final = (CURVE, CURVES, FRAME)
 
 
 def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import chunks, cohort, conversion, converters, reads, regions, scaling
+from benchmarks import chunks, cohort, conversion, converters, reads, regions, scaling, training
 from benchmarks.measurement import OURS
 
 if TYPE_CHECKING:
@@ -79,6 +79,17 @@ def _reads_figure(found: Sequence[Measurement]) -> Figure:
     for axes in grid[len(measures) :]:
         axes.set_axis_off()
     figure.suptitle("Seconds for a read (log scale, median and quartiles; blue: this package, light blue: its store)")
+    return figure
+
+
+def _training_figure(found: Sequence[Measurement]) -> Figure:
+    rates = [each for each in found if each.unit == training.UNIT]
+    measures = list(dict.fromkeys(each.measure for each in rates))
+    rows = -(-len(measures) // 2)
+    figure = Figure(figsize=(13, 2.2 * rows), layout="constrained")
+    for axes, measure in zip(figure.subplots(rows, 2, squeeze=False).ravel(), measures, strict=True):
+        _bars(axes, [each for each in rates if each.measure == measure], "{:.3g}".format, log=True)
+        axes.set_title(measure, loc="left", fontsize=9, fontweight="bold")
     return figure
 
 
@@ -183,6 +194,7 @@ def _scaling_figure(found: Sequence[Measurement]) -> Figure:
 
 FIGURES: Final[dict[str, tuple[str, Callable[[Sequence[Measurement]], Figure]]]] = {
     "reads": (reads.SECTION, _reads_figure),
+    "training": (training.SECTION, _training_figure),
     "chunks": (chunks.SECTION, _chunks_figure),
     "conversion": (conversion.SECTION, _conversion_figure),
     "scaling": (scaling.SECTION, _scaling_figure),

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 PACKAGES: Final = (
     "isles24-zarr", "zarr", "zarrs", "numcodecs", "isal", "xarray", "dask", "numpy", "nibabel", "indexed_gzip", "h5py",
-    "hdf5plugin", "datasets", "pyarrow", "nifti-zarr", "zarrnii", "torchio", "torch", "tensorstore",
+    "hdf5plugin", "datasets", "pyarrow", "nifti-zarr", "zarrnii", "torchio", "torch", "tensorstore", "blosc2", "monai",
+    "nnunetv2",
 )  # fmt: skip
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS")
@@ -139,6 +140,14 @@ def drop_from_cache(paths: Iterable[Path]) -> None:
     if os.access(_DROP_CACHES, os.W_OK):
         with contextlib.suppress(OSError):  # in a container root may not
             _DROP_CACHES.write_text("1", encoding="ascii")
+
+
+def read_through(paths: Iterable[Path]) -> None:
+    """Bring files into the page cache."""
+    for path in paths:
+        with path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
 
 
 def peak_megabytes() -> float:

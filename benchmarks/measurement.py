@@ -23,7 +23,7 @@ class Measurement:
     Parameters
     ----------
     section
-        The part of the suite: ``"reads"``, ``"conversion"``, ``"cohort"`` or ``"startup"``.
+        The part of the suite, as ``"reads"``.
     measure
         What was measured, as ``"axial slice"``.
     by
@@ -31,7 +31,7 @@ class Measurement:
     values
         One per run.
     unit
-        ``"s"``, ``"MB"`` (10^6 bytes) or what is counted.
+        ``"s"``, ``"MB"`` (10^6 bytes), ``"patches/s"`` or what is counted.
     """
 
     section: str

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.chunked import READERS
-from benchmarks.machine import available_bytes, drop_from_cache, limited_threads, missing
+from benchmarks.machine import available_bytes, drop_from_cache, limited_threads, missing, read_through
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP, forget_voxels
 from benchmarks.regions import WHOLE, Read, reads_of
@@ -170,10 +170,7 @@ def _warm(run: _Run, index: dict[str, tuple[slice, ...]]) -> None:
             _read(fetch, index)
         return
     for image in run.images:
-        for path in run.reader.paths_of(image):
-            with path.open("rb") as file:
-                while file.read(1 << 24):
-                    pass
+        read_through(run.reader.paths_of(image))
 
 
 def _read(fetch: Fetch, index: dict[str, tuple[slice, ...]]) -> None:

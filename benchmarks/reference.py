@@ -16,6 +16,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Order = Literal["file", "reversed", "canonical"]
@@ -98,6 +100,14 @@ class Reference:
             found.append(cut if sign > 0 else slice(count - cut.stop, count - cut.start))
         in_file = (*found, *time)
         return in_file if order == "file" else in_file[::-1]
+
+    def canonical(self, image: str, cuts: Sequence[slice]) -> tuple[slice, ...]:
+        """Return the canonical slices (z, y, x) of what lies at slices of the axes of a file."""
+        counts = _image(self.files[image]).shape
+        found = {}
+        for (axis, sign), cut, count in zip(self.orientations[image].astype(int).tolist(), cuts, counts, strict=True):
+            found[axis] = cut if sign > 0 else slice(count - cut.stop, count - cut.start)
+        return found[2], found[1], found[0]
 
     def check(self, reader: str, image: str, region: Region, order: Order, voxels: NDArray[Any]) -> None:
         """Make sure that a reader returned the right voxels, of whatever type.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -10,26 +11,28 @@ import numpy as np
 from benchmarks.reference import CTP, PATCH_IMAGES, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 AXIAL_CLOSED: Final = "axial slice, closed store"
 AXIAL: Final = "axial slice"
+CORONAL: Final = "coronal slice"
+SAGITTAL: Final = "sagittal slice"
 CURVE: Final = "curve of one voxel"
+CURVES: Final = "curve of 10 x 10 x 3 voxels"
 PATCH: Final = "patch of 96^3, five images"
 FRAME: Final = "one frame"
 BLOCK: Final = "patch of 64^3, all frames"
 WHOLE: Final = "whole CTP"
-READS: Final = (
-    AXIAL_CLOSED, AXIAL, "coronal slice", "sagittal slice", CURVE, "curve of 10 x 10 x 3 voxels", BLOCK,
-    PATCH, FRAME, WHOLE,
-)  # fmt: skip
+READS: Final = (AXIAL_CLOSED, AXIAL, CORONAL, SAGITTAL, CURVE, CURVES, BLOCK, PATCH, FRAME, WHOLE)
 """All reads but the first are from a store or file that is open."""
 
 LOADS: Final = (AXIAL_CLOSED, PATCH)
 """The reads that readers are asked for that load whole files whatever is wanted: the others cost them the same."""
 
-BLOCKS: Final = (BLOCK, FRAME, WHOLE)
-"""Reads of more than 10 MB of the full-size subject."""
+WEIGHTS: Final[Mapping[str, float]] = {
+    AXIAL: 1, CORONAL: 1, SAGITTAL: 1, CURVE: 1, CURVES: 1, BLOCK: 1.5, PATCH: 1.5, FRAME: 1, WHOLE: 1,
+}  # fmt: skip
+"""What each read counts where a reader is judged by all: slices 3, curves 2, patches 3, one frame 1, the whole 1."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,12 @@ class Read:
     def from_closed(self) -> bool:
         """Whether opening is part of it."""
         return self.name == AXIAL_CLOSED
+
+
+def weighted_mean(seconds: Mapping[str, float]) -> float:
+    """Return the geometric mean of what reads take, by `WEIGHTS`: none counts for more because it takes longer."""
+    total = sum(WEIGHTS[read] for read in seconds)
+    return math.exp(sum(WEIGHTS[read] * math.log(spent) for read, spent in seconds.items()) / total)
 
 
 def reads_of(shape: tuple[int, ...], *, places: int, seed: int = 0) -> list[Read]:

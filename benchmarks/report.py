@@ -6,13 +6,14 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import chunks, cohort, conversion, reads, scaling, stages
+from benchmarks import chunks, cohort, conversion, reads, regions, scaling, stages, training
 from benchmarks.bounds import bounds
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
 from benchmarks.figures import FIGURES
+from benchmarks.loaders import LOADERS
 from benchmarks.measurement import LeftOut, Measurement, Results
-from benchmarks.targets import verdicts
+from benchmarks.targets import WEIGHTED, best_peer, verdicts, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     reads.SECTION: "Reads",
+    training.SECTION: "Training",
     chunks.SECTION: "Chunks, levels and blocks",
     conversion.SECTION: "Conversion",
     scaling.SECTION: "Scaling to a cluster",
@@ -83,11 +85,17 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
                 for part in (f"### {title[0].upper()}{title[1:]}", _table(["stage", "takes", "share"], rows))
             ]
             continue
+        if section == reads.SECTION:
+            parts.append(_table(["by", WEIGHTED], _weighted_rows(results)))
         parts.append(_matrix(found) if section in (reads.SECTION, chunks.SECTION) else _list(found))
     if results.left_out:
         rows = [[TITLES[each.section], each.what, each.why] for each in results.left_out]
         parts += ["## Left out", _table(["section", "what", "why"], rows)]
-    parts += ["## How each reader is used", _table(["reader", "as"], [[r.name, f"`{r.how}`"] for r in READERS])]
+    for title, used in (("reader", READERS), ("loader", LOADERS)):
+        parts += [
+            f"## How each {title} is used",
+            _table([title, "as"], [[each.name, f"`{each.how}`"] for each in used]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,6 +114,12 @@ def _circumstances(about: Mapping[str, Any]) -> Iterator[str]:
 def _remarks(section: str, results: Results) -> Iterator[str]:
     if section == reads.SECTION:
         yield "Median milliseconds, and in brackets the first and third quartile."
+        weights = ", ".join(f"{read} {weight:g}" for read, weight in regions.WEIGHTS.items())
+        yield (
+            f"The weighted mean is the geometric one of the medians, of who was asked for all reads, by weight: "
+            f"{weights}. "
+            f"The best single peer is {best_peer(results) or 'not measured'}."
+        )
     if section == chunks.SECTION:
         yield (
             "Median milliseconds, and in brackets the first and third quartile. A row gives the most voxels of a chunk "
@@ -130,6 +144,12 @@ def _targets(results: Results) -> str:
     measured = sum(verdict.met is not None for verdict in verdicts(results))
     head = f"{reached} of {measured} measured targets are met. Ratios are of medians.\n\n"
     return head + _table(["measure", "against", "target", "measured", "met"], rows)
+
+
+def _weighted_rows(results: Results) -> list[list[str]]:
+    means = {by: weighted(results, by) for by in dict.fromkeys(each.by for each in results.of(reads.SECTION))}
+    found = sorted((mean, by) for by, mean in means.items() if mean is not None)
+    return [[by, f"{_short(mean * 1000)} ms"] for mean, by in found]
 
 
 def _matrix(found: Sequence[Measurement]) -> str:

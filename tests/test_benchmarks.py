@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import subprocess
@@ -15,20 +16,45 @@ import numpy as np
 import pytest
 import zarr
 
-from benchmarks import bounds, chunks, cohort, conversion, converters, scaling, stages, targets
-from benchmarks.chunked import READERS, Ours, OursDask, TensorStore
+from benchmarks import (
+    blosc,
+    bounds,
+    chunks,
+    cohort,
+    conversion,
+    converters,
+    loaders,
+    scaling,
+    stages,
+    targets,
+    training,
+)
+from benchmarks.blosc import B2ND, B2ndDefault, B2ndNnUNet, B2ndSmallBlocks
+from benchmarks.chunked import READERS, Hdf5, Ours, OursDask, TensorStore, ZarrsDirect
 from benchmarks.measurement import OURS, Measurement, Results, alternated
 from benchmarks.readers import MemoryMap, NibabelGzip
 from benchmarks.reads import reads
-from benchmarks.reference import CTP, Reference, Region, WrongVoxelsError
-from benchmarks.regions import AXIAL, AXIAL_CLOSED, LOADS, READS, reads_of
+from benchmarks.reference import CTP, IMAGES, PATCH_IMAGES, Reference, Region, WrongVoxelsError
+from benchmarks.regions import (
+    AXIAL,
+    AXIAL_CLOSED,
+    BLOCK,
+    CURVE,
+    LOADS,
+    READS,
+    WEIGHTS,
+    WHOLE,
+    reads_of,
+    weighted_mean,
+)
 from benchmarks.report import markdown, read_json, write_json
 from tests.oracle import canonical_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmarks.readers import Fetch
+    from benchmarks.loaders import Found
+    from benchmarks.readers import Fetch, Reader
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +86,7 @@ def about(command: str = "python -m benchmarks") -> dict[str, Any]:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmarks")
     arguments = ["--scale", "tiny", "--repeats", "1", "--cohorts", "15", "30", "--out", str(out)]
+    arguments += ["--methods", "fork"]  # the other way imports all libraries twice more
     subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, check=True, capture_output=True)
     return out
 
@@ -71,8 +98,14 @@ def test_every_measurement_is_there(suite: Path) -> None:
     for reader in READERS:
         if reader.name not in left_out:
             assert {measure for measure, by in found if by == reader.name} >= set(reader.reads)
-    for required in (Ours, OursDask, TensorStore, MemoryMap, NibabelGzip):
+    for required in (Ours, OursDask, TensorStore, MemoryMap, NibabelGzip, *B2ND):
         assert required.name not in left_out
+    for loader in loaders.LOADERS:
+        for workers, cold in itertools.product((0, training.WORKERS), (False, True)):
+            name = training.rate_name(workers, "fork", cold=cold)
+            assert (name, loader.name) in found or not {loader.name, f"{loader.name}, 2 workers by fork"}.isdisjoint(
+                left_out
+            )
     for measure in (conversion.PEAK, conversion.RATE, conversion.SECONDS):
         assert (measure, conversion.workers_name(1)) in found
     for measure in (conversion.IDLE, conversion.STORED, conversion.FILES, conversion.LONG_PEAK):
@@ -115,7 +148,9 @@ def test_page_shows_targets_and_figures(suite: Path) -> None:
     for target in targets.targets():
         assert f"| {target.measure} | {target.against} | {target.wanted} |" in page
     figures = sorted(suite.glob("*.png"))
-    assert [figure.stem for figure in figures] == ["chunks", "cohort", "conversion", "reads", "scaling", "startup"]
+    shown = {"chunks", "cohort", "conversion", "reads", "scaling", "startup"}
+    assert {figure.stem for figure in figures} - {"training"} == shown
+    assert f"| {Ours.name} | " in page.partition(f"| by | {targets.WEIGHTED} |")[2].partition("\n\n")[0]
     for figure in figures:
         assert f"(./{figure.name})" in page
         assert figure.read_bytes().startswith(b"\x89PNG")
@@ -170,6 +205,63 @@ def test_an_absent_reader_is_said_to_be(reference: Reference, tmp_path: Path) ->
     assert not found.measurements
 
 
+class Odd(B2ndSmallBlocks):
+    """Chunks of several frames, the last of which are not full."""
+
+    name = "odd"
+
+    def partition(self, shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ARG002
+        return (5, 5, 20, 30)[: len(shape)], (2, 3, 10, 7)[: len(shape)]
+
+
+@pytest.mark.parametrize("kind", [*B2ND, Odd, Hdf5])
+def test_peers_hold_all_voxels_of_the_files(kind: type[Reader], reference: Reference, tmp_path: Path) -> None:
+    reader = kind(reference, tmp_path, threads=1)
+    reader.prepare()
+    with reader.opened(IMAGES) as fetch:
+        for name, file in reference.files.items():
+            canonical = canonical_voxels(nib.Nifti1Image.from_filename(file))
+            voxels = fetch(name, (slice(None),) * canonical.ndim)
+            assert np.array_equal(voxels, canonical)
+
+
+def test_files_of_b2nd_are_opened_with_as_many_threads_as_are_allowed(reference: Reference, tmp_path: Path) -> None:
+    reader = B2ndDefault(reference, tmp_path, threads=1)
+    reader.prepare()
+    for threads in (1, 2):
+        assert blosc.opened_b2nd(reader.path_of(CTP), threads).dparams.nthreads == threads
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize", "chunks", "blocks"),
+    [  # as nnunetv2 2.8.1 gives them
+        ((45, 74, 640, 512), 2, (1, 74, 144, 144), (1, 32, 64, 32)),
+        ((1, 74, 640, 512), 2, (1, 74, 144, 144), (1, 32, 64, 32)),
+        ((5, 74, 640, 512), 4, (1, 74, 144, 144), (1, 32, 32, 32)),
+    ],
+)
+def test_partition_of_nnunet(
+    shape: tuple[int, ...], itemsize: int, chunks: tuple[int, ...], blocks: tuple[int, ...]
+) -> None:
+    assert blosc.nnunet_partition(shape, itemsize) == (chunks, blocks)
+    if shape[0] != 5:
+        wanted = (chunks, blocks) if shape[0] > 1 else (chunks[1:], blocks[1:])
+        assert (
+            B2ndNnUNet.partition(object.__new__(B2ndNnUNet), shape if shape[0] > 1 else shape[1:], itemsize) == wanted
+        )
+
+
+def test_partition_is_that_of_nnunet_itself() -> None:
+    theirs = pytest.importorskip("nnunetv2.training.dataloading.nnunet_dataset", exc_type=ImportError)
+    rng = random.Random(0)  # noqa: S311
+    for _ in range(300):
+        shape = (rng.randint(1, 9), *(rng.randint(1, 700) for _ in range(3)))
+        patch, itemsize = tuple(rng.randint(1, 200) for _ in range(3)), rng.choice([1, 2, 4, 8])
+        # grow_singleton_patch_axes: the rule for patches of one slice is not needed here
+        blocks, chunks = theirs.comp_blosc2_params(shape, patch, itemsize, grow_singleton_patch_axes=True)
+        assert blosc.nnunet_partition(shape, itemsize, patch) == (chunks, blocks)
+
+
 @pytest.mark.parametrize("subject", ["sub-stroke0001", "sub-stroke0002", "sub-stroke0004"])
 def test_regions_are_found_in_files_of_any_orientation(subject: str, release: Path, store: Path) -> None:
     file = next(release.rglob(f"{subject}_ses-01_cta.nii.gz"))
@@ -184,6 +276,7 @@ def test_regions_are_found_in_files_of_any_orientation(subject: str, release: Pa
     reference.check("oracle", "cta", region, "canonical", box)
     reference.check("oracle", "cta", region, "file", in_file)
     reference.check("oracle", "cta", region, "reversed", in_file.T)
+    assert reference.canonical("cta", reference.index("cta", region, "file")) == region.zyx
     with pytest.raises(WrongVoxelsError):
         reference.check("oracle", "cta", region, "canonical", np.roll(box, 1, axis=1))
 
@@ -201,6 +294,68 @@ def test_places_are_inside_the_same_for_all_and_not_repeated(reference: Referenc
             assert all(0 <= cut.start < cut.stop <= count for cut, count in zip(cuts, limits, strict=True))
     slices = next(read for read in first if read.name == AXIAL).regions
     assert len({str(region) for region in slices}) > 1
+
+
+# --- training ---
+
+
+def first_batches(kind: type[loaders.Loader], reference: Reference, folder: Path) -> tuple[loaders.Loader, list[Any]]:
+    origins = loaders.origins_of(reference, 4, (8, 16, 20))
+    loader = kind(reference, folder / kind.__name__, origins, (8, 16, 20))
+    loader.patches = 4
+    loader.folder.mkdir()
+    loader.prepare()
+    return loader, list(next(loader.epochs(0)))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_nnunet_gives_the_voxels_that_ours_gives_at_the_same_places(
+    installed: bool, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    if not installed:
+        monkeypatch.setattr(loaders, "_NNUNET", ("no_such_module",))
+    elif training.missing(loaders._NNUNET):
+        pytest.skip("nnunetv2 is not installed")
+    ours, found = first_batches(loaders.OurPatches, reference, tmp_path)
+    theirs, others = first_batches(loaders.NnUNet, reference, tmp_path)
+    assert len(found) == len(others) == 2
+    for batch, other in zip(found, others, strict=True):
+        assert batch["image"].shape == (2, len(PATCH_IMAGES), 8, 16, 20)
+        assert np.array_equal(batch["origin"], other["origin"])
+        assert batch["image"].dtype == other["image"].dtype
+        assert np.array_equal(batch["image"], other["image"])
+        assert np.array_equal(batch["label"], other["label"])
+        training._check(ours, batch)
+        training._check(theirs, other)
+    assert len({str(origin) for origin in ours.origins}) > 1
+
+
+class Elsewhere(loaders.OurPatches):
+    """A loader that has its patches from a voxel further."""
+
+    name = "elsewhere"
+
+    def found(self, batch: Any) -> Iterator[Found]:
+        for origin, images in super().found(batch):
+            yield (origin[0] + 1 if origin[0] == 0 else origin[0] - 1, *origin[1:]), images
+
+
+def test_patches_from_elsewhere_are_caught(reference: Reference, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    loader, (batch, _) = first_batches(Elsewhere, reference, tmp_path)
+    with pytest.raises(WrongVoxelsError, match="elsewhere"):
+        training._check(loader, batch)
+
+
+def test_an_absent_loader_is_said_to_be(reference: Reference, tmp_path: Path) -> None:
+    class Absent(loaders.OurPatches):
+        name = "absent"
+        needs = ("no_such_module",)
+
+    found = training.training(reference, tmp_path, repeats=1, loaders=[Absent])
+    assert [(each.what, each.why) for each in found.left_out] == [("absent", "no_such_module is not installed")]
+    assert not found.measurements
 
 
 # --- cohorts ---
@@ -270,6 +425,52 @@ def test_ratios_of_a_hand_made_run() -> None:
     assert {key: verdict.met for key, verdict in found.items()} == {key: met for key, (_, met) in expected.items()}
     for key, (value, _) in expected.items():
         assert found[key].value == pytest.approx(value)
+
+
+def test_weighted_mean_of_hand_made_reads() -> None:
+    assert sum(WEIGHTS.values()) == 10
+    ones = dict.fromkeys(WEIGHTS, 1.0)
+    assert weighted_mean(dict.fromkeys(WEIGHTS, 7.0)) == pytest.approx(7)
+    assert weighted_mean(ones | {AXIAL: 2.0**10}) == pytest.approx(2)
+    assert weighted_mean(ones | {BLOCK: 2.0**20}) == pytest.approx(8)
+    assert weighted_mean({AXIAL: 2.0, CURVE: 8.0}) == pytest.approx(4)
+
+
+def test_best_single_peer_is_one_reader_for_all_reads() -> None:
+    results = Results()
+
+    def add(by: str, **but: float) -> None:
+        for read in WEIGHTS:
+            results.add(
+                "reads", read, by, [{CURVE: but.get("curve", 1.0), WHOLE: but.get("whole", 1.0)}.get(read, 1.0)]
+            )
+
+    add(Ours.name)
+    add(B2ndSmallBlocks.name, curve=0.2, whole=9.0)  # quickest at curves, and second to another of its kind
+    add(B2ndDefault.name, curve=1.5)
+    add(Hdf5.name, curve=2.0, whole=0.5)
+    add(ZarrsDirect.name, whole=0.25)
+    results.add("reads", AXIAL, TensorStore.name, [0.5])  # not asked for all
+    assert targets.best_peer(results) == ZarrsDirect.name
+    assert targets.best_peer(results, B2ND) == B2ndDefault.name
+    assert targets.quickest_peer(results, CURVE) == ZarrsDirect.name
+    found = {verdict.target.measure: verdict for verdict in targets.verdicts(results) if verdict.value is not None}
+    assert found[targets.WEIGHTED].value == pytest.approx(4**0.1)
+    assert found[targets.WEIGHTED].met is False
+    assert found[CURVE].value == 1
+    assert found[AXIAL].value == 2
+    assert found[WHOLE].value == 4
+    (said,) = [text for text in bounds.bounds(results) if text.startswith(targets.WEIGHTED)]
+    assert f"{WHOLE} 4 x" in said
+
+
+def test_training_targets_are_of_rates() -> None:
+    results = Results()
+    name = training.rate_name(2, "forkserver", cold=False)
+    for by, rate in ((OURS, 30.0), (loaders.NnUNet.name, 20.0), (loaders.MonaiDecoding.name, 4.0)):
+        results.add("training", name, by, [rate], training.UNIT)
+    found = [(verdict.value, verdict.met) for verdict in targets.verdicts(results) if verdict.target.measure == name]
+    assert found == [(1.5, True), (7.5, False)]
 
 
 def test_own_time_is_without_that_of_what_is_called() -> None:
