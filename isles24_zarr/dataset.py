@@ -259,10 +259,10 @@ def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, An
     if isinstance(opened, RemoteStore):
         files = getattr(opened.fs, "sync_fs", opened.fs)
         library = "obstore" if service_of(opened.url) else f"{type(files).__name__} of fsspec"
-        return f"zarr-python, in merged ranges through {library}"
+        return f"TensorStore, in merged ranges through {library}"
     if isinstance(opened, LocalStore):
-        return "threads that unpack shards of this machine"
-    return f"zarr-python, through {opened}"
+        return "TensorStore, from shards of this machine"
+    return f"TensorStore, in merged ranges through {opened}"
 
 
 def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, int]:

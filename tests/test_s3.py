@@ -273,9 +273,9 @@ def test_nothing_foreign_is_deleted(
 def test_the_command_line(converted: str, options: dict[str, Any], store: Path) -> None:
     told = flags(options)
     document = json.loads(run("info", converted, "--json", *told).stdout)
-    assert document["read_by"] == "zarr-python, in merged ranges through obstore"
+    assert document["read_by"] == "TensorStore, in merged ranges through obstore"
     assert len(document["subjects"]) == 3
-    assert read_path(store) == "threads that unpack shards of this machine"
+    assert read_path(store) == "TensorStore, from shards of this machine"
     # credentials and endpoint as all AWS tools have them
     by_environment = {
         "AWS_ACCESS_KEY_ID": KEYS["key"],

@@ -124,7 +124,7 @@ def test_a_server_of_files_is_read(files: str, release: Path, few: Path, client:
     wanted = canonical_voxels(nib.load(release / scan["ncct"].encoding["isles24_zarr"]["source"]["path"]))
     assert np.array_equal(scan["ncct"].values, wanted)
     assert np.array_equal(scan["ncct"][:, 5].values, wanted[:, 5])
-    assert read_path(store).startswith("zarr-python, in merged ranges through ")
+    assert read_path(store).startswith("TensorStore, in merged ranges through ")
 
 
 def test_places_out_of_reach_are_told_of_in_one_line(files: str, tmp_path: Path) -> None:
