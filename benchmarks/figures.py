@@ -97,7 +97,8 @@ def _chunks_figure(found: Sequence[Measurement]) -> Figure:
     """Draw what is to be weighed: a slice against a curve, and the bytes that either is paid for with."""
     figure = Figure(figsize=(13, 5), layout="constrained")
     medians = {(each.measure, each.by): each.median for each in found}
-    names = list(dict.fromkeys(each.by for each in found))
+    # of series alone: of a volume there are no curves
+    names = [name for name in dict.fromkeys(each.by for each in found) if (regions.CURVE, name) in medians]
     panels = ((regions.CURVE, "curve of one voxel"), (regions.FRAME, "one frame"))
     for axes, (measure, title) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, name in enumerate(names, 1):

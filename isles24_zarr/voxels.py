@@ -150,10 +150,18 @@ class StoredVoxels:
             shards = dict(zip(touched, sync(self._fetched(touched)), strict=True))
             return self._read_without_threads(take, shards) if _threads_left_behind else self._read_parts(take, shards)
         if self._opened is None:
-            self._opened = _opened(self._document, {"driver": "file", "path": f"{self._where}/"}, _context(_threads()))
+            place = {"driver": "file", "path": f"{self._where}/"}
+            self._opened = self._usable(place, _context(_threads()))
         found = self._read(take, self._opened)
         self._check(touched)  # what was read by path was there before this look
         return found
+
+    def _usable(self, place: Mapping[str, Any], context: Any) -> Any:
+        try:
+            return _opened(self._document, place, context)
+        except ValueError as error:
+            why = str(error).splitlines()[0].rpartition(": ")[2]
+            raise StoreDamageError(self._where, f"has metadata that cannot be used ({why})") from error
 
     def _read(self, take: Callable[[Any], Any], array: Any) -> NDArray[Any]:
         try:
@@ -183,7 +191,7 @@ class StoredVoxels:
     # --- stores that are no folder ---
 
     def _read_parts(self, take: Callable[[Any], Any], shards: Mapping[str, bytes]) -> NDArray[Any]:
-        array = _opened(self._document, {"driver": "memory"}, _new_context(_threads()))
+        array = self._usable({"driver": "memory"}, _new_context(_threads()))
         for key, shard in shards.items():
             array.kvstore[key] = shard
         return self._read(take, array)

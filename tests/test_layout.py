@@ -58,7 +58,7 @@ def test_blocks_rebuild_the_volume(file_shape: tuple[int, ...], orientation: Ori
     for block in blocks:
         target = array[block.region]
         assert not target.any()
-        for first, shape in block.pieces(plan.chunks):
+        for first, shape in block.pieces(plan.chunks, np.dtype(plan.dtype).itemsize):
             count = math.prod(shape)
             piece, stream = stream[:count].reshape(shape), stream[count:]
             turned = canonical_from_file(piece, orientation)

@@ -173,7 +173,8 @@ class Doubled:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.filterwarnings("ignore:this process was forked:isles24_zarr.errors.SlowReadWarning")
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_worker_processes(cohort: xr.DataTree, method: str) -> None:
     found = cohort.isles.torch_dataset(
         ["ncct", "tmax"], label_threshold=0.5, patch=PATCH, samples_per_subject=2, transform=Doubled()
