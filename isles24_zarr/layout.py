@@ -40,7 +40,7 @@ KEY: Final = "isles24_zarr"
 PHENOTYPE: Final = "phenotype"
 
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
-"""Settings of Blosc. Each frame of a chunk is a block, and no less: Zstandard packs larger blocks better."""
+"""Settings of Blosc. A chunk is one block."""
 
 ASSUMED_FRAME_SECONDS: Final = 1.0
 """Between frames, where the header does not say: the release is documented to have it so."""
