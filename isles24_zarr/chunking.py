@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 MAX_SHARD_BYTES: Final = 192 * 10**6
 """Raw voxels of a shard at most: a worker holds its encoding."""
 
-PIECE_BYTES: Final = 48 * 10**6
+PIECE_BYTES: Final = 32 * 10**6
 """Raw voxels that are read and encoded at once, where a plane of chunks is not larger: a worker holds two pieces."""
 
-CHUNK_FRAMES: Final = 2
+CHUNK_FRAMES: Final = 1
 CHUNK_ZYX: Final = (8, 64, 64)
 
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 TRIES: Final = 5
 """How often in a row a worker may die while it starts."""
-_ALLOCATION: Final = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 256 << 20}
-"""Bytes, for glibc in workers: Dask has them give memory back at once, so that every block of voxels would be
-made of new pages. That took a third of a conversion."""
+_ALLOCATION: Final = {"MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 256 << 20, "MALLOC_ARENA_MAX": 1}
+"""For glibc in workers, bytes but for the last. Dask has them give memory back at once, so that every block of voxels
+would be made of new pages: that took a third of a conversion. With an arena for each thread, memory is half as much
+again."""
 _UNWATCHED: Final = {"distributed.worker.profile.enabled": False}
 """For a page of its dashboard, which is not served, Dask looks at the stacks of workers a hundred times a second. That
 took a twentieth of a conversion."""

@@ -220,7 +220,7 @@ def test_chunks_of_a_slice_are_neighbours(tmp_path: Path) -> None:
     (shard,) = [path for path in (tmp_path / plan.path / "c").rglob("*") if path.is_file()]
     data = shard.read_bytes()
     grid = tuple(size // chunk for size, chunk in zip(plan.shards, plan.chunks, strict=True))
-    assert grid == (3, 3, 3, 3)
+    assert grid == (5, 3, 3, 3)
     end = 16 * int(np.prod(grid))
     assert int.from_bytes(data[-4:], "little") == google_crc32c.value(data[-4 - end : -4])
     index = np.frombuffer(data[-4 - end : -4], "<u8").reshape(-1, 2)
