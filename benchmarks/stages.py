@@ -48,7 +48,7 @@ FIRST_FILL, SECOND_FILL = "filled for the first time", "filled again"
 IN_ALL: Final = "in all"
 REST: Final = "all else"
 
-UNPACK: Final = "read: TensorStore"
+UNPACK: Final = "read: unpack, Blosc"
 OPENING: Final = "open: "
 """What opening a scan takes begins with this."""
 GUNZIP: Final = "gunzip with its CRC, isal"
