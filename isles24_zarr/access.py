@@ -17,6 +17,7 @@ from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.core import OpenFile
 
 from isles24_zarr.errors import MissingExtraError, StoreAccessError, StoreWriteError
+from isles24_zarr.forks import require_threads
 from isles24_zarr.options import bucket_options, own_options, service_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _bucket_files(url: str, service: str, own: Mapping[str, Any]) -> tuple[Any, 
         from isles24_zarr.obstores import FILES
     except ImportError as error:
         raise MissingExtraError(url, "needs the extra: pip install 'isles24-zarr[s3]'") from error
+    require_threads("obstore", url)
     path = url.partition("://")[2].rstrip("/")
     try:
         files = FILES[service](**bucket_options(service, own, os.environ))
@@ -155,6 +157,8 @@ def access_errors(url: str, *, writing: bool = False) -> Iterator[None]:
     StoreWriteError
         Something could not be written.
     """
+    if service_of(url):
+        require_threads("obstore", url)
     try:
         yield
     except TypeError as error:

@@ -103,6 +103,12 @@ class StoreAccessError(RequestError):
     advice = "check the address, the credentials, the storage options and the network, then run the same command again"
 
 
+class ForkedProcessError(RequestError):
+    """A process was forked from one that had used a library, and lacks the threads of that."""
+
+    advice = "start it otherwise, as a DataLoader does by multiprocessing_context='forkserver'"
+
+
 class OptionError(RequestError):
     """An option is given in a form that it does not have."""
 

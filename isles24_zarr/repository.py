@@ -27,6 +27,7 @@ from isles24_zarr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
+from isles24_zarr.forks import require_threads
 from isles24_zarr.options import bucket_options, own_options, session_of
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Place:
 
 
 def _icechunk() -> Any:
+    require_threads("icechunk", "an Icechunk repository")
     try:
         import icechunk
     except ImportError as error:

@@ -15,7 +15,6 @@ import math
 import operator
 import os
 import re
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,8 +27,9 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from isles24_zarr.chunking import rounded_up
-from isles24_zarr.errors import SlowReadWarning, StaleReadError, StoreDamageError
+from isles24_zarr.errors import ForkedProcessError, SlowReadWarning, StaleReadError, StoreDamageError
 from isles24_zarr.files import FileStamp, shard_status
+from isles24_zarr.forks import is_left_behind
 from isles24_zarr.layout import KEY
 from isles24_zarr.shards import ABSENT, index_bytes, index_from_bytes, merged_ranges, partial_shard
 
@@ -47,8 +47,7 @@ _SHARDS_AT_ONCE: Final = 8
 """Of which bytes are asked for at the same time."""
 
 _FORKED: Final = (
-    "this process was forked from one that had read voxels, and reads them slowly: start it otherwise, as a DataLoader "
-    "does by multiprocessing_context='forkserver'"
+    f"this process was forked from one that had read voxels, and reads them slowly: {ForkedProcessError.advice}"
 )
 _FROM: Final = re.compile(r'"[^"]*?(c(?:/\d+)+)"')
 """Where an error of TensorStore names the key of a shard."""
@@ -76,8 +75,8 @@ class StoredVoxels:
         self._where = f"{store.root if isinstance(store, LocalStore) else store}/{path}"
         self._shape: tuple[int, ...] = tuple(document["shape"])
         self._chunk = np.array(sharding["configuration"]["chunk_shape"])
-        self._shard = np.array(document["chunk_grid"]["configuration"]["chunk_shape"])
-        self._grid = tuple((self._shard // self._chunk).tolist())
+        shard = np.array(document["chunk_grid"]["configuration"]["chunk_shape"])
+        self._grid = tuple((shard // self._chunk).tolist())
         self._document = {name: value for name, value in document.items() if name != "attributes"}
         self._sizes: Mapping[str, int] = document["attributes"][KEY]["shards"]
         self._seen = seen
@@ -143,12 +142,12 @@ class StoredVoxels:
 
     def _taken(self, take: Callable[[Any], Any], touched: Touched) -> NDArray[Any]:
         """Read from the array, and make sure that its files are those that its document describes."""
-        local = isinstance(self._store, LocalStore)
+        local, forked = isinstance(self._store, LocalStore), is_left_behind("tensorstore")
         if local:
             self._check(touched)
-        if _threads_left_behind or not local:
+        if forked or not local:
             shards = dict(zip(touched, sync(self._fetched(touched)), strict=True))
-            return self._read_without_threads(take, shards) if _threads_left_behind else self._read_parts(take, shards)
+            return self._read_without_threads(take, shards) if forked else self._read_parts(take, shards)
         if self._opened is None:
             place = {"driver": "file", "path": f"{self._where}/"}
             self._opened = self._usable(place, _context(_threads()))
@@ -198,14 +197,13 @@ class StoredVoxels:
 
     def _read_without_threads(self, take: Callable[[Any], Any], shards: Mapping[str, bytes]) -> NDArray[Any]:
         """Read where TensorStore cannot, as its threads were left behind in the parent: by zarr-python, slowly."""
-        warnings.warn(_FORKED, SlowReadWarning, stacklevel=2)
+        warnings.warn(f"this process {_FORKED}", SlowReadWarning, stacklevel=2)
         memory = {key: default_buffer_prototype().buffer.from_bytes(shard) for key, shard in shards.items()}
-        metadata = ArrayV3Metadata.from_dict({**self._document, "attributes": {}})
         try:
-            found = take(zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(MemoryStore(memory)))))
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamageError(self._where, f"has a damaged chunk ({error})") from error
-        return np.asarray(found)
+            metadata = ArrayV3Metadata.from_dict({**self._document, "attributes": {}})
+            return np.asarray(take(zarr.Array(zarr.AsyncArray(metadata, StorePath(MemoryStore(memory))))))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise StoreDamageError(self._where, f"cannot be read ({error})") from error
 
     async def _fetched(self, touched: Touched) -> list[bytes]:
         turns = asyncio.Semaphore(_SHARDS_AT_ONCE)
@@ -218,19 +216,20 @@ class StoredVoxels:
 
     async def _part(self, key: str, wanted: NDArray[np.intp]) -> bytes:
         """Return a shard that has the wanted chunks: the index is read once, the chunks in few requests."""
-        size, chunks = self._sizes[key], math.prod(self._grid)
-        if len(wanted) == chunks:
-            return await self._range(key, 0, size)
+        size, tail = self._sizes[key], index_bytes(math.prod(self._grid))
+        whole = await self._range(key, 0, size) if len(wanted) == math.prod(self._grid) else b""
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key not in self._tables:
-                end = await self._range(key, size - index_bytes(chunks), size)
+                end = whole[-tail:] or await self._range(key, size - tail, size)
                 table = index_from_bytes(end, shard_bytes=size)
                 if table is None:
                     raise StoreDamageError(f"{self._where}/{key}", "has a damaged index")
                 self._tables[key] = table
         table = self._tables[key]
-        if (table[wanted, 0] == ABSENT).any():
+        if (table[wanted, 0] == ABSENT).any():  # which zarr-python would take for zeros
             raise StoreDamageError(f"{self._where}/{key}", "lacks a chunk")
+        if whole:
+            return whole
         offsets, lengths = table[wanted].astype(np.int64).T
         ranges = merged_ranges(zip(offsets.tolist(), (offsets + lengths).tolist(), strict=True))
         found = await asyncio.gather(*(self._range(key, *each) for each in ranges))
@@ -324,15 +323,3 @@ def _within(index: NDArray[np.intp], count: int) -> NDArray[np.intp]:
 
 def _key(place: Iterable[int]) -> str:
     return "/".join(["c", *map(str, place)])
-
-
-_threads_left_behind = False
-
-
-def _after_fork() -> None:
-    global _threads_left_behind  # noqa: PLW0603 - a fork is global, too
-    _threads_left_behind = "tensorstore" in sys.modules
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -16,6 +16,7 @@ PACKAGE = Path(isles24_zarr.__file__).parent
 
 ORDER = [
     "errors",
+    "forks",
     "options",
     "obstores",
     "access",
