@@ -141,10 +141,10 @@ def _conversion(results: Results) -> str | None:
         return None
     whole = found[stages.IN_ALL]
     others = sorted(
-        ((name, spent) for name, spent in found.items() if name not in (stages.GUNZIP, stages.ENCODING, stages.IN_ALL)),
+        ((name, spent) for name, spent in found.items() if name not in (*stages.IN_BOUND, stages.IN_ALL)),
         key=lambda each: -each[1],
     )
-    inside = found[stages.GUNZIP] + found.get(stages.ENCODING, 0.0)
+    inside = sum(found[name] for name in stages.IN_BOUND)
     parts = ", ".join(f"{name} {spent:.2g} s" for name, spent in others)
     return (
         f"its stages take {whole:.3g} s of CPU, of which {inside:.3g} s unpack and encode ({whole / inside:.2f} x), "

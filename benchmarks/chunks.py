@@ -20,7 +20,7 @@ from benchmarks.reference import CTP
 from benchmarks.regions import CURVE, CURVES, FRAME, PATCH, WEIGHTS, reads_of, weighted_mean
 from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, MAX_SHARD_BYTES, even_chunk, rounded_up
 from isles24_zarr.layout import COMPRESSOR
-from isles24_zarr.shards import index_bytes, index_from_bytes
+from isles24_zarr.shards import index_bytes, index_from_bytes, with_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -205,8 +205,6 @@ def _written(voxels: NDArray[Any], place: Path, cut: Cut) -> float:
 
 def _in_morton_order(shard: bytes, grid: Sequence[int]) -> bytes:
     """Return a shard with its chunks along a curve, as zarr-python writes them."""
-    import google_crc32c
-
     length = index_bytes(math.prod(grid))
     table = index_from_bytes(shard[-length:], shard_bytes=len(shard))
     if table is None:
@@ -222,8 +220,7 @@ def _in_morton_order(shard: bytes, grid: Sequence[int]) -> bytes:
         if size < 2**63:
             pieces.append(shard[start : start + size])
             moved[number, 0], offset = offset, offset + size
-    end = moved.astype("<u8").tobytes()
-    return b"".join([*pieces, end, google_crc32c.value(end).to_bytes(4, "little")])
+    return with_index(pieces, moved)
 
 
 def _context() -> Any:

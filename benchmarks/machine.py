@@ -12,13 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar
 from unittest import mock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from benchmarks.measurement import Results
+
 P = ParamSpec("P")
+K = TypeVar("K", bound="Peer")
 T = TypeVar("T")
 
 PACKAGES: Final = (
@@ -63,6 +66,24 @@ def _version(package: str) -> str | None:
 def missing(modules: Iterable[str]) -> list[str]:
     """Return those of the modules that are not installed."""
     return [module for module in modules if find_spec(module) is None]
+
+
+class Peer(Protocol):
+    """Whoever is compared with: by what name, and the modules that must be installed."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+
+
+def installed(kinds: Iterable[type[K]], results: Results, section: str) -> list[type[K]]:
+    """Return those that can be measured; of the others a section says why they are left out."""
+    found = []
+    for kind in kinds:
+        if absent := missing(kind.needs):
+            results.leave_out(section, kind.name, f"{', '.join(absent)} is not installed")
+        else:
+            found.append(kind)
+    return found
 
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

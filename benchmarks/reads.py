@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.chunked import READERS
-from benchmarks.machine import available_bytes, drop_from_cache, limited_threads, missing, read_through
+from benchmarks.machine import available_bytes, drop_from_cache, installed, limited_threads, read_through
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP, forget_voxels
 from benchmarks.regions import WHOLE, Read, reads_of
@@ -70,10 +70,7 @@ def reads(
     wanted = reads_of(shape, places=_PLACES * repeats)
     runs = {}
     with limited_threads(threads), contextlib.ExitStack() as stack:
-        for kind in readers:
-            if absent := missing(kind.needs):
-                results.leave_out(SECTION, kind.name, f"{', '.join(absent)} is not installed")
-                continue
+        for kind in installed(readers, results, SECTION):
             place = folder / kind.__name__
             place.mkdir(parents=True)
             reader = kind(reference, place, threads)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks.loaders import BATCH, LOADERS, Loader, origins_of
-from benchmarks.machine import drop_from_cache, in_fresh_process, limited_threads, missing, quiet, read_through
+from benchmarks.machine import drop_from_cache, in_fresh_process, installed, limited_threads, quiet, read_through
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import PATCH_IMAGES, Region, forget_voxels
 
@@ -74,12 +74,7 @@ def training(
         A loader returned other voxels than nibabel.
     """
     results = Results()
-    present: list[type[Loader]] = []
-    for kind in loaders:
-        if absent := missing(kind.needs):
-            results.leave_out(SECTION, kind.name, f"{', '.join(absent)} is not installed")
-        else:
-            present.append(kind)
+    present = installed(loaders, results, SECTION)
     if not present:
         return results
     volume = reference.shape(PATCH_IMAGES[0])

@@ -19,15 +19,30 @@ import numpy as np
 
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.header import MAX_AXIS, MAX_DEFLATE_RATIO
+from isles24_zarr.kinds import (
+    fields,
+    is_cell,
+    is_count,
+    is_hexadecimal,
+    is_label,
+    is_number,
+    is_shape,
+    is_stored,
+    is_text,
+    is_zero,
+    list_of,
+    mapping_of,
+    optional,
+)
 from isles24_zarr.layout import KEY
 from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.shards import index_bytes
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    Test = Callable[[Any], bool]
+    from isles24_zarr.kinds import Test
 
 COORDINATES: Final = ("time", "z", "y", "x")
 
@@ -35,7 +50,6 @@ MOST_CHUNK_BYTES: Final = 64 * 2**20
 MOST_SHARD_BYTES: Final = 2**30
 """Far above what `convert` writes, and what any reader has memory for."""
 _MOST_ROWS: Final = 10**6
-_MOST_BYTES: Final = 2**50
 _TYPES: Final = {
     np.dtype(code).name: np.dtype(code) for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 }
@@ -62,50 +76,6 @@ _AXES: Final = [list(axes) for axes in itertools.permutations(range(3))]
 _KEYS: Final = {"name": "default", "configuration": {"separator": "/"}}
 
 
-# --- tests of values, as JSON has them ---
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST_BYTES
-
-
-def _is_number(value: Any) -> bool:
-    return (type(value) is int and abs(value) <= _MOST_BYTES) or (type(value) is float and math.isfinite(value))
-
-
-def _is_label(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**64
-
-
-def _is_stored(value: Any) -> bool:
-    return (type(value) is int and abs(value) < 2**64) or (type(value) is float and math.isfinite(value))
-
-
-def _is_zero(value: Any) -> bool:
-    return type(value) in (int, float) and value == 0
-
-
-def _is_cell(value: Any) -> bool:
-    return value is None or type(value) in (str, bool) or _is_number(value)
-
-
-def _list_of(test: Test, *counts: int) -> Test:
-    return lambda value: type(value) is list and (not counts or len(value) in counts) and all(map(test, value))
-
-
-def _is_shape(value: Any, *, most: int = MAX_AXIS) -> bool:
-    return type(value) is list and set(map(type, value)) == {int} and min(value) > 0 and max(value) <= most
-
-
-def _is_hexadecimal(count: int) -> Test:
-    pattern = re.compile(rf"[0-9a-f]{{{count}}}", re.ASCII)
-    return lambda value: type(value) is str and bool(pattern.fullmatch(value))
-
-
 def _is_header(value: Any) -> bool:
     try:
         return type(value) is str and len(binascii.a2b_base64(value, strict_mode=True)) >= 348
@@ -120,65 +90,48 @@ def _is_orientation(value: Any) -> bool:
     return type(flips) is list and list(map(type, flips)) == [bool] * 3
 
 
-def _mapping(key: Test, value: Test) -> Test:
-    return lambda found: type(found) is dict and all(map(key, found)) and all(map(value, found.values()))
-
-
-def _record(**tests: Test) -> Test:
-    def test(value: Any) -> bool:
-        if type(value) is not dict:
-            return False
-        return all(name in value and right(value[name]) for name, right in tests.items())
-
-    return test
-
-
-def _optional(test: Test) -> Test:
-    return lambda value: value is None or test(value)
-
-
 _IMAGE_RECORD: Final[Mapping[str, Test]] = {
     "header": _is_header,
-    "file_shape": lambda value: _is_shape(value) and 3 <= len(value) <= 7,
+    "file_shape": lambda value: is_shape(value) and 3 <= len(value) <= 7,
     "file_dtype": lambda value: type(value) is str and bool(_FILE_TYPE.fullmatch(value)),
-    "affine_source": _is_text,
+    "affine_source": is_text,
     "orientation": _is_orientation,
-    "source": _record(path=_is_text, size=_is_count, sha256=_is_hexadecimal(64)),
-    "checksum": _record(algorithm=_is_text, value=_is_hexadecimal(32)),
-    "shards": _mapping(_is_text, lambda size: _is_count(size) and size <= 2 * MOST_SHARD_BYTES),
+    "source": fields(path=is_text, size=is_count, sha256=is_hexadecimal(64)),
+    "checksum": fields(algorithm=is_text, value=is_hexadecimal(32)),
+    "shards": mapping_of(is_text, lambda size: is_count(size) and size <= 2 * MOST_SHARD_BYTES),
 }
 _IMAGE_ATTRIBUTES: Final[Mapping[str, Test]] = {
-    "long_name": _is_text,
-    "units": _optional(_is_text),
-    "session": _is_count,
+    "long_name": is_text,
+    "units": optional(is_text),
+    "session": is_count,
     KEY: lambda value: type(value) is dict,
 }
-_MASK_ATTRIBUTES: Final[Mapping[str, Test]] = {"flag_values": _list_of(_is_number), "flag_meanings": _is_text}
+_MASK_ATTRIBUTES: Final[Mapping[str, Test]] = {"flag_values": list_of(is_number), "flag_meanings": is_text}
 _LABELS: Final[Mapping[str, Test]] = {
-    "labels": lambda value: type(value) is list and all(map(_is_label, value)) and value == sorted(set(value)),
-    "highest": _is_label,
+    "labels": lambda value: type(value) is list and all(map(is_label, value)) and value == sorted(set(value)),
+    "highest": is_label,
 }
-_SCALING: Final[Mapping[str, Test]] = {"scale_factor": _is_number, "add_offset": _is_number}
+_SCALING: Final[Mapping[str, Test]] = {"scale_factor": is_number, "add_offset": is_number}
 _IS_ARRAY: Final = re.compile(rf"{_GROUP.pattern}/({'|'.join(IMAGES)})", re.ASCII)
 _SUBJECT_RECORD: Final[Mapping[str, Test]] = {
-    "images": _mapping(IMAGES.__contains__, _list_of(lambda name: _is_text(name) and bool(_GROUP.fullmatch(name)))),
-    "arrays": _mapping(lambda path: bool(_IS_ARRAY.fullmatch(path)), _is_text),
-    "files": _mapping(_is_text, _is_count),
-    "clinical_unread": _mapping(_is_text, _is_text),
-    "problems": _list_of(_record(path=_is_text, message=_is_text, severity=_is_text)),
-    "times": _record(converted=_is_text),
+    "images": mapping_of(IMAGES.__contains__, list_of(lambda name: is_text(name) and bool(_GROUP.fullmatch(name)))),
+    "arrays": mapping_of(lambda path: bool(_IS_ARRAY.fullmatch(path)), is_text),
+    "files": mapping_of(is_text, is_count),
+    "clinical_unread": mapping_of(is_text, is_text),
+    "problems": list_of(fields(path=is_text, message=is_text, severity=is_text)),
+    "times": fields(converted=is_text),
 }
 _GRID_ATTRIBUTES: Final[Mapping[str, Test]] = {
-    "subject": _is_text,
-    "space": _is_text,
-    "reference": _is_text,
-    "orientation": _is_text,
-    "direction": _list_of(_list_of(_is_number, 3), 3),
-    "affine": _list_of(_list_of(_is_number, 4), 4),
+    "subject": is_text,
+    "space": is_text,
+    "reference": is_text,
+    "orientation": is_text,
+    "direction": list_of(list_of(is_number, 3), 3),
+    "affine": list_of(list_of(is_number, 4), 4),
 }
 _AXIS_ATTRIBUTES: Final[Mapping[str, Test]] = {
-    "direction": _list_of(_is_number, 3),
-    "spacing": lambda value: _is_number(value) and value > 0,
+    "direction": list_of(is_number, 3),
+    "spacing": lambda value: is_number(value) and value > 0,
 }
 
 
@@ -256,7 +209,7 @@ def checked_record(attributes: Mapping[str, Any], path: str) -> None:
     if not isinstance(record, dict):
         raise StoreDamageError(path, f"lacks {KEY}")
     _require(_SUBJECT_RECORD, record, path, f"{KEY}.")
-    wrong = [name for name, value in attributes.items() if name != KEY and not _is_cell(value)]
+    wrong = [name for name, value in attributes.items() if name != KEY and not is_cell(value)]
     if wrong:
         raise StoreDamageError(path, f"has a {wrong[0]} that convert does not write")
 
@@ -283,9 +236,9 @@ def checked_image(document: Mapping[str, Any], path: str) -> None:
     _require(_IMAGE_RECORD, attributes[KEY], path, f"{KEY}.")
     shape: Any = document.get("shape")
     dtype = _TYPES.get(str(document.get("data_type")))
-    if not _is_shape(shape) or len(shape) not in (3, 4) or dtype is None:
+    if not is_shape(shape) or len(shape) not in (3, 4) or dtype is None:
         raise StoreDamageError(path, "has a shape or type that no image has")
-    if not is_as_converted(document) or not document.keys() <= _ARRAY_KEYS or not _is_zero(document.get("fill_value")):
+    if not is_as_converted(document) or not document.keys() <= _ARRAY_KEYS or not is_zero(document.get("fill_value")):
         raise StoreDamageError(path, "is stored otherwise than convert stores images")
     if document.get("dimension_names") != list(COORDINATES[-len(shape) :]):
         raise StoreDamageError(path, "has axes that no image has")
@@ -317,7 +270,7 @@ def _check_type(dtype: np.dtype[Any], attributes: Mapping[str, Any], path: str) 
             _require(_LABELS, mask, path, f"{KEY}.mask.")
             _require(_MASK_ATTRIBUTES, attributes, path)
             stored, highest = mask.get("stored", mask["labels"]), max([*mask["labels"], mask["highest"]])
-            if not _list_of(_is_stored, len(mask["labels"]))(stored) or highest != mask["highest"]:
+            if not list_of(is_stored, len(mask["labels"]))(stored) or highest != mask["highest"]:
                 raise StoreDamageError(path, f"has a {KEY}.mask that contradicts itself")
             wanted = np.min_scalar_type(highest)
     if dtype != wanted:
@@ -334,7 +287,7 @@ def _check_shards(document: Mapping[str, Any], itemsize: int, path: str) -> None
         document["attributes"][KEY],
     )
     # shards are filled up to whole chunks
-    if not all(_is_shape(each, most=2 * MAX_AXIS) and len(each) == len(shape) for each in (chunk, shard)):
+    if not all(is_shape(each, most=2 * MAX_AXIS) and len(each) == len(shape) for each in (chunk, shard)):
         raise StoreDamageError(path, "has chunks that no image has")
     size, whole = math.prod(chunk) * itemsize, math.prod(shard) * itemsize
     counts = tuple([-(-count // each) for count, each in zip(shape, shard, strict=True)])
@@ -346,7 +299,7 @@ def _check_shards(document: Mapping[str, Any], itemsize: int, path: str) -> None
         or math.prod(counts[-3:]) != counts[-1 - record["orientation"]["axes"].index(2)]
         or blosc.get("typesize") != itemsize
         or blosc.get("shuffle") not in ("noshuffle", "shuffle", "bitshuffle")
-        or not (_is_count(blosc["blocksize"]) and blosc["blocksize"] <= size and blosc["blocksize"] % itemsize == 0)
+        or not (is_count(blosc["blocksize"]) and blosc["blocksize"] <= size and blosc["blocksize"] % itemsize == 0)
     ):
         raise StoreDamageError(path, "has chunks that no image has")
     listed = record["shards"]
@@ -388,10 +341,10 @@ def checked_small_array(document: Mapping[str, Any], path: str) -> None:
     parent, _, name = f"/{path}".rpartition("/")
     shape: Any = document.get("shape")
     attributes = document.get("attributes", {})
-    if not (_list_of(_is_count, 1, 2)(shape) and math.prod(shape) <= _MOST_ROWS):
+    if not (list_of(is_count, 1, 2)(shape) and math.prod(shape) <= _MOST_ROWS):
         raise StoreDamageError(path, "has a shape that no coordinate and no column has")
     names: Any = document.get("dimension_names")
-    if not (_list_of(_is_text, len(shape))(names) and len(set(names)) == len(names)):
+    if not (list_of(is_text, len(shape))(names) and len(set(names)) == len(names)):
         raise StoreDamageError(path, "has axes that no coordinate and no column has")
     if not _is_small_as_converted(document):
         raise StoreDamageError(path, "is stored otherwise than convert stores coordinates and columns")

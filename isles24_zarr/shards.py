@@ -57,7 +57,8 @@ def index_from_bytes(data: bytes, *, shard_bytes: int) -> NDArray[np.uint64] | N
     return table if bool((absent | inside).all()) else None
 
 
-def _with_index(pieces: Iterable[bytes | memoryview], table: NDArray[np.uint64]) -> bytes:
+def with_index(pieces: Iterable[bytes | memoryview], table: NDArray[np.uint64]) -> bytes:
+    """Return chunks, one after the other, with the index behind them: offset and length of each, (chunks, 2)."""
     end = table.astype("<u8").tobytes()
     return b"".join([*pieces, end, google_crc32c.value(end).to_bytes(_CHECKSUM_BYTES, "little")])
 
@@ -81,7 +82,7 @@ def joined_shard(parts: Sequence[tuple[bytes, int]], *, total: int) -> bytes:
         table[first : first + count] = own
         pieces.append(memoryview(part)[:size])
         offset, first = offset + size, first + count
-    return _with_index(pieces, table)
+    return with_index(pieces, table)
 
 
 def partial_shard(table: NDArray[np.uint64], wanted: NDArray[np.intp], pieces: Sequence[tuple[int, bytes]]) -> bytes:
@@ -103,7 +104,7 @@ def partial_shard(table: NDArray[np.uint64], wanted: NDArray[np.intp], pieces: S
     within = np.searchsorted(starts, offsets, side="right") - 1
     found[wanted, 0] = offsets - starts[within] + places[within]
     found[wanted, 1] = lengths
-    return _with_index([piece for _, piece in pieces], found)
+    return with_index([piece for _, piece in pieces], found)
 
 
 def merged_ranges(

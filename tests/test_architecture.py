@@ -41,6 +41,7 @@ ORDER = [
     "repository",
     "remote",
     "lease",
+    "kinds",
     "documents",
     "files",
     "objects",
