@@ -315,7 +315,7 @@ def test_nnunet_gives_the_voxels_that_ours_gives_at_the_same_places(
     pytest.importorskip("torch")
     if not installed:
         monkeypatch.setattr(loaders, "_NNUNET", ("no_such_module",))
-    elif training.missing(loaders._NNUNET):
+    elif loaders.missing(loaders._NNUNET):
         pytest.skip("nnunetv2 is not installed")
     ours, found = first_batches(loaders.OurPatches, reference, tmp_path)
     theirs, others = first_batches(loaders.NnUNet, reference, tmp_path)
