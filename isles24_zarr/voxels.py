@@ -197,7 +197,7 @@ class StoredVoxels:
 
     def _read_without_threads(self, take: Callable[[Any], Any], shards: Mapping[str, bytes]) -> NDArray[Any]:
         """Read where TensorStore cannot, as its threads were left behind in the parent: by zarr-python, slowly."""
-        warnings.warn(f"this process {_FORKED}", SlowReadWarning, stacklevel=2)
+        warnings.warn(_FORKED, SlowReadWarning, stacklevel=2)
         memory = {key: default_buffer_prototype().buffer.from_bytes(shard) for key, shard in shards.items()}
         try:
             metadata = ArrayV3Metadata.from_dict({**self._document, "attributes": {}})

@@ -154,10 +154,13 @@ def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator
 
     def watch() -> None:
         seconds, since = parse_timedelta(limit), 0.0
-        # of a scheduler that has gone, the tasks tell
-        with contextlib.suppress(OSError, CancelledError, CommClosedError):
+        # of a scheduler that has gone, the tasks tell; RuntimeError: the event loop has ended between two looks
+        with contextlib.suppress(OSError, CancelledError, CommClosedError, RuntimeError):
             while not ended.wait(min(max(seconds / _LOOKS, _LEAST_PAUSE), _MOST_PAUSE)):
-                if client.nthreads():
+                scheduler = client.scheduler
+                if scheduler is None:  # the client was closed
+                    return
+                if client.sync(scheduler.nthreads):
                     since = 0.0
                 elif not since:
                     since = time.monotonic()

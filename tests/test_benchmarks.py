@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import multiprocessing
 import random
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +89,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmarks")
     arguments = ["--scale", "tiny", "--repeats", "1", "--cohorts", "15", "30", "--out", str(out)]
     arguments += ["--methods", "fork"]  # the other way imports all libraries twice more
-    subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
     return out
 
 
@@ -95,11 +99,10 @@ def test_every_measurement_is_there(suite: Path) -> None:
     document = json.loads((suite / "results.json").read_text())
     found = {(row["measure"], row["by"]): row for row in document["measurements"]}
     left_out = {row["what"] for row in document["left_out"]}
-    for reader in READERS:
-        if reader.name not in left_out:
+    required = {Ours, OursDask, TensorStore, MemoryMap, NibabelGzip, *B2ND}
+    for reader in READERS:  # without PyTorch our loader is left out, which bears the name of our reader
+        if reader in required or reader.name not in left_out:
             assert {measure for measure, by in found if by == reader.name} >= set(reader.reads)
-    for required in (Ours, OursDask, TensorStore, MemoryMap, NibabelGzip, *B2ND):
-        assert required.name not in left_out
     for loader in loaders.LOADERS:
         for workers, cold in itertools.product((0, training.WORKERS), (False, True)):
             name = training.rate_name(workers, "fork", cold=cold)
@@ -214,15 +217,26 @@ class Odd(B2ndSmallBlocks):
         return (5, 5, 20, 30)[: len(shape)], (2, 3, 10, 7)[: len(shape)]
 
 
-@pytest.mark.parametrize("kind", [*B2ND, Odd, Hdf5])
-def test_peers_hold_all_voxels_of_the_files(kind: type[Reader], reference: Reference, tmp_path: Path) -> None:
-    reader = kind(reference, tmp_path, threads=1)
+def files_that_differ(kind: type[Reader], reference: Reference, folder: Path) -> list[str]:
+    reader = kind(reference, folder, threads=1)
     reader.prepare()
+    found = []
     with reader.opened(IMAGES) as fetch:
         for name, file in reference.files.items():
             canonical = canonical_voxels(nib.Nifti1Image.from_filename(file))
-            voxels = fetch(name, (slice(None),) * canonical.ndim)
-            assert np.array_equal(voxels, canonical)
+            if not np.array_equal(fetch(name, (slice(None),) * canonical.ndim), canonical):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("kind", [*B2ND, Odd, Hdf5])
+def test_peers_hold_all_voxels_of_the_files(kind: type[Reader], reference: Reference, tmp_path: Path) -> None:
+    if kind is not Hdf5:
+        assert files_that_differ(kind, reference, tmp_path) == []
+        return
+    # netCDF4, which other tests use, brings an HDF5 of its own, beside which hdf5plugin's filters fail
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(files_that_differ, kind, reference, tmp_path).result() == []
 
 
 def test_files_of_b2nd_are_opened_with_as_many_threads_as_are_allowed(reference: Reference, tmp_path: Path) -> None:
