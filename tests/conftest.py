@@ -17,6 +17,9 @@ import isles24_zarr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# netCDF4 would set it to filters of its own, in this process and its children, beside which those of hdf5plugin fail
+os.environ.setdefault("HDF5_PLUGIN_PATH", "/nonexistent")
+
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
