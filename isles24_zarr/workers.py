@@ -157,10 +157,9 @@ def workers_needed(client: Client, futures: Callable[[], list[Any]]) -> Iterator
         # of a scheduler that has gone, the tasks tell; RuntimeError: the event loop has ended between two looks
         with contextlib.suppress(OSError, CancelledError, CommClosedError, RuntimeError):
             while not ended.wait(min(max(seconds / _LOOKS, _LEAST_PAUSE), _MOST_PAUSE)):
-                scheduler = client.scheduler
-                if scheduler is None:  # the client was closed
+                if client.scheduler is None:  # the client was closed
                     return
-                if client.sync(scheduler.nthreads):
+                if client.nthreads():
                     since = 0.0
                 elif not since:
                     since = time.monotonic()
