@@ -24,14 +24,13 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.access import PARTIAL
 from isles24_zarr.chunking import shard_key
-from isles24_zarr.containers import compressors
+from isles24_zarr.containers import compressors, encoded_shard
 from isles24_zarr.errors import StoreDamageError, StoreWriteError
 from isles24_zarr.grid import canonical_from_file
 from isles24_zarr.labels import MaskValues, labels_from_stored, mask_values, merged, values_of
 from isles24_zarr.layout import KEY, final_attributes, mask_plan, seal
 from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.shards import joined_shard
-from isles24_zarr.voxels import encoded_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,8 +1,7 @@
-"""The voxels of an array, read and written by TensorStore: the one module that knows it.
+"""The voxels of an array, read by TensorStore: the one module that knows it.
 
 Shards of a folder are read by TensorStore itself. Of any other store, it gets what a read needs of each shard as
-shards in memory, so that one library decodes, checks and places all voxels. Shards are encoded in memory, too, and
-written by the store, which sees to it that they appear whole or not at all.
+shards in memory, so that one library decodes, checks and places all voxels.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import functools
 import importlib
 import itertools
 import math
-import operator
 import os
 import re
 import warnings
@@ -26,7 +24,6 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
-from isles24_zarr.chunking import rounded_up
 from isles24_zarr.errors import ForkedProcessError, SlowReadWarning, StaleReadError, StoreDamageError
 from isles24_zarr.files import FileStamp, shard_status
 from isles24_zarr.forks import is_left_behind
@@ -245,35 +242,6 @@ class StoredVoxels:
         return found.to_bytes()
 
 
-def encoded_shard(document: Mapping[str, Any], voxels: NDArray[Any]) -> tuple[bytes, int]:
-    """Encode voxels as a shard.
-
-    Parameters
-    ----------
-    document
-        Metadata of its array.
-    voxels
-        (z, y, x) or (time, z, y, x), in any order in memory: a whole shard, or a part of one, cut between chunks of the
-        first axis.
-
-    Returns
-    -------
-    tuple
-        The shard, as long along the first axis as the voxels are, filled up to whole chunks; and how many it has.
-    """
-    (sharding,) = document["codecs"]
-    chunk = sharding["configuration"]["chunk_shape"]
-    shard = [rounded_up(len(voxels), chunk[0]), *document["chunk_grid"]["configuration"]["chunk_shape"][1:]]
-    own = {
-        **{name: value for name, value in document.items() if name != "attributes"},
-        "shape": list(voxels.shape),
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
-    }
-    array = _opened(own, {"driver": "memory"}, _new_context(_threads()))
-    array.write(voxels, can_reference_source_data_indefinitely=True).result()
-    return array.kvstore[_key([0] * voxels.ndim)], math.prod(map(operator.floordiv, shard, chunk))
-
-
 def _opened(document: Mapping[str, Any], place: Mapping[str, Any], context: Any) -> Any:
     """Open an array by its metadata alone; nothing is read."""
     spec = {
@@ -281,7 +249,6 @@ def _opened(document: Mapping[str, Any], place: Mapping[str, Any], context: Any)
         "kvstore": place,
         "metadata": document,
         "fill_missing_data_reads": False,
-        "store_data_equal_to_fill_value": True,
     }
     return _tensorstore().open(spec, open=True, assume_metadata=True, context=context).result()
 

@@ -19,13 +19,14 @@ from numcodecs import Blosc
 from zarr.storage import LocalStore
 
 from isles24_zarr import errors
+from isles24_zarr.containers import encoded_shard
 from isles24_zarr.layout import subject_plan
 from isles24_zarr.nifti import VoxelStream, read_header
 from isles24_zarr.release import SourceFile, Subject
 from isles24_zarr.remote import RemoteStore
 from isles24_zarr.shards import joined_shard, merged_ranges
 from isles24_zarr.store import write_array
-from isles24_zarr.voxels import StoredVoxels, encoded_shard
+from isles24_zarr.voxels import StoredVoxels
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:
@@ -230,9 +231,13 @@ def test_chunks_of_a_slice_are_neighbours(tmp_path: Path) -> None:
 
 
 def document_for(voxels: np.ndarray[Any, Any], chunk: Sequence[int], shard: Sequence[int]) -> dict[str, Any]:
-    """Metadata by the specification, without a compressor."""
+    """Metadata by the specification."""
     ends = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {"chunk_shape": list(chunk), "codecs": ends, "index_codecs": ends, "index_location": "end"}
+    size = voxels.itemsize
+    sizes = {"typesize": size, "blocksize": int(np.prod(chunk)) * size}
+    options = {"cname": "zstd", "clevel": 1, "shuffle": "shuffle", **sizes}
+    codecs = [ends[0], {"name": "blosc", "configuration": options}, ends[1]]
+    sharding = {"chunk_shape": list(chunk), "codecs": codecs, "index_codecs": ends, "index_location": "end"}
     return {
         "zarr_format": 3,
         "node_type": "array",
