@@ -126,25 +126,6 @@ def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: M
     return variable
 
 
-def record_of(image: xr.DataArray | xr.Variable) -> Mapping[str, Any] | None:
-    """Return what was recorded of an image, as far as it is still known; it proves nothing of its values.
-
-    Parameters
-    ----------
-    image
-        Of a scan, or opened by xarray alone.
-    """
-    found = image.encoding.get(KEY) or image.attrs.get(KEY)
-    return found if isinstance(found, dict) else None
-
-
-def stored_layout(variable: xr.Variable) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return the shapes of the chunks and of the shards that an image has in its store, where it is still known."""
-    record = variable.encoding.get(KEY, {})
-    layout = tuple(record.get("chunk_shape", ())), tuple(record.get("shard_shape", ()))
-    return layout if all(len(lengths) == variable.ndim for lengths in layout) and variable.ndim else None
-
-
 def coordinate_variable(path: str, document: Mapping[str, Any], chunk: bytes | None) -> xr.Variable:
     """Return a coordinate, in memory.
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.arrays import stored_layout
 from isles24_zarr.coordinates import scan_grid
-from isles24_zarr.dataset import DASK_CHUNK_BYTES, dask_chunks
+from isles24_zarr.encodings import DASK_CHUNK_BYTES, dask_chunks, stored_layout
 from isles24_zarr.errors import GeometryError
 from isles24_zarr.grid import same_grid
 from isles24_zarr.vocabulary import PERFUSION_MAPS

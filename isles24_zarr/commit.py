@@ -9,8 +9,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from isles24_zarr import phenotype, vocabulary
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_passwords
@@ -19,6 +18,7 @@ from isles24_zarr.objects import committed_subjects, read_document
 from isles24_zarr.rows import own_row, rows_from_table
 from isles24_zarr.store import remove, write_dataset, write_grid, write_group, write_subject
 from isles24_zarr.tables import MAX_TABLE_BYTES
+from isles24_zarr.version import PACKAGE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from isles24_zarr.objects import Target
     from isles24_zarr.release import Release, SourceFile, Subject
     from isles24_zarr.source import Source
-
-PACKAGE_VERSION: Final = version("isles24-zarr")
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from isles24_zarr.arrays import (
     chunk_shapes,
     coordinate_variable,
     image_variable,
-    stored_layout,
 )
 from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.coordinates import voxel_numbers
 from isles24_zarr.documents import checked_group, checked_record
+from isles24_zarr.encodings import DASK_CHUNK_BYTES, dask_chunks
 from isles24_zarr.errors import (
     IncompleteStoreError,
     StaleReadError,
@@ -41,18 +41,14 @@ from isles24_zarr.objects import (
     read_root,
 )
 from isles24_zarr.options import service_of
-from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.remote import RemoteStore
-from isles24_zarr.vocabulary import IMAGES
+from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from zarr.abc.store import Store
-
-DASK_CHUNK_BYTES: Final = 64 * 10**6
-"""How large a Dask chunk may be: far above the cost of a task, far below the memory of a worker."""
 
 REMOTE_DASK_CHUNK_BYTES: Final = MAX_SHARD_BYTES
 """The same behind a URL, where every chunk costs a request: no shard is cut."""
@@ -263,44 +259,3 @@ def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, An
     if isinstance(opened, LocalStore):
         return "TensorStore, from shards of this machine"
     return f"TensorStore, in merged ranges through {opened}"
-
-
-def dask_chunks(scan: xr.Dataset, *, most: int = DASK_CHUNK_BYTES) -> dict[str, int]:
-    """Choose Dask chunks for the arrays of a scan, the same for all so that they combine without rechunking.
-
-    Parameters
-    ----------
-    scan
-        As it comes from the store, with the chunks and shards of its arrays in their encoding.
-    most
-        Bytes of a chunk of the largest array.
-
-    Returns
-    -------
-    dict
-        By dimension: multiples of the stored chunks that never cross a shard, of up to ``most`` bytes for the largest
-        array. Planes stay whole as long as possible: it is along z and then along time that arrays are cut.
-    """
-    layouts = {name: stored_layout(array.variable) for name, array in scan.data_vars.items()}
-    arrays = [scan[name] for name, layout in layouts.items() if layout]
-    unit: dict[str, int] = {}
-    cuts: dict[str, int] = {}
-    for array in arrays:
-        for dim, chunk, shard, count in zip(array.dims, *(layouts[array.name] or ()), array.shape, strict=True):
-            name = str(dim)
-            unit[name] = math.lcm(unit.get(name, 1), chunk)
-            if shard < count:
-                cuts[name] = math.gcd(cuts.get(name, 0), shard)
-    sizes = {name: cuts.get(name, math.ceil(scan.sizes[name] / unit[name]) * unit[name]) for name in unit}
-
-    def largest() -> int:
-        return max(math.prod(sizes[str(dim)] for dim in each.dims) * each.dtype.itemsize for each in arrays)
-
-    for name in ("z", "time", "y", "x"):
-        units = sizes.get(name, 0) // unit.get(name, 1)
-        if units:
-            wanted = min(units, max(1, units * most // largest()))
-            # between two cuts, only a divisor keeps later chunks from crossing one
-            fitting = wanted if name not in cuts else max(n for n in range(1, wanted + 1) if units % n == 0)
-            sizes[name] = fitting * unit[name]
-    return sizes

@@ -35,9 +35,8 @@ from isles24_zarr.kinds import (
     optional,
 )
 from isles24_zarr.layout import KEY
-from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.shards import index_bytes
-from isles24_zarr.vocabulary import IMAGES
+from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

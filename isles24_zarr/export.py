@@ -17,19 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import xxhash
 
 from isles24_zarr import vocabulary
-from isles24_zarr.arrays import StoredArray, chunk_shapes
 from isles24_zarr.cells import UnreadCellError, value_from_cell
-from isles24_zarr.chunking import blocks_of_array
 from isles24_zarr.documents import checked_image
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
-from isles24_zarr.grid import file_from_canonical
-from isles24_zarr.labels import MaskValues, stored_from_labels
-from isles24_zarr.layout import KEY, recorded_orientation
+from isles24_zarr.file_order import file_blocks
+from isles24_zarr.layout import KEY
 from isles24_zarr.nifti import VoxelStream, write_nifti
-from isles24_zarr.objects import Target, committed_subjects, read_members, read_root, reading
+from isles24_zarr.objects import Target, committed_subjects, read_members, read_root
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.streams import whole_file
 from isles24_zarr.tables import guarded_text
@@ -236,51 +232,6 @@ def export_array(task: ExportTask, topic: str) -> bool | Problem:
     except Isles24Error as error:
         return Problem.from_error(error)
     return True
-
-
-def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
-    """Yield the voxels of an array as its file has them.
-
-    Parameters
-    ----------
-    target, path, document
-        The store, the array in it, and the array's metadata.
-
-    Yields
-    ------
-    numpy.ndarray
-        C-contiguous, (z, y, x) or (t, z, y, x) in the order and the byte order of the file; one shard each.
-
-    Raises
-    ------
-    StoreDamageError
-        A block cannot be read, or, after the last one, the checksum is not the one that was recorded.
-    """
-    ours = document["attributes"][KEY]
-    orientation = recorded_orientation(ours)
-    array = StoredArray(target.opened(read_only=True), path, document)
-    checksum = xxhash.xxh3_128()
-    for block in blocks_of_array(array.shape, chunk_shapes(document)[1], orientation):
-        with reading(path):
-            voxels = array.read(block.region)
-        voxels = np.ascontiguousarray(file_from_canonical(voxels, orientation))
-        voxels = np.ascontiguousarray(_stored_voxels(path, voxels, ours))
-        checksum.update(voxels.data)
-        yield voxels
-    if checksum.hexdigest() != ours["checksum"]["value"]:
-        raise StoreDamageError(path, "its voxels are not those that were written: the checksum differs")
-
-
-def _stored_voxels(path: str, voxels: NDArray[Any], ours: Mapping[str, Any]) -> NDArray[Any]:
-    """Return voxels as the file has them, of a mask that is stored as labels, too."""
-    try:
-        dtype = np.dtype(ours["file_dtype"])
-        found = MaskValues.from_json(ours["mask"]) if "mask" in ours else None
-        if found is None or found.kind != "labels":
-            return voxels.astype(dtype, casting="equiv", copy=False)
-        return stored_from_labels(voxels, found, dtype)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise StoreDamageError(path, f"its voxels are not what its record says ({error})") from error
 
 
 def _is_exported(task: ExportTask) -> bool:

@@ -30,7 +30,7 @@ from isles24_zarr.objects import (
     read_objects,
 )
 from isles24_zarr.recheck import DECODING_ERRORS, damage, first_line
-from isles24_zarr.release import SUBJECT_NAME
+from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

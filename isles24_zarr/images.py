@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 import xxhash
 
-from isles24_zarr.arrays import record_of
 from isles24_zarr.blocks import SPATIAL, name_of
 from isles24_zarr.coordinates import scan_grid
+from isles24_zarr.encodings import record_of
 from isles24_zarr.errors import GeometryError, UnknownNameError, VoxelTypeError
 from isles24_zarr.grid import Grid, Orientation, file_from_canonical, file_grid, same_positions
 from isles24_zarr.header import MAX_AXIS, header_from_bytes

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from isles24_zarr.arrays import stored_layout
 from isles24_zarr.cohort import available_images, cohort_target, subject_names
 from isles24_zarr.coordinates import scan_grid
 from isles24_zarr.dataset import open_scan
+from isles24_zarr.encodings import stored_layout
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.grid import world_from_voxel
 from isles24_zarr.masks import LabelRule, label_rule

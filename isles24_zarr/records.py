@@ -23,7 +23,7 @@ from nibabel.fileslice import canonical_slicers
 from isles24_zarr.cohort import clinical_table, cohort_target, subject_names
 from isles24_zarr.dataset import image_groups, stored_array
 from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathError
-from isles24_zarr.export import file_blocks
+from isles24_zarr.file_order import file_blocks, file_voxels
 from isles24_zarr.images import nifti_class
 from isles24_zarr.layout import KEY, recorded_orientation
 from isles24_zarr.nifti import write_nifti
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isles24_zarr.arrays import StoredArray
-    from isles24_zarr.grid import Orientation
 
 CLINICAL_KEYS: Final = ("age", "sex", "nihss_admission", "mrs_admission", "mrs_3month")
 KEYS: Final = ("subject_id", *IMAGES, *CLINICAL_KEYS)
@@ -240,56 +239,6 @@ class StoredVoxels(ArrayProxy):
         with reading(self._path):
             found = file_voxels(self._array, index, self._shape, recorded_orientation(ours))
         return found.astype(self._dtype, copy=False)
-
-
-def file_voxels(
-    array: StoredArray, index: Sequence[int | slice | None], shape: tuple[int, ...], orientation: Orientation
-) -> NDArray[Any]:
-    """Read a part of an image as its file has it, and no more than that from the store.
-
-    Parameters
-    ----------
-    array
-        Canonical, (z, y, x) or (time, z, y, x).
-    index
-        For each axis of the file a whole number from 0 on or a slice; None makes a new axis.
-    shape
-        Of the file, (x, y, z, ...), of whose further axes one at most is longer than 1.
-    orientation
-        How the file's axes became the array's.
-
-    Returns
-    -------
-    numpy.ndarray
-        What ``index`` makes of an array in the shape of the file.
-    """
-    picks = [cut for cut in index if cut is not None]
-    spans = [
-        range(count)[cut] if isinstance(cut, slice) else range(cut, cut + 1)
-        for cut, count in zip(picks, shape, strict=True)
-    ]
-    lengths = [len(span) for span in spans]
-    volume = []
-    for axis, flip in zip(orientation.axes, orientation.flips, strict=True):
-        last = shape[axis] - 1
-        span = spans[axis]
-        volume.append(range(last - span.start, last - span.stop, -span.step) if flip else span)
-    series = [next((span for span, count in zip(spans[3:], shape[3:], strict=True) if count > 1), range(1))]
-    wanted = [*series[: array.ndim - 3], *reversed(volume)]
-    if 0 in lengths:
-        turned = np.empty(lengths, array.dtype)
-    else:
-        # regions go upwards: what runs down is read upwards and turned
-        block = array.read(tuple(_upwards(span) for span in wanted))
-        block = block[tuple(slice(None, None, -1 if span.step < 0 else None) for span in wanted)]
-        places = [block.ndim - 1 - orientation.axes.index(axis) for axis in range(3)]
-        turned = block.transpose(*places, *range(block.ndim - 3)).reshape(lengths, order="F")
-    return np.asarray(turned[tuple(0 if isinstance(c, int) else c if c is None else slice(None) for c in index)])
-
-
-def _upwards(span: range) -> slice:
-    first, last = sorted((span[0], span[-1]))
-    return slice(first, last + 1, abs(span.step))
 
 
 def hf_dataset(

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from isles24_zarr.errors import Problem, UnknownNameError, UnsafePathError
-from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, TABLE_OF_SESSION
+from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, SUBJECT_NAME, TABLE_OF_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 DICTIONARY_NAME: Final = "clinical_data-description.xlsx"
 _RAW: Final = frozenset({"raw_data", "rawdata"})
 _SECTIONS: Final = _RAW | {"derivatives", "phenotype"}
-SUBJECT_NAME: Final = re.compile(r"sub-[0-9A-Za-z]+", re.ASCII)
 _SESSION: Final = re.compile(r"ses-0*([0-9]{1,4})", re.ASCII)
 _IMAGE: Final = re.compile(
     r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)(_space-(?P<space>[^_]+))?_(?P<suffix>[^_.]+)\.nii(\.gz)?", re.ASCII

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.ingest import FileTask
 from isles24_zarr.layout import FORMAT_VERSION, KEY, SubjectPlan, seal, subject_plan
 from isles24_zarr.objects import DOCUMENT, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.store import remove, remove_partial_objects, withdraw
+from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:

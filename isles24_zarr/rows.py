@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.cells import is_missing
 from isles24_zarr.errors import TableError
-from isles24_zarr.release import SUBJECT_NAME
 from isles24_zarr.tables import Row, sheets_from_table, text_from_cell, unguarded_text
-from isles24_zarr.vocabulary import CLINICAL_VARIABLES
+from isles24_zarr.vocabulary import CLINICAL_VARIABLES, SUBJECT_NAME
 
 if TYPE_CHECKING:
     from isles24_zarr.vocabulary import ClinicalVariable

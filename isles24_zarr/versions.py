@@ -14,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from isles24_zarr.commit import PACKAGE_VERSION, cohort_dataset
+from isles24_zarr.commit import cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
 from isles24_zarr.layout import KEY, PHENOTYPE
 from isles24_zarr.objects import (
@@ -28,6 +28,7 @@ from isles24_zarr.objects import (
 )
 from isles24_zarr.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
 from isles24_zarr.store import write_dataset
+from isles24_zarr.version import PACKAGE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -23,6 +24,9 @@ REFERENCES: Final = (
     "https://doi.org/10.5281/zenodo.17652035",
     "https://isles-24.grand-challenge.org/",
 )
+
+SUBJECT_NAME: Final = re.compile(r"sub-[0-9A-Za-z]+", re.ASCII)
+"""A subject, as BIDS names it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

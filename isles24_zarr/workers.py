@@ -24,9 +24,9 @@ from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
 from isles24_zarr.chunking import MAX_SHARD_BYTES
-from isles24_zarr.commit import PACKAGE_VERSION
 from isles24_zarr.errors import ClusterLostError, DestinationError, NoWorkersError, WorkerMismatchError
 from isles24_zarr.processes import OwnCluster
+from isles24_zarr.version import PACKAGE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
