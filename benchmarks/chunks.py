@@ -18,9 +18,9 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import CTP
 from benchmarks.regions import CURVE, CURVES, FRAME, PATCH, WEIGHTS, reads_of, weighted_mean
-from isles24_zarr.chunking import CHUNK_FRAMES, CHUNK_ZYX, MAX_SHARD_BYTES, even_chunk, rounded_up
-from isles24_zarr.layout import COMPRESSOR
-from isles24_zarr.shards import index_bytes, index_from_bytes, with_index
+from isles24_zarr.format.chunking import CHUNK_FRAMES, CHUNK_ZYX, MAX_SHARD_BYTES, even_chunk, rounded_up
+from isles24_zarr.format.layout import COMPRESSOR
+from isles24_zarr.format.shards import index_bytes, index_from_bytes, with_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

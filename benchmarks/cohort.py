@@ -20,9 +20,9 @@ from distributed import Client, LocalCluster
 import isles24_zarr
 from benchmarks.conversion import workers_name
 from benchmarks.measurement import OURS, Results, alternated
-from isles24_zarr.commit import write_cohort
-from isles24_zarr.layout import KEY, seal
-from isles24_zarr.objects import Target
+from isles24_zarr.conversion._commit import write_cohort
+from isles24_zarr.format.layout import KEY, seal
+from isles24_zarr.store.objects import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

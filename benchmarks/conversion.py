@@ -20,9 +20,9 @@ from numcodecs import Blosc
 import isles24_zarr
 from benchmarks.machine import peak_megabytes
 from benchmarks.measurement import OURS, Results, alternated
-from isles24_zarr.cluster import dask_client
-from isles24_zarr.layout import COMPRESSOR, KEY
-from isles24_zarr.nifti import VoxelStream, write_nifti
+from isles24_zarr.format.layout import COMPRESSOR, KEY
+from isles24_zarr.nifti.files import VoxelStream, write_nifti
+from isles24_zarr.tasks.cluster import dask_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,7 +150,7 @@ def converted_by_us(release: Path, store: Path, *, workers: int) -> Converted:
 
 
 def _idle_megabytes() -> float:
-    import isles24_zarr.convert  # noqa: F401 - so that an idle worker has what a busy one has
+    import isles24_zarr.conversion.converting  # noqa: F401 - so that an idle worker has what a busy one has
 
     return peak_megabytes()
 

@@ -19,12 +19,12 @@ import isles24_zarr
 from benchmarks.conversion import workers_name
 from benchmarks.measurement import OURS, Results, alternated
 from benchmarks.simulation import LARGEST, Order, Task, release_megabytes, simulated
-from isles24_zarr.cluster import completed_tasks, dask_client
-from isles24_zarr.commit import clinical_record, publish_subject, write_cohort
-from isles24_zarr.convert import planned
-from isles24_zarr.ingest import FileTask, convert_file
-from isles24_zarr.objects import Target
-from isles24_zarr.source import Source
+from isles24_zarr.conversion import planned
+from isles24_zarr.conversion._commit import clinical_record, publish_subject, write_cohort
+from isles24_zarr.conversion._ingest import FileTask, convert_file
+from isles24_zarr.release.source import Source
+from isles24_zarr.store.objects import Target
+from isles24_zarr.tasks.cluster import completed_tasks, dask_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,7 +155,7 @@ def _workers(count: int, cores: int) -> Iterator[Client]:
 
 
 def _imported() -> None:
-    import isles24_zarr.convert  # noqa: F401 - so that no task pays for it
+    import isles24_zarr.conversion.converting  # noqa: F401 - so that no task pays for it
 
 
 def nothing(task: int, topic: str) -> int:  # noqa: ARG001 - as all tasks

@@ -27,12 +27,16 @@ from benchmarks.machine import limited_threads
 from benchmarks.measurement import Results
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, CURVE, PATCH, WHOLE, reads_of
-from isles24_zarr import arrays, containers, dataset, store, streams, voxels
-from isles24_zarr.convert import planned
-from isles24_zarr.nifti import VoxelStream
-from isles24_zarr.objects import Target
-from isles24_zarr.source import Source
-from isles24_zarr.store import write_array
+from isles24_zarr.conversion import planned
+from isles24_zarr.format import codecs as containers
+from isles24_zarr.nifti import streams
+from isles24_zarr.nifti.files import VoxelStream
+from isles24_zarr.release.source import Source
+from isles24_zarr.scans import opening as dataset
+from isles24_zarr.store import arrays, voxels
+from isles24_zarr.store.objects import Target
+from isles24_zarr.writing import _store as store
+from isles24_zarr.writing import write_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

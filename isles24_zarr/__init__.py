@@ -5,15 +5,67 @@
 >>> isles24_zarr.open_scan("isles24.zarr", "sub-stroke0001")  # doctest: +SKIP
 """
 
-from isles24_zarr import accessor as _accessor  # noqa: F401 - registers .isles
-from isles24_zarr.cohort import open_cohort
-from isles24_zarr.convert import convert, scan
-from isles24_zarr.dataset import open_scan
-from isles24_zarr.export import export
-from isles24_zarr.synthetic import synthesize
-from isles24_zarr.verify import verify
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from isles24_zarr import accessors as _accessors  # noqa: F401 - registers .isles
+from isles24_zarr import errors, vocabulary
+from isles24_zarr.errors import Problem
 from isles24_zarr.version import PACKAGE_VERSION
 
-__all__ = ["convert", "export", "open_cohort", "open_scan", "scan", "synthesize", "verify"]
+if TYPE_CHECKING:
+    from isles24_zarr.cohorts import open_cohort
+    from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
+    from isles24_zarr.release import FetchReport, Release, fetch
+    from isles24_zarr.scans import open_scan
+    from isles24_zarr.synthetic import synthesize
+    from isles24_zarr.verification import VerifyReport, verify
+
+__all__ = [
+    "ConvertReport",
+    "ExportReport",
+    "FetchReport",
+    "Problem",
+    "Release",
+    "VerifyReport",
+    "convert",
+    "errors",
+    "export",
+    "fetch",
+    "open_cohort",
+    "open_scan",
+    "scan",
+    "synthesize",
+    "verify",
+    "vocabulary",
+]
 
 __version__ = PACKAGE_VERSION
+
+_HOMES: Final = {
+    "cohorts": ["open_cohort"],
+    "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
+    "release": ["FetchReport", "Release", "fetch"],
+    "scans": ["open_scan"],
+    "synthetic": ["synthesize"],
+    "verification": ["VerifyReport", "verify"],
+    "analysis": [],
+    "figures": [],
+    "geometry": [],
+}
+"""Packages with what the face has of each: they are imported when they are first asked for, since together they take as
+long to import as xarray does."""
+
+
+def __getattr__(name: str) -> Any:
+    for package, names in _HOMES.items():
+        if name == package or name in names:
+            module = importlib.import_module(f"{__name__}.{package}")
+            return module if name == package else getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_HOMES})

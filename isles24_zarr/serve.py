@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from isles24_zarr.errors import AddressError, MissingExtraError, NotAStoreError, StoreDamageError
-from isles24_zarr.files import opened_file
-from isles24_zarr.objects import DOCUMENT, Target, read_root
+from isles24_zarr.store import DOCUMENT, Target, opened_file, read_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isles24_zarr.layout import seal
+from isles24_zarr.format.layout import seal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -29,12 +29,12 @@ import xxhash
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from isles24_zarr.chunking import MAX_SHARD_BYTES
 from isles24_zarr.errors import Problem, SourceError, UnsafePathError
-from isles24_zarr.header import MAX_PLANE_BYTES
-from isles24_zarr.layout import subject_plan
-from isles24_zarr.nifti import VoxelStream
-from isles24_zarr.release import (
+from isles24_zarr.format.chunking import MAX_SHARD_BYTES
+from isles24_zarr.format.layout import subject_plan
+from isles24_zarr.nifti.files import VoxelStream
+from isles24_zarr.nifti.header import MAX_PLANE_BYTES
+from isles24_zarr.release.paths import (
     DictionaryName,
     ImageName,
     SourceFile,

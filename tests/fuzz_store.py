@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import strategies as st
 
 import isles24_zarr
-from isles24_zarr.dataset import described_arrays
 from isles24_zarr.errors import Isles24Error
-from isles24_zarr.objects import Target, committed_subjects
+from isles24_zarr.scans.opening import described_arrays
+from isles24_zarr.store.objects import Target, committed_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ from typing import Final
 import pandas as pd
 from hypothesis import strategies as st
 
+from isles24_zarr.clinical.tables import MAX_COLUMNS, MAX_ROWS, MAX_TEXT, Row, sheets_from_table
 from isles24_zarr.errors import TableError
-from isles24_zarr.tables import MAX_COLUMNS, MAX_ROWS, MAX_TEXT, Row, sheets_from_table
 from tests.table_files import PARTS, csv_bytes, packed, parts_of, xlsx
 
 _PIECES: Final = [b"<", b">", b'"', b"&", b"&amp;", b"&x;", b"\0", b"\xff", b"-1", b"1e999", b"9" * 30, b"XFD1048576"]

@@ -19,7 +19,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
 
 import isles24_zarr
-from isles24_zarr import analysis, errors, perfusion
+from isles24_zarr import errors
+from isles24_zarr.analysis import perfusion
+from isles24_zarr.analysis import statistics as analysis
 from isles24_zarr.vocabulary import COW_LABELS
 from tests import nifti_files
 

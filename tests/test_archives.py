@@ -26,8 +26,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import isles24_zarr
-from isles24_zarr import spool
-from isles24_zarr.cluster import TaskLost
 from isles24_zarr.errors import (
     DamagedArchiveError,
     Isles24Error,
@@ -36,9 +34,11 @@ from isles24_zarr.errors import (
     SpoolError,
     UnusableArchiveError,
 )
-from isles24_zarr.objects import Target
-from isles24_zarr.release import SourceFile, classified
-from isles24_zarr.source import Source
+from isles24_zarr.release.paths import SourceFile, classified
+from isles24_zarr.release.source import Source
+from isles24_zarr.store.objects import Target
+from isles24_zarr.tasks import spool
+from isles24_zarr.tasks.cluster import TaskLost
 from tests.archive_files import directory_span, members_of, pack, tar_member, with_directory
 from tests.limits import limited_process
 from tests.oracle import arrays_by_source, assert_identical_stores, assert_same_image, images_below
@@ -516,8 +516,8 @@ def test_archives_that_cannot_be_used(members: Members, archive: Path, tmp_path:
 @pytest.mark.parametrize("name", ["train.7z", "train.tar"])
 def test_members_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     packed = pack(tmp_path / name, [(f"{number}", b"") for number in range(20)] + SMALL)
-    monkeypatch.setattr("isles24_zarr.sevenzip.MOST_MEMBERS", 10)
-    monkeypatch.setattr("isles24_zarr.tarball.MOST_MEMBERS", 10)
+    monkeypatch.setattr("isles24_zarr.release._sevenzip.MOST_MEMBERS", 10)
+    monkeypatch.setattr("isles24_zarr.release._tarball.MOST_MEMBERS", 10)
     with pytest.raises((UnusableArchiveError, SourceNotFoundError), match=r"has more than 10 members"):
         isles24_zarr.scan(packed)
 

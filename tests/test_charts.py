@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 import isles24_zarr
-from isles24_zarr import charts
 from isles24_zarr.errors import MissingExtraError, UnknownNameError
-from isles24_zarr.figures import figure_class
+from isles24_zarr.figures import cohort as charts
+from isles24_zarr.figures._style import figure_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

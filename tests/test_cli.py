@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from isles24_zarr.cli import app
+from isles24_zarr.cli.commands import app
 from tests.damage import rewrite_table
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from isles24_zarr.cluster import TaskLost, advance, completed_tasks, connected_client, dask_client
 from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, StoreWriteError
+from isles24_zarr.tasks.cluster import TaskLost, advance, completed_tasks, connected_client, dask_client
 
 if TYPE_CHECKING:
     from pathlib import Path

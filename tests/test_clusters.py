@@ -23,11 +23,11 @@ import typer
 from distributed import Client, LocalCluster
 
 import isles24_zarr
-from isles24_zarr import cluster
-from isles24_zarr.cli import app
-from isles24_zarr.cluster import advance, completed_tasks
+from isles24_zarr.cli.commands import app
 from isles24_zarr.errors import ClusterLostError, NoWorkersError, WorkerMismatchError
-from isles24_zarr.workers import check_workers
+from isles24_zarr.tasks import cluster
+from isles24_zarr.tasks._workers import check_workers
+from isles24_zarr.tasks.cluster import advance, completed_tasks
 from tests.clusters import ROOT, SECONDS, odd_worker, ours, scheduler, until, worker
 from tests.oracle import assert_identical_stores
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.cluster import dask_client
-from isles24_zarr.cohort import cohort_tree, split_cohort
-from isles24_zarr.objects import Target
+from isles24_zarr.cohorts.opening import cohort_tree, split_cohort
+from isles24_zarr.store.objects import Target
+from isles24_zarr.tasks.cluster import dask_client
 from tests.damage import rewrite_table
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
-from isles24_zarr import chunking
 from isles24_zarr.errors import DestinationError, UnknownNameError
+from isles24_zarr.format import chunking
 from tests.nifti_files import OBLIQUE, random_voxels, write
 from tests.oracle import (
     arrays_by_source,

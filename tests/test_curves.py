@@ -17,7 +17,8 @@ import pytest
 import xarray as xr
 
 import isles24_zarr
-from isles24_zarr import arteries, curves, errors
+from isles24_zarr import errors
+from isles24_zarr.analysis import arteries, curves
 from tests.oracle import canonical_voxels
 from tests.test_analysis import SHEARED, SUBJECTS, make_volume
 
@@ -306,7 +307,8 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path) -> None:
         import dask.array as da
         import numpy as np
 
-        from isles24_zarr import arteries, curves
+        from isles24_zarr.analysis import arteries
+        from isles24_zarr.analysis import curves
         from tests.test_curves import make_series
 
         def peak():

@@ -20,11 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isles24_zarr
-from isles24_zarr import dataset, errors, layout
-from isles24_zarr.chunking import chunks_and_shards
-from isles24_zarr.dataset import dask_chunks
+from isles24_zarr import errors
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.objects import document_from_bytes
+from isles24_zarr.format import layout
+from isles24_zarr.format.chunking import chunks_and_shards
+from isles24_zarr.scans import opening as dataset
+from isles24_zarr.scans.opening import dask_chunks
+from isles24_zarr.store.objects import document_from_bytes
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 
-from isles24_zarr.cli import app
+from isles24_zarr.cli.commands import app
 from isles24_zarr.vocabulary import CLINICAL_VARIABLES, IMAGE_KINDS
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import isles24_zarr
+from isles24_zarr.clinical.phenotype import record_from_row
+from isles24_zarr.clinical.rows import rows_from_table
+from isles24_zarr.conversion.exporting import _write_tables
 from isles24_zarr.errors import DestinationError, NotAStoreError, UnknownNameError
-from isles24_zarr.export import _write_tables
-from isles24_zarr.layout import KEY
-from isles24_zarr.phenotype import record_from_row
-from isles24_zarr.rows import rows_from_table
+from isles24_zarr.format.layout import KEY
 from isles24_zarr.vocabulary import BASELINE
 from tests.nifti_files import random_voxels, write
 from tests.test_convert import DAMAGED, S, damaged_release, images_below, odd_release  # noqa: F401

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from isles24_zarr.errors import DestinationError, DownloadError, RecordError, UnknownNameError
-from isles24_zarr.fetch import fetch
+from isles24_zarr.release.zenodo import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import zarr
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.voxels import StoredVoxels
+from isles24_zarr.store.voxels import StoredVoxels
 from tests.s3_server import KEYS, moto_server, s3_client
 from tests.test_shards import damaged_byte, document_of, voxels_of, without_first_chunk, written
 

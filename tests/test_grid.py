@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from isles24_zarr.grid import (
+from isles24_zarr.geometry.grid import (
     Grid,
     Orientation,
     canonical_from_file,

@@ -81,7 +81,7 @@ def test_an_interrupt_while_code_is_made_keeps_its_exit_code(tmp_path: Path) -> 
         "from isles24_zarr.cli import main\n"
         "def stop(*args, **options):\n"
         "    exec('raise KeyboardInterrupt')\n"
-        "importlib.import_module('isles24_zarr.convert').scan = stop\n"
+        "importlib.import_module('isles24_zarr.conversion').scan = stop\n"
         "main()\n"
     )
     done = subprocess.run(

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isles24_zarr import chunking
-from isles24_zarr.chunking import chunks_and_shards
-from isles24_zarr.grid import Orientation, canonical_from_file
-from isles24_zarr.layout import ArrayPlan
-from isles24_zarr.release import SourceFile
+from isles24_zarr.format import chunking
+from isles24_zarr.format.chunking import chunks_and_shards
+from isles24_zarr.format.layout import ArrayPlan
+from isles24_zarr.geometry.grid import Orientation, canonical_from_file
+from isles24_zarr.release.paths import SourceFile
 
 ORIENTATIONS = [
     Orientation(axes=axes, flips=flips)

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import isles24_zarr
-from isles24_zarr import analysis, curves, masks, plot
+from isles24_zarr.analysis import curves, masks
+from isles24_zarr.analysis import statistics as analysis
 from isles24_zarr.errors import MaskError, OldStoreError, SoftMaskWarning, UnknownNameError
-from isles24_zarr.labels import (
+from isles24_zarr.figures import slices as plot
+from isles24_zarr.format.labels import (
     MOST_VALUES,
     MaskValues,
     labels_from_stored,
@@ -32,7 +34,7 @@ from isles24_zarr.labels import (
     stored_from_labels,
     values_of,
 )
-from isles24_zarr.layout import seal
+from isles24_zarr.format.layout import seal
 from tests.nifti_files import OBLIQUE, write
 
 if TYPE_CHECKING:
@@ -345,7 +347,7 @@ def test_a_mask_without_dask_is_read_block_by_block(store: Path, monkeypatch: py
     """The rule of a float mask does not need all of it at once."""
     sizes = []
     original = masks.values_of
-    monkeypatch.setattr("isles24_zarr.blocks.DASK_CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("isles24_zarr.analysis.blockwise.DASK_CHUNK_BYTES", 20_000)
     monkeypatch.setattr(masks, "values_of", lambda block: sizes.append(block.size) or original(block))
     scan = isles24_zarr.open_scan(store, S, chunks=None)
     late = (scan["lesion_mask"] * 1.0).astype(np.float32)
@@ -408,18 +410,19 @@ def test_more_values_than_labels() -> None:
 
 def test_a_file_that_changes_between_two_looks_is_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its labels would be those of another file."""
-    from isles24_zarr import cluster, ingest
-    from isles24_zarr.objects import Target
-    from isles24_zarr.source import Source
+    from isles24_zarr import tasks
+    from isles24_zarr.conversion import _ingest as ingest
+    from isles24_zarr.release.source import Source
+    from isles24_zarr.store.objects import Target
 
     release = make_release(tmp_path / "train", *MASKS["as the real one"][:2])
-    monkeypatch.setattr(cluster, "advance", lambda *_: None)
+    monkeypatch.setattr(tasks, "advance", lambda *_: None)
     source, target = Source.of(release), Target.of(tmp_path / "x.zarr")
-    from isles24_zarr.convert import _headers
-    from isles24_zarr.layout import subject_plan
+    from isles24_zarr.conversion._planning import read_headers
+    from isles24_zarr.format.layout import subject_plan
 
     (subject,) = source.listed().subjects.values()
-    headers, _ = _headers(source, [subject])
+    _, headers, _ = read_headers(source, [subject], progress=False)
     (plan,) = [each for each in subject_plan(subject, headers).arrays if each.image == "lesion_mask"]
     looked_at = ingest.looked_at
 

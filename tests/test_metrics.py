@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import isles24_zarr
-from isles24_zarr import errors, metrics
-from isles24_zarr.metrics import challenge_metrics, lesion_components
+from isles24_zarr import errors
+from isles24_zarr.analysis import metrics
+from isles24_zarr.analysis.metrics import challenge_metrics, lesion_components
 
 pytest.importorskip("scipy")
 

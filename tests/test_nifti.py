@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from isles24_zarr import errors
-from isles24_zarr.header import MAX_HEADER_BYTES, header_from_bytes
-from isles24_zarr.nifti import GZIP_LEVEL, VoxelStream, write_nifti
+from isles24_zarr.nifti.files import GZIP_LEVEL, VoxelStream, write_nifti
+from isles24_zarr.nifti.header import MAX_HEADER_BYTES, header_from_bytes
 from tests.nifti_files import OBLIQUE, random_voxels, write
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isles24_zarr.errors import OptionError
-from isles24_zarr.options import bucket_options, options_from_texts, own_options, service_of
+from isles24_zarr.places.options import bucket_options, options_from_texts, own_options, service_of
 
 HTTP = "http://127.0.0.1:9000"
 SUFFIX = "core.usgovcloudapi.net"

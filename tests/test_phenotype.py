@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isles24_zarr
-from isles24_zarr.errors import TableError
-from isles24_zarr.phenotype import (
+from isles24_zarr.clinical.phenotype import (
     ClinicalRecord,
     DictionaryEntry,
     cohort_table,
@@ -24,8 +23,9 @@ from isles24_zarr.phenotype import (
     merged_record,
     record_from_row,
 )
-from isles24_zarr.rows import rows_from_table
-from isles24_zarr.tables import text_from_cell
+from isles24_zarr.clinical.rows import rows_from_table
+from isles24_zarr.clinical.tables import text_from_cell
+from isles24_zarr.errors import TableError
 from isles24_zarr.vocabulary import BASELINE, CLINICAL, CLINICAL_VARIABLES, IMAGES, OUTCOME
 from tests.table_files import csv_bytes, xlsx
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import isles24_zarr
-from isles24_zarr import figures, plot
 from isles24_zarr.errors import GeometryError, MissingExtraError, UnknownNameError
-from isles24_zarr.plot import montage
+from isles24_zarr.figures import _style as figures
+from isles24_zarr.figures import slices as plot
+from isles24_zarr.figures.slices import montage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

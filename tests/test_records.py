@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.grid import Orientation, canonical_from_file
-from isles24_zarr.records import file_voxels
+from isles24_zarr.cohorts.records import file_voxels
+from isles24_zarr.geometry.grid import Orientation, canonical_from_file
 from tests.damage import spoil_chunks
 from tests.nifti_files import random_voxels, write
 from tests.oracle import labels_of

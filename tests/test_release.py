@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr.errors import SourceNotFoundError, UnsafePathError
-from isles24_zarr.release import (
+from isles24_zarr.release.paths import (
     DictionaryName,
     ImageName,
     Release,
@@ -23,7 +23,7 @@ from isles24_zarr.release import (
     classified,
     release_from_files,
 )
-from isles24_zarr.source import Source
+from isles24_zarr.release.source import Source
 from isles24_zarr.vocabulary import IMAGE_KINDS
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import pytest
 import xarray as xr
 
 import isles24_zarr
-from isles24_zarr import commit, resume
+from isles24_zarr.conversion import _commit as commit
+from isles24_zarr.conversion import resume
 from isles24_zarr.errors import StoreLockedError
 from tests.nifti_files import random_voxels, write
 from tests.oracle import arrays_by_source, assert_identical_stores, assert_same_image, chunk_files, documents
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from isles24_zarr.convert import Report
+    from isles24_zarr.conversion.converting import ConvertReport
 
 S, OTHER = "sub-stroke0001", "sub-stroke0002"
 NCCT = f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"
@@ -50,7 +51,7 @@ def target(source: Path, client: Client, tmp_path: Path) -> Path:
     return tmp_path / "x.zarr"
 
 
-def again(source: Path, target: Path, client: Client) -> Report:
+def again(source: Path, target: Path, client: Client) -> ConvertReport:
     return isles24_zarr.convert(source, target, client=client, progress=False)
 
 

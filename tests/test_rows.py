@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from openpyxl import Workbook, load_workbook
 
 import isles24_zarr
+from isles24_zarr.clinical.phenotype import record_from_row
+from isles24_zarr.clinical.rows import own_row, rows_from_table
 from isles24_zarr.errors import TableError
-from isles24_zarr.phenotype import record_from_row
-from isles24_zarr.rows import own_row, rows_from_table
 from isles24_zarr.vocabulary import BASELINE, CLINICAL_VARIABLES
 from tests.table_files import csv_bytes, xlsx
 

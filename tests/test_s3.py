@@ -26,7 +26,6 @@ import zarr
 from zarr.storage import ObjectStore
 
 import isles24_zarr
-from isles24_zarr.dataset import read_path
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
@@ -37,8 +36,9 @@ from isles24_zarr.errors import (
     StoreLockedError,
     StoreWriteError,
 )
-from isles24_zarr.lease import Lease
-from isles24_zarr.objects import Target, listed_keys
+from isles24_zarr.scans.opening import read_path
+from isles24_zarr.store._lease import Lease
+from isles24_zarr.store.objects import Target, listed_keys
 from tests.oracle import assert_identical_stores, images_below, scaling_of, stored_voxels
 
 pytest.importorskip("obstore")
@@ -543,7 +543,7 @@ def test_the_lock_is_made_by_a_conditional_put(bucket: str, release: Path, proxy
 def test_a_lock_that_was_taken_over_stops_its_former_holder(
     s3: Any, bucket: str, release: Path, proxy: Proxy, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isles24_zarr.lease._RENEWAL_SECONDS", 0.05)
+    monkeypatch.setattr("isles24_zarr.store._lease._RENEWAL_SECONDS", 0.05)
     taken = lock("other", until=dt.timedelta(minutes=4))
 
     def take_over(request: Request) -> None:

@@ -15,8 +15,8 @@ from benchmarks import scaling
 from benchmarks.measurement import OURS, Results
 from benchmarks.report import markdown
 from benchmarks.simulation import LARGEST, SIZES_MB, Order, Run, Task, ordered, release_megabytes, simulated
-from isles24_zarr import cluster
-from isles24_zarr.convert import planned
+from isles24_zarr.conversion import planned
+from isles24_zarr.tasks import cluster
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,14 +19,13 @@ from numcodecs import Blosc
 from zarr.storage import LocalStore
 
 from isles24_zarr import errors
-from isles24_zarr.containers import encoded_shard
-from isles24_zarr.layout import subject_plan
-from isles24_zarr.nifti import VoxelStream, read_header
-from isles24_zarr.release import SourceFile, Subject
-from isles24_zarr.remote import RemoteStore
-from isles24_zarr.shards import joined_shard, merged_ranges
-from isles24_zarr.store import write_array
-from isles24_zarr.voxels import StoredVoxels
+from isles24_zarr.format.layout import subject_plan
+from isles24_zarr.format.shards import joined_shard, merged_ranges
+from isles24_zarr.nifti.files import VoxelStream, read_header
+from isles24_zarr.release.paths import SourceFile, Subject
+from isles24_zarr.store.remote import RemoteStore
+from isles24_zarr.store.voxels import StoredVoxels
+from isles24_zarr.writing import encoded_shard, write_array
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:

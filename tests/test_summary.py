@@ -17,7 +17,7 @@ from PIL import Image
 
 import isles24_zarr
 from isles24_zarr.errors import DestinationError, UnknownNameError
-from isles24_zarr.summary import Section, SubjectSummary, html_page
+from isles24_zarr.figures.subject_page import Section, SubjectSummary, html_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from scipy import ndimage, optimize, stats
 
 import isles24_zarr
 from isles24_zarr.errors import DestinationError, UnknownNameError
-from isles24_zarr.phantom_images import Bolus
-from isles24_zarr.synthetic import ground_truth, synthesize
+from isles24_zarr.synthetic._planes import Bolus
+from isles24_zarr.synthetic.release import ground_truth, synthesize
 
 SUBJECTS = ("sub-stroke0001", "sub-stroke0002", "sub-stroke0004")
 REGISTERED = {

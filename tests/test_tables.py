@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 
+from isles24_zarr.clinical.tables import MAX_TABLE_BYTES, MAX_TEXT, sheets_from_table
 from isles24_zarr.errors import TableError
-from isles24_zarr.tables import MAX_TABLE_BYTES, MAX_TEXT, sheets_from_table
 from tests import fuzz_tables
 from tests.limits import MIB, limited_process
 from tests.table_files import PARTS, SHEET_PART, SHEET_TAG, TWO_ROWS, csv_bytes, packed, sheet_part, with_parts, xlsx

@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 
 import isles24_zarr
 from isles24_zarr.errors import GeometryError, MissingExtraError, UnknownNameError
-from isles24_zarr.figures import figure_class
-from isles24_zarr.traces import _slices_that_show, time_curves
+from isles24_zarr.figures._style import figure_class
+from isles24_zarr.figures.curves import _slices_that_show, time_curves
 from tests.test_plot import SHAPE, Recorded, box_mask, centre_of_colour, has_colour, make_scan, panels, pixels, texts
 
 if TYPE_CHECKING:

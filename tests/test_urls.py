@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import isles24_zarr
-from isles24_zarr.dataset import read_path
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
@@ -24,7 +23,8 @@ from isles24_zarr.errors import (
     StoreAccessError,
     StoreLockedError,
 )
-from isles24_zarr.lease import Lease
+from isles24_zarr.scans.opening import read_path
+from isles24_zarr.store._lease import Lease
 from tests.oracle import assert_identical_stores, canonical_voxels
 from tests.servers import free_port, running_server
 
@@ -261,7 +261,7 @@ def test_a_store_in_azure_is_that_on_disk(azure: str, release: Path, few: Path, 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
 def test_obstore_is_asked_for_where_it_is_missing(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(("obstore", "isles24_zarr.obstores"))]:
+    for name in [name for name in sys.modules if name.startswith(("obstore", "isles24_zarr.places._obstores"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "obstore", None)
     for call in (isles24_zarr.open_cohort, isles24_zarr.scan):

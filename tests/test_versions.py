@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 import isles24_zarr
-from isles24_zarr import repository, versions
+from isles24_zarr.conversion import _versions as versions
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
@@ -29,8 +29,9 @@ from isles24_zarr.errors import (
     StoreWriteError,
     UnknownNameError,
 )
-from isles24_zarr.objects import Target, listed_keys
-from isles24_zarr.repository import Place
+from isles24_zarr.store import repository
+from isles24_zarr.store.objects import Target, listed_keys
+from isles24_zarr.store.repository import Place
 from tests.clusters import ours, process, until
 
 if TYPE_CHECKING:

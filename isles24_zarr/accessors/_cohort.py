@@ -1,0 +1,354 @@
+"""``cohort.isles``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    import datasets
+    import pandas as pd
+    from distributed import Client
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from isles24_zarr.cohorts import Records
+    from isles24_zarr.cohorts.training import PatchDataset, Sample
+    from isles24_zarr.figures import SubjectSummary
+
+
+@xr.register_datatree_accessor("isles")
+class CohortAccessor:
+    """``cohort.isles``: subjects, the clinical table and their scans."""
+
+    def __init__(self, cohort: xr.DataTree) -> None:
+        self._cohort = cohort
+
+    @property
+    def subjects(self) -> list[str]:
+        """Names of the subjects.
+
+        >>> cohort.isles.subjects
+        ['sub-stroke0001', 'sub-stroke0002', 'sub-stroke0004']
+        """
+        from isles24_zarr.cohorts import subject_names
+
+        return subject_names(self._cohort)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a subject, one column a clinical variable; missing values are NaN or None.
+
+        >>> cohort.isles.table.index.name, len(cohort.isles.table)
+        ('subject', 3)
+        """
+        from isles24_zarr.cohorts import clinical_table
+
+        return clinical_table(self._cohort)
+
+    def select(self, which: str | ArrayLike) -> xr.DataTree:
+        """Return a smaller cohort.
+
+        Parameters
+        ----------
+        which
+            A pandas query over the columns of `table`, such as ``"nihss_admission > 15 and sex == 'F'"``; or a boolean
+            for each subject, by name in a pandas Series or DataArray, else in order. A missing one picks nothing.
+
+        Raises
+        ------
+        UnknownNameError
+            The query cannot be evaluated, or there is not one boolean for each subject.
+
+        Examples
+        --------
+        >>> cohort.isles.select([True, False, True]).isles.subjects
+        ['sub-stroke0001', 'sub-stroke0004']
+        """
+        from isles24_zarr.cohorts import selected_cohort
+
+        return selected_cohort(self._cohort, which)
+
+    def train_test_split(
+        self,
+        test_size: float = 0.2,
+        *,
+        seed: int = 0,
+        by: str | Sequence[str] = ("center", "mrs_3month"),
+    ) -> tuple[xr.DataTree, xr.DataTree]:
+        """Split at random into two cohorts that are alike in some clinical variables.
+
+        Parameters
+        ----------
+        test_size
+            Share of the subjects in the second part, between 0 and 1, or their number, from 1 on.
+        seed
+            Of the choice.
+        by
+            Columns of `table`, the most important first.
+
+        Returns
+        -------
+        tuple of xarray.DataTree
+            The larger part and the test part. See `cohorts.split_cohort`.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such column, or the cohort cannot be split in this way.
+
+        Examples
+        --------
+        >>> [len(part.isles.subjects) for part in cohort.isles.train_test_split(test_size=1, seed=7)]
+        [2, 1]
+        """
+        from isles24_zarr.cohorts import split_cohort
+
+        return split_cohort(self._cohort, test_size, seed=seed, by=by)
+
+    def scan(self, subject: str, space: str = "ncct", *, chunks: Any = "auto") -> xr.Dataset:
+        """Open a scan of a subject; no voxel is read.
+
+        Parameters
+        ----------
+        subject
+            Its name.
+        space
+            ``"ncct"`` for registered images; ``"ctp"``, ``"cta"`` ... for images as acquired.
+        chunks
+            ``"auto"``: Dask chunks of tens of MB. ``None``: no Dask, lazy NumPy. Else as for `xarray.Dataset.chunk`.
+
+        Returns
+        -------
+        xarray.Dataset
+            Images (z, y, x), series (time, z, y, x). See `open_scan`.
+
+        Raises
+        ------
+        UnknownNameError, StoreDamageError
+            There is no such subject or space, or part of it is lost.
+
+        Examples
+        --------
+        >>> cohort.isles.scan("sub-stroke0002")["ctp"].dims
+        ('time', 'z', 'y', 'x')
+        """
+        from isles24_zarr.cohorts import cohort_target
+        from isles24_zarr.scans import open_scan
+
+        target = cohort_target(self._cohort)
+        return open_scan(target.url, subject, space, chunks=chunks, storage_options=target.storage_options)
+
+    def map(
+        self,
+        function: Callable[[xr.Dataset], Any],
+        *,
+        subjects: Sequence[str] | str | None = None,
+        space: str = "ncct",
+        client: Client | None = None,
+        with_table: bool = False,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Run a function of a scan once for every subject, on Dask.
+
+        Parameters
+        ----------
+        function
+            Called with the scan of a subject. Returns a number or text, or a mapping of such, which become columns.
+        subjects
+            Names; all by default.
+        space
+            As for `scan`.
+        client
+            Where to run: by default the current Dask client, and without one the threads of this process.
+        with_table
+            Put the columns of `table` before those of the function.
+        progress
+            Show a bar on stderr.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a subject, in order. The last column is ``error``: None, or in one line why there are no values. See
+            `cohorts.mapped_subjects`.
+
+        Raises
+        ------
+        UnknownNameError
+            There are no such subjects.
+        ClusterLostError, NoWorkersError, WorkerMismatchError
+            The cluster cannot do it.
+
+        Examples
+        --------
+        >>> found = cohort.isles.map(lambda scan: {"peak": scan["ctp"].max()}, progress=False)
+        >>> found.columns.tolist()
+        ['peak', 'error']
+        """
+        from isles24_zarr.cohorts import mapped_subjects
+
+        return mapped_subjects(
+            self._cohort,
+            function,
+            subjects=subjects,
+            space=space,
+            client=client,
+            with_table=with_table,
+            progress=progress,
+        )
+
+    @property
+    def examples(self) -> Records:
+        """One record a subject with the keys of the dataset card, images lazy (see `cohorts.Record`).
+
+        >>> cohort.isles.examples[0]["ncct"].ndim
+        3
+        """
+        from isles24_zarr.cohorts import cohort_records
+
+        return cohort_records(self._cohort)
+
+    def to_hf_dataset(
+        self, *, cache_dir: str | os.PathLike[str] | None = None, files: str | os.PathLike[str] | None = None
+    ) -> datasets.Dataset:
+        """Return a Hugging Face Dataset with the schema of the dataset card.
+
+        Parameters
+        ----------
+        cache_dir
+            Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library.
+        files
+            A folder to write the images to, which the Dataset then names; without it, it holds them.
+
+        Returns
+        -------
+        datasets.Dataset
+            See `cohorts.hf_dataset`.
+
+        Raises
+        ------
+        MissingExtraError
+            The ``datasets`` library is not installed.
+        StoreDamageError
+            An image cannot be read, or is not what was converted.
+
+        Examples
+        --------
+        >>> cohort.isles.to_hf_dataset(files="images")["age"]  # doctest: +SKIP
+        """
+        from isles24_zarr.cohorts import hf_dataset
+
+        return hf_dataset(self._cohort, cache_dir=cache_dir, files=files)
+
+    def torch_dataset(
+        self,
+        images: Sequence[str],
+        label: str = "lesion_mask",
+        *,
+        patch: Sequence[int],
+        samples_per_subject: int = 8,
+        lesion_fraction: float = 0.5,
+        pad_value: float = 0.0,
+        label_threshold: float | None = None,
+        missing: str = "error",
+        space: str = "ncct",
+        seed: int = 0,
+        transform: Callable[[Sample], Any] | None = None,
+    ) -> PatchDataset:
+        """Return patches of aligned images as a map-style PyTorch Dataset.
+
+        Parameters
+        ----------
+        images
+            Names of volumes, which become the channels.
+        label
+            Name of the mask.
+        patch
+            Shape of a patch, (z, y, x) voxels.
+        samples_per_subject, lesion_fraction, pad_value, label_threshold, missing, space, seed, transform
+            As for `cohorts.training.torch_dataset`.
+
+        Returns
+        -------
+        PatchDataset
+            Each sample is a dict: ``image``, float32 (image, z, y, x); ``label``, int64 (1, z, y, x); ``subject``,
+            ``origin``, ``affine``.
+
+        Raises
+        ------
+        UnknownNameError
+            An image does not exist, is a series, or is missing of a subject.
+        MissingExtraError
+            PyTorch is not installed.
+
+        Examples
+        --------
+        >>> data = cohort.isles.torch_dataset(["ncct"], patch=(4, 8, 8))  # doctest: +SKIP
+        >>> data[0]["image"].shape  # doctest: +SKIP
+        torch.Size([1, 4, 8, 8])
+        """
+        from isles24_zarr.cohorts.training import torch_dataset
+
+        return torch_dataset(
+            self._cohort,
+            images,
+            label,
+            patch=patch,
+            samples_per_subject=samples_per_subject,
+            lesion_fraction=lesion_fraction,
+            pad_value=pad_value,
+            label_threshold=label_threshold,
+            missing=missing,
+            space=space,
+            seed=seed,
+            transform=transform,
+        )
+
+    def summary(self, subject: str) -> SubjectSummary:
+        """Gather one page on a subject, which a notebook shows and ``.save`` writes.
+
+        Parameters
+        ----------
+        subject
+            Its name.
+
+        Returns
+        -------
+        SubjectSummary
+            See `figures.subject_summary`, whose errors it raises.
+
+        Examples
+        --------
+        >>> page = cohort.isles.summary("sub-stroke0004")
+        >>> page.save("subject.html")  # doctest: +SKIP
+        """
+        from isles24_zarr.figures import subject_summary
+
+        return subject_summary(self._cohort, subject)
+
+    def missingness(self) -> Figure:
+        """Draw which clinical variables and images are missing.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A row for each variable and image, a column for each subject. See `figures.missingness`.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed.
+        UnknownNameError
+            The cohort has no subject.
+
+        Examples
+        --------
+        >>> figure = cohort.isles.missingness()
+        """
+        from isles24_zarr.figures import missingness
+
+        return missingness(self._cohort)

@@ -1,0 +1,174 @@
+"""Masks as labels: the one way by which everything that needs labels gets them.
+
+A mask may be booleans, labels, whole numbers of any type, or fractions between 0 and 1. Fractions become labels by a
+threshold, and whoever did not ask for one is told so by a `SoftMaskWarning`. What is none of these is refused: a number
+from a mask that nobody can read would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from isles24_zarr.analysis.blockwise import block_results, name_of
+from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
+from isles24_zarr.errors import MaskError, SoftMaskWarning, UnknownNameError
+from isles24_zarr.format import mask_values, merged, values_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRule:
+    """How the values of one mask become labels.
+
+    Parameters
+    ----------
+    dtype
+        Of the labels.
+    threshold
+        From which fraction on a voxel belongs to a soft mask, label 1; None where the values are labels.
+    """
+
+    dtype: np.dtype[Any]
+    threshold: float | None = None
+
+    @property
+    def note(self) -> dict[str, float]:
+        """What a result says of the threshold in its attributes; nothing where there was none."""
+        return {} if self.threshold is None else {"threshold": self.threshold}
+
+    def inside(self, values: NDArray[Any], label: int | None = None) -> NDArray[np.bool_]:
+        """Return which voxels belong to the mask, or to one label of it, same shape."""
+        labels = self.labels(values)
+        return np.asarray(labels != 0 if label is None else labels == label)
+
+    def labels(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the labels of some voxels of the mask, same shape."""
+        if self.threshold is not None:
+            return (values >= self.threshold).astype(self.dtype)
+        if values.dtype.kind == "f":
+            values = np.rint(values)
+        return values.astype(self.dtype, copy=False)
+
+
+def label_rule(mask: xr.DataArray, threshold: float | None = None) -> LabelRule:
+    """Find out how the values of a mask become labels. Unless their type tells, they are read once, block by block.
+
+    Parameters
+    ----------
+    mask
+        Any axes; booleans, whole numbers or floating-point numbers.
+    threshold
+        For a soft mask; 0.5 where none is given, with a warning.
+
+    Raises
+    ------
+    MaskError
+        Its values are no labels.
+    UnknownNameError
+        The threshold is not above 0 and up to 1.
+    """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UnknownNameError(f"threshold={threshold}", "is none for fractions, give one above 0 and up to 1")
+    name, kind = name_of(mask), mask.dtype.kind
+    if kind in "bu":
+        return LabelRule(dtype=np.dtype(np.uint8) if kind == "b" else mask.dtype.newbyteorder("="))
+    if kind not in "if":
+        raise MaskError(name, f"has values of type {mask.dtype}")
+    found = mask_values(merged(block_results(_values, mask)))
+    if found.kind == "other":
+        raise MaskError(name, found.why)
+    if found.kind == "labels":
+        return LabelRule(dtype=found.dtype)
+    if threshold is None:
+        # 3: the caller of the function that needs labels
+        message = (
+            f"{name} {found.why}; voxels of {SOFT_MASK_THRESHOLD:g} and more were counted, give threshold= to choose"
+        )
+        warnings.warn(message, SoftMaskWarning, stacklevel=3)
+    return LabelRule(dtype=np.dtype(np.uint8), threshold=SOFT_MASK_THRESHOLD if threshold is None else threshold)
+
+
+def _values(block: NDArray[Any]) -> Any:
+    # as numbers, -0.0 is 0.0
+    return values_of(block + 0.0 if block.dtype.kind == "f" else block)
+
+
+def labelled(mask: xr.DataArray, threshold: float | None = None) -> xr.DataArray:
+    """Return a mask as labels.
+
+    Parameters
+    ----------
+    mask, threshold
+        As for `label_rule`, whose errors it raises.
+
+    Returns
+    -------
+    xarray.DataArray
+        Same axes, coordinates and name; an unsigned integer type, lazy if the mask is on Dask. Of a soft mask, its
+        attribute ``threshold`` says from which fraction on voxels were counted.
+    """
+    rule = label_rule(mask, threshold)
+    if mask.dtype == rule.dtype:
+        return mask
+    labels: xr.DataArray = xr.apply_ufunc(
+        rule.labels, mask, dask="parallelized", output_dtypes=[rule.dtype], keep_attrs=True
+    )
+    return labels.assign_attrs(rule.note)
+
+
+def marked_box(mask: xr.DataArray, rule: LabelRule, label: int | None = None) -> dict[str, slice]:
+    """Return where a mask has voxels, by dimension; empty slices where it has none.
+
+    Parameters
+    ----------
+    mask
+        Any axes. Lazy masks are reduced block by block.
+    rule
+        Of the mask.
+    label
+        Look for this label alone.
+    """
+    dims = list(mask.dims)
+    found = [np.zeros(mask.sizes[dim], dtype=bool) for dim in dims]
+    for start, profiles in block_results(functools.partial(_profiles, rule, label), mask, starts=True):
+        for axis, profile in enumerate(profiles):
+            found[axis][start[axis] : start[axis] + profile.size] |= profile
+    ends = [np.flatnonzero(profile)[[0, -1]] if profile.any() else (0, -1) for profile in found]
+    return {str(dim): slice(int(first), int(last) + 1) for dim, (first, last) in zip(dims, ends, strict=True)}
+
+
+def slice_areas(mask: xr.DataArray, rule: LabelRule) -> NDArray[np.int64]:
+    """Return the number of voxels of a mask in each slice, (z,), read block by block.
+
+    Parameters
+    ----------
+    mask
+        With the axes z, y and x.
+    rule
+        Of the mask.
+    """
+    areas = np.zeros(mask.sizes["z"], dtype=np.int64)
+    volume = mask.transpose("z", "y", "x")
+    for start, counts in block_results(functools.partial(_areas, rule), volume, starts=True):
+        areas[start[0] : start[0] + counts.size] += counts
+    return areas
+
+
+def _areas(rule: LabelRule, start: tuple[int, ...], mask: NDArray[Any]) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    return start, np.count_nonzero(rule.inside(mask), axis=(1, 2))
+
+
+def _profiles(
+    rule: LabelRule, label: int | None, start: tuple[int, ...], mask: NDArray[Any]
+) -> tuple[tuple[int, ...], list[NDArray[np.bool_]]]:
+    marked = rule.inside(mask, label)
+    axes = range(marked.ndim)
+    return start, [np.asarray(marked.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]

@@ -1,0 +1,26 @@
+"""The cohort: its table, its scans, records, patches."""
+
+from isles24_zarr.cohorts.opening import (
+    clinical_table,
+    cohort_target,
+    mapped_subjects,
+    open_cohort,
+    selected_cohort,
+    split_cohort,
+    subject_names,
+)
+from isles24_zarr.cohorts.records import Record, Records, cohort_records, hf_dataset
+
+__all__ = [
+    "Record",
+    "Records",
+    "clinical_table",
+    "cohort_records",
+    "cohort_target",
+    "hf_dataset",
+    "mapped_subjects",
+    "open_cohort",
+    "selected_cohort",
+    "split_cohort",
+    "subject_names",
+]

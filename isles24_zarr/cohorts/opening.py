@@ -1,0 +1,369 @@
+"""The cohort: its clinical table as a DataTree, parts of it, and work on each of its subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import xarray as xr
+
+from isles24_zarr.errors import (
+    IncompleteStoreError,
+    Isles24Error,
+    StoreDamageError,
+    UnknownNameError,
+    one_line,
+)
+from isles24_zarr.format import PHENOTYPE
+from isles24_zarr.release import selected_names
+from isles24_zarr.scans import open_scan
+from isles24_zarr.store import DOCUMENT, Target, column_table, read_root
+from isles24_zarr.vocabulary import CLINICAL
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Hashable, Sequence
+
+    import pandas as pd
+    from distributed import Client
+    from numpy.typing import ArrayLike, NDArray
+
+_LOCATION: Final = "isles24_zarr_store"
+ERROR: Final = "error"
+"""The column that says why a subject has no values."""
+
+
+def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> xr.DataTree:
+    """Open the cohort: the clinical table and what each subject has. No subject is touched.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    storage_options
+        Options for it, where it is a URL.
+
+    Returns
+    -------
+    xarray.DataTree
+        Its attributes are those of the store; the node ``phenotype`` holds every clinical variable over ``subject``,
+        and ``available`` over (subject, image). See ``.isles`` for what can be done with it.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError
+        There is no store, or it cannot be read by this version, or its conversion was interrupted.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    attributes = read_root(opened)
+    if not isinstance(attributes.get("licence"), str):
+        raise StoreDamageError(f"{target.url}/{DOCUMENT}", "lacks the licence of the data")
+    table = column_table(opened, PHENOTYPE)
+    if table is None:
+        raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
+    return cohort_tree(table, attributes, target)
+
+
+def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:
+    """Make the tree of `open_cohort` of its parts."""
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attributes)), f"/{PHENOTYPE}": table})
+    tree[PHENOTYPE].encoding[_LOCATION] = target
+    return tree
+
+
+def cohort_target(cohort: xr.DataTree) -> Target:
+    """Return where a cohort was opened from.
+
+    Raises
+    ------
+    UnknownNameError
+        The tree was not opened by `open_cohort`, or an operation has dropped where it came from.
+    """
+    target = cohort[PHENOTYPE].encoding.get(_LOCATION) if PHENOTYPE in cohort.children else None
+    if not isinstance(target, Target):
+        raise UnknownNameError("cohort", "does not know its store any more; open it again with open_cohort(store)")
+    return target
+
+
+def subject_names(cohort: xr.DataTree) -> list[str]:
+    """Return the names of a cohort's subjects."""
+    return [str(name) for name in cohort[PHENOTYPE].to_dataset()["subject"].values]
+
+
+def clinical_table(cohort: xr.DataTree) -> pd.DataFrame:
+    """Return the clinical variables of a cohort, one row a subject; missing text is None, missing numbers are NaN."""
+    table = cohort[PHENOTYPE].to_dataset()
+    columns = {str(name) for name, variable in table.data_vars.items() if variable.dims == ("subject",)}
+    variables = [*(name for name in CLINICAL if name in columns), *sorted(columns - CLINICAL.keys())]
+    frame = table[variables].to_dataframe().astype({name: object for name in variables if _is_text(table[name])})
+    return frame.replace({"": None})
+
+
+def _is_text(variable: xr.DataArray) -> bool:
+    return variable.dtype.kind not in "biuf"
+
+
+def available_images(cohort: xr.DataTree) -> pd.DataFrame:
+    """Return which images each subject has in any space, one row a subject, one boolean column an image."""
+    available = cohort[PHENOTYPE].to_dataset()["available"]
+    return cast("pd.DataFrame", available.transpose("subject", "image").to_pandas())
+
+
+def selected_cohort(cohort: xr.DataTree, which: str | ArrayLike) -> xr.DataTree:
+    """Return the part of a cohort that a query or a boolean per subject picks.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+    which
+        A pandas query over the columns of the clinical table; or booleans: a pandas Series or xarray DataArray is
+        aligned by its subjects, which may be more than the cohort has, anything else has one value for each subject
+        in order. A missing boolean picks nothing.
+
+    Raises
+    ------
+    UnknownNameError
+        The query cannot be evaluated, or the booleans are not one for each subject.
+    """
+    names = subject_names(cohort)
+    if isinstance(which, str):
+        frame = clinical_table(cohort)
+        try:
+            chosen = frame.index.isin(frame.query(which, engine="python").index)
+        except (ValueError, TypeError, KeyError, SyntaxError, NameError, AttributeError) as error:
+            raise UnknownNameError(repr(which), f"is no query over the columns of the table ({error})") from error
+    else:
+        chosen = _booleans(which, names)
+    return _part(cohort, chosen)
+
+
+def _part(cohort: xr.DataTree, chosen: NDArray[np.bool_]) -> xr.DataTree:
+    table = cohort[PHENOTYPE].to_dataset().isel(subject=np.flatnonzero(chosen))
+    return cohort_tree(table, cohort.attrs, cohort_target(cohort))
+
+
+def _booleans(which: Any, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return one boolean for each subject, by name where the booleans have names."""
+    if isinstance(which, xr.DataArray) and which.dims == ("subject",):
+        which = which.to_series()
+    if hasattr(which, "index") and hasattr(which, "reindex"):
+        missing = sorted(set(names) - set(which.index))
+        if missing or not which.index.is_unique:
+            why = f"{missing[0]} is not among them" if missing else "they name a subject twice"
+            raise UnknownNameError("select", f"takes one boolean for each subject, by its name: {why}")
+        which = which.reindex(names)
+        if str(which.dtype) == "boolean":
+            which = which.fillna(value=False).astype(bool)
+    chosen = np.asarray(which)
+    if chosen.dtype != bool or chosen.shape != (len(names),):
+        raise UnknownNameError("select", "takes one boolean for each subject, or a query")
+    return chosen
+
+
+def split_cohort(
+    cohort: xr.DataTree,
+    test_size: float = 0.2,
+    *,
+    seed: int = 0,
+    by: str | Sequence[str] = ("center", "mrs_3month"),
+) -> tuple[xr.DataTree, xr.DataTree]:
+    """Split a cohort at random into two that are alike in some clinical variables.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+    test_size
+        Share of the subjects in the second part, between 0 and 1, or their number, from 1 on.
+    seed
+        Of the choice. The same subjects, values and seed give the same parts.
+    by
+        Columns of the clinical table, the most important first; a missing value is a value of its own.
+
+    Returns
+    -------
+    tuple of xarray.DataTree
+        The larger part and the test part, each in the order of the cohort; both have a subject at least.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such column, or the cohort cannot be split in this way.
+
+    Notes
+    -----
+    Systematic sampling: subjects are sorted by these columns, in random order where all are equal, and every n-th one
+    is taken from a random start (W. G. Cochran, Sampling Techniques, 3rd ed., chapter 8). Every stratum gives its share
+    to within one subject, strata of one as well, and so does every value of the first column.
+    """
+    table = clinical_table(cohort)
+    columns = [by] if isinstance(by, str) else list(by)
+    unknown = [name for name in columns if name not in table]
+    if unknown:
+        raise UnknownNameError(", ".join(map(repr, unknown)), "is no column of the clinical table")
+    count = len(table)
+    tested = max(round(test_size * count), 1) if 0 < test_size < 1 else test_size
+    if not 0 < tested < count or tested != int(tested):
+        raise UnknownNameError(f"test_size={test_size}", f"leaves nothing of {count} subjects for one of the parts")
+    rng = np.random.default_rng(seed)
+    # by name first: the order in which a cohort was put together decides nothing
+    shuffled = table.sort_index().iloc[rng.permutation(count)]
+    ordered = shuffled.sort_values(columns, kind="stable").index if columns else shuffled.index
+    place = np.arange(count + 1) * int(tested) + int(rng.integers(count))
+    chosen = table.index.isin(ordered[np.diff(place // count) == 1])
+    return _part(cohort, ~chosen), _part(cohort, chosen)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _SubjectTask:
+    """What a worker needs to open a scan for itself."""
+
+    target: Target
+    subject: str
+    space: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What a function gave for a subject, or why it gave nothing."""
+
+    subject: str
+    values: Mapping[str, Any]
+    error: str | None = None
+
+
+def mapped_subjects(
+    cohort: xr.DataTree,
+    function: Callable[[xr.Dataset], Any],
+    *,
+    subjects: Sequence[str] | str | None = None,
+    space: str = "ncct",
+    client: Client | None = None,
+    with_table: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run a function of a scan once for every subject, on Dask.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+    function
+        Called with the scan of a subject as `open_scan` gives it. Returns a mapping or a pandas Series, whose keys
+        become columns, or a single value, whose column is named after the function (``"value"`` for a lambda). Values
+        are numbers, text or lazy ones of no dimension; arrays are refused, a table is no place for voxels.
+    subjects
+        Names; all of the cohort by default.
+    space
+        As for `open_scan`.
+    client
+        Where to run: by default the current Dask client, and without one the threads of this process.
+    with_table
+        Put the columns of the clinical table before those of the function; where both have a name, that of the
+        clinical one is followed by ``_clinical``.
+    progress
+        Show a bar on stderr.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a subject, in the order of the cohort, with the columns of the function in the order in which they
+        first occur. The last one is ``error``: None, or in one line why this subject has no values (NaN): what the
+        function raised, that there is no such space, that its worker died. It is there in any case, so that
+        ``result[result["error"].isna()]`` always works.
+
+    Raises
+    ------
+    UnknownNameError
+        There are no such subjects.
+    ClusterLostError
+        The scheduler has gone.
+    NoWorkersError, WorkerMismatchError
+        The cluster has no worker, or one that lacks this package or has another version of it.
+
+    Notes
+    -----
+    Tasks carry names and places; each opens its scan for itself. What the function computes of it is computed in the
+    task's own thread, one Dask chunk after the other: subjects are what runs in parallel. To see where a function
+    failed, call it with ``cohort.isles.scan(subject)``.
+    """
+    from isles24_zarr.tasks import TaskLost, completed_tasks, current_client, dask_client, threaded_tasks
+
+    target, order = cohort_target(cohort), subject_names(cohort)
+    chosen = order
+    if subjects is not None:
+        wanted = set(selected_names(order, subjects, of="the cohort"))
+        chosen = [name for name in order if name in wanted]
+    tasks = [_SubjectTask(target=target, subject=name, space=space) for name in chosen]
+    running, work = current_client(client), functools.partial(_subject_row, function)
+    title = f"mapping {_name_of(function)}"
+    if running is None:
+        done: Mapping[Any, Any] = dict(
+            zip(chosen, threaded_tasks(work, tasks, title=title, progress=progress), strict=True)
+        )
+    else:
+        with dask_client(running, None, target.url):
+            results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
+            done = {task.subject: result for task, result in results}
+    rows = [
+        _Row(subject=name, values={}, error=one_line(row.why)) if isinstance(row, TaskLost) else row
+        for name, row in ((name, done[name]) for name in chosen)
+    ]
+    table = clinical_table(cohort).loc[chosen]
+    frame = _frame_of_rows(rows, table.index)
+    both = table.columns.intersection(frame.columns)
+    return table.rename(columns={name: f"{name}_clinical" for name in both}).join(frame) if with_table else frame
+
+
+def _subject_row(function: Callable[[xr.Dataset], Any], task: _SubjectTask, topic: str = "") -> _Row:  # noqa: ARG001
+    from isles24_zarr.tasks import COMPUTED_HERE
+
+    options = task.target.storage_options
+    try:
+        with COMPUTED_HERE, open_scan(task.target.url, task.subject, task.space, storage_options=options) as scan:
+            return _Row(subject=task.subject, values=_columns(function(scan), _name_of(function)))
+    except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others go on
+        text = " ".join(str(error).split())
+        known = isinstance(error, Isles24Error)
+        why = text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return _Row(subject=task.subject, values={}, error=why)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", "value")
+    return "value" if name == "<lambda>" else str(name)
+
+
+def _columns(result: Any, name: str) -> dict[str, Any]:
+    """Return what a function gave as values by column."""
+    if isinstance(result, xr.Dataset):
+        result = dict(result.data_vars)
+    if not isinstance(result, Mapping):
+        # a Series knows its keys, like a mapping
+        result = result.to_dict() if hasattr(result, "to_dict") and hasattr(result, "index") else {name: result}
+    columns = {str(key): _plain(value, key) for key, value in result.items()}
+    if ERROR in columns:
+        raise ValueError(f"the column {ERROR!r} says what failed, give yours another name")
+    return columns
+
+
+def _plain(value: Any, key: Hashable) -> Any:
+    """Return a value of no dimension, computed if need be, as Python has it."""
+    if not hasattr(value, "ndim"):
+        return value
+    if value.ndim:
+        raise TypeError(f"{key!r} is an array of shape {tuple(value.shape)}, not a single value")
+    return np.asarray(value).item()
+
+
+def _frame_of_rows(rows: Sequence[_Row], index: pd.Index[Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame([dict(row.values) for row in rows], index=index)
+    frame[ERROR] = pd.Series([row.error and one_line(row.error) for row in rows], index=index, dtype=object)
+    return frame

@@ -1,0 +1,331 @@
+"""Records as the dataset card promises them: one mapping a subject, with images that nibabel understands.
+
+The card is that of ``hugging-science/isles24-stroke``, whose images are those registered to the NCCT. An image of a
+record is an image of nibabel: shape, axes, affine and header of the released file, and voxels that stay in the store
+until they are asked for, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import operator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, overload
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.fileslice import canonical_slicers
+
+from isles24_zarr.cohorts.opening import clinical_table, cohort_target, subject_names
+from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathError
+from isles24_zarr.format import KEY, recorded_orientation
+from isles24_zarr.nifti import write_nifti
+from isles24_zarr.release import Stray, classified
+from isles24_zarr.scans import image_groups, nifti_class, stored_array
+from isles24_zarr.store import Target, file_blocks, file_voxels, read_document, reading
+from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
+
+if TYPE_CHECKING:
+    import os
+
+    import datasets
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from isles24_zarr.store import StoredArray
+
+CLINICAL_KEYS: Final = ("age", "sex", "nihss_admission", "mrs_admission", "mrs_3month")
+KEYS: Final = ("subject_id", *IMAGES, *CLINICAL_KEYS)
+"""Of a record, in the order of the card."""
+
+Clinical = Mapping[str, float | str | None]
+
+
+class Records(Sequence["Record"]):
+    """The records of a cohort, one a subject; nothing is read before an image of one is used.
+
+    Parameters
+    ----------
+    target
+        The store.
+    clinical
+        Clinical values by subject, in the order of the records.
+    """
+
+    def __init__(self, target: Target, clinical: Mapping[str, Clinical]) -> None:
+        self.target = target
+        self._clinical = dict(clinical)
+        self._subjects = list(clinical)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        """Return a record by its place, or some of them."""
+        if isinstance(index, slice):
+            return Records(self.target, {name: self._clinical[name] for name in self._subjects[index]})
+        subject = self._subjects[operator.index(index)]
+        return Record(self.target, subject, self._clinical[subject])
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} records of {self.target.url}>"
+
+
+class Record(Mapping[str, Any]):
+    """One subject with the keys of the dataset card.
+
+    Parameters
+    ----------
+    target, subject
+        The store, and whom of it.
+    clinical
+        The clinical values.
+
+    Notes
+    -----
+    ``subject_id`` and ``sex`` are text, the other clinical values float, missing ones None. Images are nibabel images
+    that read what is used of them, or None where the subject has no such image that was registered to the NCCT (or, for
+    ``ncct``, none). They are opened once, and what `get_fdata` caches in them lives as long as the record.
+    """
+
+    def __init__(self, target: Target, subject: str, clinical: Clinical) -> None:
+        self._target = target
+        self._subject = subject
+        self._clinical = clinical
+        self._opened: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "subject_id":
+            return self._subject
+        if key in CLINICAL_KEYS:
+            return self._clinical[key]
+        if key not in IMAGES:
+            raise KeyError(key)
+        if key not in self._opened:
+            path = registered_path(self._target, self._subject, key)
+            self._opened[key] = None if path is None else stored_image(self._target, path)
+        return self._opened[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KEYS)
+
+    def __contains__(self, key: object) -> bool:
+        return key in KEYS  # the one of Mapping would open the image
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}  # a copy elsewhere opens them for itself
+
+    def __repr__(self) -> str:
+        return f"<record of {self._subject} in {self._target.url}>"
+
+
+def cohort_records(cohort: xr.DataTree) -> Records:
+    """Return the records of a cohort, in its order."""
+    table = clinical_table(cohort).reindex(columns=list(CLINICAL_KEYS))
+    clinical = {
+        subject: {key: _value(row[key]) for key in CLINICAL_KEYS}
+        for subject, row in zip(subject_names(cohort), table.to_dict("records"), strict=True)
+    }
+    return Records(cohort_target(cohort), clinical)
+
+
+def _value(found: Any) -> float | str | None:
+    if isinstance(found, str):
+        return found
+    return None if found is None or math.isnan(found) else float(found)
+
+
+def registered_path(target: Target, subject: str, image: str) -> str | None:
+    """Return the path of the array that was registered to the NCCT, None where there is none.
+
+    One that does not share the grid of the others is in a group of its own, and is returned as well.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
+        There is no store, or it does not hold this subject.
+    """
+    space = f"space-{REFERENCE_SPACE}"
+    groups = image_groups(target, subject).get(image, [])
+    own = [name for name in (space, f"{space}_desc-{image}") if name in groups]
+    return f"{subject}/{own[0]}/{image}" if own else None
+
+
+def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image:
+    """Return an image of a store as nibabel would load it from its file, with voxels that stay in the store.
+
+    Parameters
+    ----------
+    target, path
+        The store, and the array in it.
+
+    Returns
+    -------
+    nibabel image
+        Axes, affine, header and scaling are those of the file; but a mask whose file stores something else than its
+        labels, as 65535 with a slope of 1/65535, has the labels, unscaled, so that 1 is 1. ``dataobj`` is a
+        `StoredVoxels`: slices of it, and of ``slicer``, read the chunks that they touch.
+
+    Raises
+    ------
+    StoreDamageError
+        Part of the array is lost.
+    """
+    array = stored_array(target, path)
+    ours: Any = array.attributes[KEY]
+    header = base64.b64decode(ours["header"])
+    kind: Any = nifti_class(header)
+    # nibabel does not look for voxels before they are used: there are none behind this header
+    empty: Any = kind.from_bytes(header)
+    dtype, scaling = empty.dataobj.dtype, (empty.dataobj.slope, empty.dataobj.inter)
+    if ours.get("mask", {}).get("stored"):
+        dtype, scaling = array.dtype, (1.0, 0.0)
+        empty.header.set_data_dtype(dtype)
+    voxels = StoredVoxels(target, path, (empty.shape, dtype, 0, *scaling))
+    return cast("nib.Nifti1Image | nib.Nifti2Image", kind(voxels, empty.affine, empty.header))
+
+
+class StoredVoxels(ArrayProxy):
+    """Nibabel's array proxy, scaling and all, of voxels that lie in a store instead of a file.
+
+    Parameters
+    ----------
+    target, path
+        The store, and the array in it.
+    spec
+        Shape, element type, offset, slope and intercept of the file, as for `nibabel.arrayproxy.ArrayProxy`.
+    """
+
+    def __init__(self, target: Target, path: str, spec: tuple[Any, ...]) -> None:
+        super().__init__(f"{target.url}/{path}", spec, mmap=False, keep_file_open=False)  # type: ignore[no-untyped-call]
+        self._target = target
+        self._path = path
+        self._spec = spec
+        self._array: StoredArray | None = None
+
+    def copy(self) -> StoredVoxels:
+        """Return another proxy of the same voxels."""
+        return StoredVoxels(self._target, self._path, self._spec)
+
+    def reshape(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the voxels, read, in another shape."""
+        return np.asarray(self).reshape(shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_array": None}  # type: ignore[no-untyped-call]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:  # type: ignore[override]
+        """Return all voxels, scaled; they are read anew every time, so that all are copies."""
+        return np.asarray(super().__array__(dtype))  # type: ignore[no-untyped-call]
+
+    def _get_unscaled(self, slicer: Any) -> NDArray[Any]:
+        if self._array is None:
+            self._array = stored_array(self._target, self._path)
+        ours: Any = self._array.attributes[KEY]
+        index = canonical_slicers(slicer, self._shape)
+        with reading(self._path):
+            found = file_voxels(self._array, index, self._shape, recorded_orientation(ours))
+        return found.astype(self._dtype, copy=False)
+
+
+def hf_dataset(
+    cohort: xr.DataTree,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    files: str | os.PathLike[str] | None = None,
+) -> datasets.Dataset:
+    """Return a cohort as a Hugging Face Dataset with the schema of the dataset card.
+
+    Parameters
+    ----------
+    cohort
+        As from `cohort.open_cohort`.
+    cache_dir
+        Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library. The same cohort
+        with the same content is taken from there, not written again.
+    files
+        A folder to write the images to, in the tree of the release; the Dataset then names them. Without it, it holds
+        them.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns `KEYS`: images as ``datasets.Nifti``, text as string, clinical values as float32, missing ones None.
+        Images are .nii.gz whose content is that of the released file, byte for byte; those of space-ncct.
+
+    Raises
+    ------
+    MissingExtraError
+        The ``datasets`` library is not installed.
+    StoreDamageError
+        An image cannot be read, or is not what was converted.
+
+    Notes
+    -----
+    Subjects are written one after the other. With ``files``, memory holds one shard. Without, it holds the compressed
+    images of one subject a few times over, up to some GB: Arrow takes a row as a whole.
+    """
+    try:
+        from datasets import Dataset, Features, Nifti, Value
+    except ImportError as error:
+        advice = "needs the library datasets, install it by: pip install 'isles24-zarr[hf]'"
+        raise MissingExtraError("a Hugging Face dataset", advice) from error
+
+    text = {key: Value("string") for key in ("subject_id", "sex")}
+    images = {name: Nifti() for name in IMAGES}
+    schema = Features({key: text.get(key) or images.get(key) or Value("float32") for key in KEYS})
+    target, subjects = cohort_target(cohort), subject_names(cohort)
+    return Dataset.from_generator(
+        _hf_rows,
+        features=schema,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        # rows by content: a store that was converted anew at the same place is not taken for the old one
+        gen_kwargs={
+            "records": cohort_records(cohort),
+            "seals": tuple(_document(target, name)["attributes"][KEY]["seal"] for name in subjects),
+            "folder": None if files is None else Path(files).expanduser().absolute(),
+        },
+        writer_batch_size=1,
+    )
+
+
+def _hf_rows(records: Records, seals: tuple[str, ...], folder: Path | None) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    for record in records:
+        subject = record["subject_id"]
+        row = {key: record[key] for key in ("subject_id", *CLINICAL_KEYS)}
+        yield row | {image: _hf_image(records.target, subject, image, folder) for image in IMAGES}
+
+
+def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> dict[str, Any] | None:
+    """Write an image to a file; return it by its path, or by its bytes where there is no folder to keep it in."""
+    path = registered_path(target, subject, image)
+    if path is None:
+        return None
+    document = _document(target, path)
+    ours = document["attributes"][KEY]
+    source = ours["source"]["path"]
+    if isinstance(classified(source), Stray):
+        raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
+    with tempfile.TemporaryDirectory() as temporary:
+        file = (folder or Path(temporary)) / source
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(file, base64.b64decode(ours["header"]), file_blocks(target, path, document))
+        return {"path": file.name, "bytes": file.read_bytes()} if folder is None else {"path": str(file), "bytes": None}
+
+
+def _document(target: Target, path: str) -> dict[str, Any]:
+    document = read_document(target.opened(read_only=True), path)
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{path}", "is lost")
+    return document

@@ -1,0 +1,154 @@
+"""What there is to convert: headers, plans, and what is odd about them. Reads headers, no voxels."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from isles24_zarr import vocabulary
+from isles24_zarr.conversion.resume import NOTHING, Job, decided_job, earlier_run, only_images
+from isles24_zarr.errors import Problem, SourceError
+from isles24_zarr.format import SubjectPlan, subject_plan
+from isles24_zarr.nifti import Header, read_header
+from isles24_zarr.release import Source, selected_names
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from zarr.abc.store import Store
+
+    from isles24_zarr.release import Release, SourceFile, Subject
+    from isles24_zarr.store import Target
+
+_HEADER_THREADS: Final = 8
+
+
+def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Release:
+    """List a release: its subjects, images, tables and everything odd. Reads headers, no voxels.
+
+    Parameters
+    ----------
+    source
+        A folder, an archive (zip, tar, 7z) or any fsspec URL.
+    storage_options
+        Options for it, where it is a URL.
+
+    Returns
+    -------
+    Release
+        With the problems of paths, headers and grids.
+
+    Raises
+    ------
+    SourceNotFoundError
+        There is no release.
+    """
+    place = Source.of(source, storage_options)
+    release = place.listed()
+    _, headers, problems = read_headers(place, release.subjects.values(), progress=sys.stderr.isatty())
+    for subject in release.subjects.values():
+        problems += subject_plan(subject, headers).problems
+    return dataclasses.replace(release, problems=(*release.problems, *problems))
+
+
+def planned(
+    source: str | os.PathLike[str],
+    *,
+    subjects: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> tuple[list[SubjectPlan], list[Problem]]:
+    """Return what `convert` would write into a new store, given the same arguments, and what is odd."""
+    place = Source.of(source, storage_options)
+    release = place.listed()
+    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    _, headers, problems = read_headers(place, chosen.values(), progress=sys.stderr.isatty())
+    plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
+    problems += [problem for plan in plans for problem in plan.problems]
+    return plans, [*release.problems, *(problem for problem in problems if problem.image in wanted)]
+
+
+def undecided(
+    target: Target, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
+) -> list[Subject]:
+    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
+    store = target.opened(read_only=True)
+    return [
+        subject
+        for name, subject in subjects.items()
+        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=earlier_run(store, name))[0]
+    ]
+
+
+def decided_jobs(
+    store: Store,
+    subjects: Iterable[Subject],
+    headers: Mapping[str, Header],
+    problems: Iterable[Problem],
+    *,
+    wanted: frozenset[str],
+    overwrite: bool,
+) -> tuple[list[Job], list[Problem]]:
+    """Decide what is to be done for each subject, and what is odd about those with nothing to do.
+
+    Parameters
+    ----------
+    store
+        What is there.
+    subjects, headers, problems
+        Those of the release that were chosen, and what their files say or why they cannot be used.
+    wanted
+        Names of images.
+    overwrite
+        As if nothing were there.
+    """
+    unreadable = {problem.path: problem for problem in problems}
+    jobs, others = [], []
+    for subject in subjects:
+        earlier = NOTHING if overwrite else earlier_run(store, subject.name)
+        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
+        others += found
+        if job:
+            jobs.append(job)
+    return jobs, others
+
+
+def read_headers(
+    source: Source, subjects: Iterable[Subject], dictionary: SourceFile | None = None, *, progress: bool
+) -> tuple[Source, dict[str, Header], list[Problem]]:
+    """Read the headers of all images by path; a file without a usable one becomes a problem.
+
+    Returns
+    -------
+    tuple
+        The source, with what was taken out of an archive on the way; headers; problems.
+    """
+    if source.streamed:
+        from isles24_zarr.tasks import read_ahead
+
+        return read_ahead(source, subjects, dictionary, progress=progress)
+
+    def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
+        subject, image, file = item
+        try:
+            with source.opened(file, header=True) as opened:
+                return read_header(opened, path=file.path, size=file.size)
+        except SourceError as error:
+            return Problem.from_error(error, subject=subject, image=image)
+
+    items = [(subject.name, image, file) for subject in subjects for (_, image), file in subject.images.items()]
+    with ThreadPoolExecutor(_HEADER_THREADS) as threads:
+        found = list(zip(items, threads.map(read, items), strict=True))
+    headers = {file.path: result for (_, _, file), result in found if isinstance(result, Header)}
+    return source, headers, [result for _, result in found if isinstance(result, Problem)]
+
+
+def wanted_images(images: Sequence[str] | None) -> frozenset[str]:
+    return frozenset(selected_names(vocabulary.IMAGES, images, of="the images of a release"))
+
+
+def chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
+    return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}

@@ -1,0 +1,160 @@
+"""The tasks of a conversion, run on Dask, and the commit of each subject after its last one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from isles24_zarr.conversion._commit import clinical_record, publish_subject
+from isles24_zarr.conversion._ingest import FileResult, FileTask, check_file, convert_file
+from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare
+from isles24_zarr.errors import Problem
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from distributed import Client
+
+    from isles24_zarr.release import Source
+    from isles24_zarr.store import Target
+    from isles24_zarr.tasks import TaskLost
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where the tasks of a conversion read, write and run.
+
+    Parameters
+    ----------
+    source, target
+        The release and the store.
+    client
+        Of the cluster; None where there is nothing to do for workers.
+    confirm
+        Raises where the lock of the store was lost; called before each commit.
+    folder
+        For members of an archive that is read from front to back; None for other sources.
+    progress
+        Show bars on stderr.
+    """
+
+    source: Source
+    target: Target
+    client: Client | None
+    confirm: Callable[[], None]
+    folder: Path | None
+    progress: bool
+
+    def convert(self, jobs: Sequence[Job]) -> dict[str, Problem]:
+        """Run the tasks of all jobs and commit each subject after its last one.
+
+        Returns
+        -------
+        dict
+            Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
+        """
+        from isles24_zarr.tasks import TaskLost
+
+        kept = self._damaged(jobs)
+        by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
+        store = self.target.opened(read_only=False)
+        for job in by_subject.values():
+            prepare(store, job)
+        tasks = [task for job in by_subject.values() for task in job.tasks(self.source, self.target)]
+        for job in by_subject.values():
+            if not job.pending:
+                self._commit(job)
+        with self._completed(convert_file, tasks, "converting") as results:
+            for task, result in results:
+                job = by_subject[task.plan.subject]
+                is_lost = isinstance(result, TaskLost)
+                job.take(task, FileResult(present=False, problem=_lost(task, result)) if is_lost else result)
+                if not job.pending:
+                    self._commit(job)
+        return kept
+
+    def _damaged(self, jobs: Sequence[Job]) -> dict[str, Problem]:
+        """Read changed files of what the store has to their end: what was good before is not given up for damage."""
+        from isles24_zarr.tasks import TaskLost
+
+        kept: dict[str, Problem] = {}
+        changed = [
+            task for job in jobs if job.record for task in job.tasks(self.source, self.target) if not task.unchanged
+        ]
+        with self._completed(check_file, changed, "checking changed files") as results:
+            for task, problem in results:
+                if problem is not None:
+                    found = _lost(task, problem) if isinstance(problem, TaskLost) else problem
+                    kept[task.plan.subject] = kept_as_it_was(task.plan.subject, task.plan.source.path, found)
+        return kept
+
+    @contextlib.contextmanager
+    def _completed(self, function: Any, tasks: list[FileTask], title: str) -> Iterator[Iterator[tuple[FileTask, Any]]]:
+        from isles24_zarr.tasks import arrivals, completed_arrivals, completed_tasks
+
+        if not tasks or self.client is None:
+            yield iter(())
+            return
+        if self.folder:
+            by_path = {task.plan.source.path: task for task in tasks}
+            nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
+            arriving, total = arrivals(self.source, by_path, nbytes, self.folder), sum(nbytes.values())
+            done = completed_arrivals(self.client, function, arriving, total=total, title=title, progress=self.progress)
+        else:
+            sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
+            done = completed_tasks(
+                self.client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=self.progress
+            )
+        with contextlib.closing(done):
+            yield done
+
+    def _commit(self, job: Job) -> None:
+        self.confirm()
+        clinical = clinical_record(job.subject, self.source)
+        again = job.unsettled | {problem.path for problem in (*job.problems, *clinical.problems) if problem.passing}
+        problems = publish_subject(
+            self.target.opened(read_only=False),
+            job.plan,
+            present=job.present,
+            files=[file for file in job.files if file.path not in again],
+            clinical=clinical,
+            problems=job.problems,
+        )
+        job.problems = list(problems)
+
+
+@contextlib.contextmanager
+def client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) -> Iterator[Client | None]:
+    """Give a client where there is anything for workers to do."""
+    from isles24_zarr.tasks import dask_client
+
+    if any(job.plan.arrays for job in jobs):
+        with dask_client(client, workers) as running:
+            yield running
+    else:
+        yield None
+
+
+@contextlib.contextmanager
+def spool_for(source: Source, target: Target, folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+    """Give a folder for members of an archive that is read from front to back; nothing for other sources."""
+    from isles24_zarr.tasks import opened_spool
+
+    if source.streamed:
+        with opened_spool(folder, target) as opened:
+            yield opened
+    else:
+        yield None
+
+
+def _lost(task: FileTask, lost: TaskLost) -> Problem:
+    return Problem(
+        path=task.plan.source.path,
+        message=f"{lost.why}; convert again with fewer workers",
+        subject=task.plan.subject,
+        image=task.plan.image,
+        passing=True,
+    )

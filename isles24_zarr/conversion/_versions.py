@@ -1,0 +1,176 @@
+"""A store as versions: each of its subjects committed to an Icechunk repository, by one process.
+
+Objects are copied as they are, nothing is decoded. With each subject come the root and a cohort table of the subjects
+that are there by then, so that every version is a whole store. A subject whose seal is that of the repository is the
+same one, and is left alone: an interrupted run is resumed by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from isles24_zarr.conversion._commit import cohort_dataset
+from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
+from isles24_zarr.format import KEY, PHENOTYPE
+from isles24_zarr.store import (
+    DOCUMENT,
+    LOCAL,
+    Place,
+    Target,
+    child_names,
+    committed_subjects,
+    is_versioned,
+    listed_keys,
+    opened_version,
+    read_document,
+    read_root,
+    writable_repository,
+    write_errors,
+)
+from isles24_zarr.version import PACKAGE_VERSION
+from isles24_zarr.writing import write_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from zarr.abc.store import Store
+
+    from isles24_zarr.clinical import DictionaryEntry
+
+
+def repository_place(repository: str, options: Mapping[str, Any]) -> Place:
+    """Return the place of a repository that a caller names, a path or a URL, if a store can be committed to it.
+
+    Raises
+    ------
+    DestinationError
+        It holds something else.
+    UnknownNameError, StoreWriteError, MissingExtraError
+        It is no branch, cannot be opened or made, or Icechunk is not installed.
+    """
+    url = repository
+    if not is_versioned(url):
+        url = f"icechunk+{url}" if url.startswith("s3://") else f"{LOCAL}{url}"
+    place = Place.of(url)
+    writable_repository(place, options)
+    store = opened_version(place.url, options)
+    try:
+        read_root(store)
+    except NotAStoreError:
+        if child_names(store, "") or read_document(store, "") is not None:
+            raise DestinationError(place.url, "holds something else; give a new repository or branch") from None
+    return place
+
+
+def commit_versions(
+    store: Store,
+    place: Place,
+    options: Mapping[str, Any],
+    dictionary: Mapping[str, DictionaryEntry],
+    *,
+    progress: bool,
+) -> dict[str, str]:
+    """Commit each subject of a store that a repository has not, or not in the same state.
+
+    Parameters
+    ----------
+    store
+        Complete.
+    place, options
+        As from `repository_place`.
+    dictionary
+        Entries of the data dictionary.
+    progress
+        Whether to show a bar on stderr.
+
+    Returns
+    -------
+    dict
+        The snapshot of each commit, by subject.
+
+    Raises
+    ------
+    StoreWriteError
+        The repository cannot be written, or somebody else has committed. What was committed stays.
+    StoreDamageError
+        The store has lost something.
+
+    Notes
+    -----
+    Memory holds one object, which is a shard at most. Subjects that only the repository has stay.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    snapshots = {}
+    with _locked(place), write_errors(place):
+        repository = writable_repository(place, options)
+        there = committed_subjects(opened_version(place.url, options))
+        wanted = committed_subjects(store)
+        new = [name for name in wanted if _seal(wanted[name]) != _seal(there.get(name, {}))]
+        console = Console(stderr=True)
+        for name in track(new, "committing subjects", console=console, disable=not progress):
+            there[name] = wanted[name]
+            session = repository.writable_session(place.name)
+            _copy(store, session.store, name)
+            _write_whole(store, session.store, there, dictionary)
+            count = len(wanted[name][KEY]["arrays"])
+            about = {"subject": name, "seal": _seal(wanted[name]), "package_version": PACKAGE_VERSION}
+            snapshots[name] = session.commit(f"{name}: {count} images", metadata=about)
+        session = repository.writable_session(place.name)
+        if _root_seal(session.store) != _root_seal(store):
+            _write_whole(store, session.store, there, dictionary)
+            session.commit("root and cohort table", metadata={"package_version": PACKAGE_VERSION})
+    return snapshots
+
+
+@contextlib.contextmanager
+def _locked(place: Place) -> Iterator[None]:
+    """Keep others from committing to a folder; of two who commit to a bucket, Icechunk refuses the second."""
+    with contextlib.nullcontext() if place.in_bucket else Target.of(place.root).locked():
+        yield
+
+
+def _seal(attributes: Mapping[str, Any]) -> str | None:
+    found: str | None = attributes.get(KEY, {}).get("seal")
+    return found
+
+
+def _root_seal(store: Store) -> str | None:
+    return _seal((read_document(store, "") or {}).get("attributes", {}))
+
+
+def _write_whole(
+    store: Store, target: Store, subjects: Mapping[str, Mapping[str, Any]], dictionary: Mapping[str, DictionaryEntry]
+) -> None:
+    """Write the root of a store, and the table of these subjects."""
+    _copy_objects(store, target, [DOCUMENT])
+    draft = MemoryStore()
+    write_dataset(draft, PHENOTYPE, cohort_dataset(dict(sorted(subjects.items())), dictionary))
+    _copy(draft, target, PHENOTYPE)
+
+
+def _copy(source: Store, target: Store, path: str) -> None:
+    """Replace a group by that of another store: documents from the top down, as Icechunk wants them, then chunks."""
+    sync(target.delete_dir(path))
+    sizes = listed_keys(source, path)
+    document = read_document(source, path) or {}
+    for name, member in document.get("consolidated_metadata", {}).get("metadata", {}).items():
+        for key, size in member.get("attributes", {}).get(KEY, {}).get("shards", {}).items():
+            if sizes.get(f"{path}/{name}/{key}") != size:
+                raise StoreDamageError(f"{source}/{path}/{name}/{key}", "is lost or cut short")
+    documents = sorted((key for key in sizes if key.endswith(DOCUMENT)), key=lambda key: (key.count("/"), key))
+    _copy_objects(source, target, [*documents, *(key for key in sizes if not key.endswith(DOCUMENT))])
+
+
+def _copy_objects(source: Store, target: Store, keys: Iterable[str]) -> None:
+    for key in keys:
+        found = sync(source.get(key, default_buffer_prototype()))
+        if found is None:
+            raise StoreDamageError(f"{source}/{key}", "is lost")
+        sync(target.set(key, found))

@@ -1,0 +1,199 @@
+"""From a release to a store: scan, plan, run one Dask task per file, commit subject by subject.
+
+Tasks carry paths and plans, never voxels. The process that called `convert` is the only one that commits: a subject's
+group is published when the last of its files has been dealt with, the cohort table and the root at the very end.
+
+A second run does what is missing. A subject is left alone when its record lists the same files, by path, size and
+stamp; within a subject that is redone, so is every array whose file is the same (see `ingest`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from isles24_zarr.conversion._commit import is_complete, read_dictionary, store_errors, write_cohort, write_root
+from isles24_zarr.conversion._planning import (
+    chosen_subjects,
+    decided_jobs,
+    read_headers,
+    undecided,
+    wanted_images,
+)
+from isles24_zarr.conversion._running import Run, client_for, spool_for
+from isles24_zarr.conversion._versions import commit_versions, repository_place
+from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
+from isles24_zarr.format import PHENOTYPE
+from isles24_zarr.release import Source
+from isles24_zarr.store import Target, child_names, read_document, read_root
+from isles24_zarr.writing import remove, remove_partial_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from distributed import Client
+
+    from isles24_zarr.errors import Problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport:
+    """What a conversion did.
+
+    Parameters
+    ----------
+    store
+        Where it wrote.
+    converted, unchanged
+        Subjects that this run committed, and those left as an earlier run had committed them.
+    reasons
+        Why each converted subject was.
+    images
+        Number of images written.
+    voxel_bytes
+        Bytes of voxels written, before compression.
+    seconds
+        Time taken.
+    problems
+        Everything that went wrong or is odd.
+    snapshots
+        Of the Icechunk repository, where there is one: the commit of each subject that this run added to it.
+    """
+
+    store: str
+    converted: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    reasons: Mapping[str, str]
+    images: int
+    voxel_bytes: int
+    seconds: float
+    problems: tuple[Problem, ...]
+    snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file could be used."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    subjects: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
+    client: Client | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    icechunk: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    spool: str | os.PathLike[str] | None = None,
+) -> ConvertReport:
+    """Convert a release, resuming what an earlier run finished.
+
+    Parameters
+    ----------
+    source
+        A folder, an archive (zip, tar, 7z) or any fsspec URL of a release.
+    store
+        Where to write: a new place, or a store that this function wrote.
+    subjects, images
+        Names to convert; all by default. What the store holds beyond them stays.
+    client
+        A Dask client to run the tasks on; by default a cluster of single-threaded processes on this machine.
+    workers
+        Number of those processes, by default one for each core.
+    overwrite
+        Convert the chosen subjects afresh, whatever the store holds of them.
+    progress
+        Show a progress bar on stderr.
+    icechunk
+        An Icechunk repository to commit to as well, one commit a subject: a folder, ``s3://bucket/prefix``, or a URL as
+        ``open_scan`` takes it, for another branch than main. It is made if need be. Extra ``icechunk``.
+    storage_options
+        Options for those of source, store and repository that are URLs.
+    spool
+        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
+        workers must see it.
+
+    Returns
+    -------
+    ConvertReport
+        A file that cannot be used is a problem of the report; the others are converted.
+
+    Raises
+    ------
+    RequestError
+        The source is no release, the store is something else, or a name is unknown; or a part is to be converted into a
+        store of an older format (`OldStoreError`), which is brought up to date as a whole.
+    StoreWriteError, SpoolError
+        Writing failed. What was committed before stays; the same call resumes.
+    """
+    started = time.monotonic()
+    origin, target = Source.of(source, storage_options), Target.of(store, storage_options)
+    release = origin.listed()
+    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    outdated = _check_target(target)
+    if outdated and (subjects is not None or images is not None):
+        raise outdated
+    place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
+    needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
+    origin, headers, odd = read_headers(origin, needed, release.dictionary, progress=progress)
+    dictionary = read_dictionary(origin, release)
+    problems = [*release.problems, *dictionary.problems]
+    with store_errors(target), target.locked() as confirm:
+        zarr_store = target.opened(read_only=False)
+        jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
+        problems += found
+        if jobs or outdated or not is_complete(zarr_store, dictionary):
+            with client_for(jobs, client, workers) as running:
+                # nothing is changed for a cluster that cannot do the work
+                for job in jobs if overwrite else ():
+                    remove(zarr_store, job.subject.name)
+                remove_partial_objects(zarr_store, "")
+                if outdated:
+                    remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
+                write_root(zarr_store, origin, dictionary, state="converting")
+                with spool_for(origin, target, spool) as folder:
+                    kept = Run(
+                        source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
+                    ).convert(jobs)
+            problems += kept.values()
+            jobs = [job for job in jobs if job.subject.name not in kept]
+            confirm()
+            write_cohort(zarr_store, dictionary.entries)
+            write_root(zarr_store, origin, dictionary, state="complete")
+        snapshots: Mapping[str, str] = {}
+        if place:
+            snapshots = commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
+    written = [count for job in jobs for count in job.written if count]
+    return ConvertReport(
+        store=target.url,
+        converted=tuple(job.subject.name for job in jobs),
+        unchanged=tuple(name for name in chosen if name not in {job.subject.name for job in jobs}),
+        reasons={job.subject.name: job.reason for job in jobs},
+        images=len(written),
+        voxel_bytes=sum(written),
+        seconds=time.monotonic() - started,
+        problems=(*problems, *(problem for job in jobs for problem in job.problems)),
+        snapshots=snapshots,
+    )
+
+
+def _check_target(target: Target) -> OldStoreError | None:
+    """Make sure that the target is ours, or nothing yet; return what readers say of one of an older version."""
+    target.opened(read_only=False)
+    store = target.opened(read_only=True)
+    try:
+        read_root(store)
+    except OldStoreError as error:
+        return error
+    except NotAStoreError:
+        if child_names(store, "") or read_document(store, "") is not None:
+            raise DestinationError(
+                target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
+            ) from None
+    return None

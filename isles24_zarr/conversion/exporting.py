@@ -1,0 +1,317 @@
+"""The release tree back out of a store: every decompressed file is the one that was converted, byte for byte.
+
+A file is published when its voxels have given the checksum that the conversion recorded, and not before. The
+orientation is undone by `grid.file_from_canonical`; header and extensions come verbatim from the attributes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from isles24_zarr import vocabulary
+from isles24_zarr.clinical import UnreadCellError, guarded_text, value_from_cell
+from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
+from isles24_zarr.format import KEY, checked_image
+from isles24_zarr.nifti import VoxelStream, whole_file, write_nifti
+from isles24_zarr.release import Stray, classified, selected_names
+from isles24_zarr.store import Target, committed_subjects, file_blocks, read_members, read_root
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from distributed import Client
+    from numpy.typing import NDArray
+
+_DURATIONS: Final = [name for name, variable in vocabulary.CLINICAL.items() if variable.kind == "duration"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    Parameters
+    ----------
+    destination
+        Where it wrote.
+    written, unchanged
+        Number of image files written, and of those that were there already, byte for byte.
+    seconds
+        Time taken.
+    problems
+        What could not be written.
+    """
+
+    destination: str
+    written: int
+    unchanged: int
+    seconds: float
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image was written."""
+        return not self.problems
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTask:
+    """What a worker needs to write one file: the array, and where it goes."""
+
+    target: Target
+    path: str
+    document: Mapping[str, Any]
+    file: Path
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """What the conversion recorded of the array."""
+        recorded: dict[str, Any] = self.document["attributes"][KEY]
+        return recorded
+
+
+def export(
+    store: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    subjects: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
+    client: Client | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write the NIfTI tree of a store, resuming what an earlier run wrote.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    destination
+        A folder of this machine, or one that all workers share; made if need be.
+    subjects, images
+        Names to write; all by default.
+    client, workers, progress, storage_options
+        As for `convert`.
+
+    Returns
+    -------
+    ExportReport
+        An image that is damaged in the store is a problem; the others are written.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, UnknownNameError, DestinationError
+        There is nothing to export, or no place to write to.
+
+    Notes
+    -----
+    Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
+    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. A text that spreadsheet programs would
+    compute has an apostrophe before it, which `convert` takes away again; ``participants.tsv`` has spaces for line
+    breaks.
+    """
+    from isles24_zarr.tasks import TaskLost, completed_tasks, dask_client
+
+    started = time.monotonic()
+    target, folder = Target.of(store, storage_options), Path(destination).expanduser().absolute()
+    opened = target.opened(read_only=True)
+    read_root(opened)
+    damaged: list[tuple[str, StoreDamageError]] = []
+    attributes = committed_subjects(opened, damaged)
+    chosen = selected_names([*attributes, *(name for name, _ in damaged)], subjects, of=target.url)
+    wanted = selected_names(vocabulary.IMAGES, images, of="the images of a release")
+    with _write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]
+    attributes = {name: attributes[name] for name in chosen if name in attributes}
+    tasks = list(_tasks(target, attributes, wanted, folder, problems))
+    done = {True: 0, False: 0}
+    if tasks:
+        sizes = [_voxel_bytes(task.document) for task in tasks]
+        with (
+            dask_client(client, workers, target.url) as running,
+            contextlib.closing(
+                completed_tasks(running, export_array, tasks, sizes=sizes, title="exporting", progress=progress)
+            ) as results,
+        ):
+            for task, result in results:
+                if isinstance(result, bool):
+                    done[result] += 1
+                else:
+                    message = result.why if isinstance(result, TaskLost) else result.message
+                    problems.append(Problem(path=task.path, message=message, subject=task.path.split("/")[0]))
+    if images is None:
+        with _write_errors(folder):
+            _write_tables(folder, attributes)
+    return ExportReport(
+        destination=str(folder),
+        written=done[True],
+        unchanged=done[False],
+        seconds=time.monotonic() - started,
+        problems=tuple(sorted(problems, key=lambda each: each.path)),
+    )
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DestinationError(folder, f"cannot be written ({error})") from error
+
+
+def _tasks(
+    target: Target,
+    subjects: Mapping[str, Mapping[str, Any]],
+    images: Sequence[str],
+    folder: Path,
+    problems: list[Problem],
+) -> Iterator[ExportTask]:
+    """Yield a task for each image; what cannot be exported becomes a problem."""
+    store = target.opened(read_only=True)
+    for name, attributes in subjects.items():
+        try:
+            members = read_members(store, name)
+        except StoreDamageError as error:
+            problems.append(Problem.from_error(error, subject=name))
+            continue
+        for path in attributes[KEY]["arrays"]:
+            if path.split("/")[1] in images:
+                try:
+                    checked_image(members.get(path, {}), f"{name}/{path}")
+                    yield _task(target, f"{name}/{path}", members[path], folder)
+                except (UnsafePathError, StoreDamageError) as error:
+                    problems.append(Problem.from_error(error, subject=name))
+
+
+def _task(target: Target, path: str, document: Mapping[str, Any], folder: Path) -> ExportTask:
+    """Make a task of an array; a store is input like any other, its paths must stay below the destination."""
+    source = document["attributes"][KEY]["source"]["path"]
+    if isinstance(classified(source), Stray):
+        raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
+    return ExportTask(target=target, path=path, document=document, file=folder / source)
+
+
+def _voxel_bytes(document: Mapping[str, Any]) -> int:
+    return int(math.prod(document["shape"]) * np.dtype(document["attributes"][KEY]["file_dtype"]).itemsize)
+
+
+def export_array(task: ExportTask, topic: str) -> bool | Problem:
+    """Write one file, on a worker.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    topic
+        Where to tell of progress.
+
+    Returns
+    -------
+    bool or Problem
+        Whether it had to be written, or why it could not be.
+    """
+    from isles24_zarr.tasks import advance
+
+    if _is_exported(task):
+        return False
+
+    def told() -> Iterator[NDArray[Any]]:
+        for block in file_blocks(task.target, task.path, task.document):
+            advance(topic, block.nbytes)
+            yield block
+
+    try:
+        with _write_errors(task.file):
+            task.file.parent.mkdir(parents=True, exist_ok=True)
+            write_nifti(task.file, base64.b64decode(task.ours["header"]), told())
+    except Isles24Error as error:
+        return Problem.from_error(error)
+    return True
+
+
+def _is_exported(task: ExportTask) -> bool:
+    """Tell whether the file is there already, whole and right."""
+    if not task.file.is_file():
+        return False
+    try:
+        with task.file.open("rb") as file:
+            stream = VoxelStream(file, path=task.file.name, size=task.file.stat().st_size)
+            if stream.header.raw != base64.b64decode(task.ours["header"]):
+                return False
+            return bool(stream.read_to_end().voxel_xxh3 == task.ours["checksum"]["value"])
+    except SourceError:
+        return False
+
+
+def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write clinical values as CSV per subject and session, and as the participants of BIDS."""
+    import pandas as pd
+
+    frame = pd.DataFrame([_cells(each) for each in subjects.values()])
+    frame = frame.reindex(columns=[*vocabulary.CLINICAL, *sorted(set(frame.columns) - vocabulary.CLINICAL.keys())])
+    frame.index = pd.Index(list(subjects), name="participant_id")
+    outcome = {name for name, variable in vocabulary.CLINICAL.items() if variable.table == vocabulary.OUTCOME}
+    for session, table in vocabulary.TABLE_OF_SESSION.items():
+        columns = [name for name in frame.columns if (name in outcome) == (table == vocabulary.OUTCOME)]
+        headers = {name: vocabulary.CLINICAL[name].column for name in columns if name in vocabulary.CLINICAL}
+        for name in subjects:
+            path = folder / "phenotype" / name / f"ses-{session:02d}" / f"{name}_ses-{session:02d}_{table}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            row = frame.loc[[name], columns].copy()
+            for column in row.columns.intersection(_DURATIONS):
+                row[column] = row[column].map(_clock)
+            # by default pandas puts no quotes around a lone carriage return, and rows are cut there
+            text = row.rename(columns=headers).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+            _write_whole(path, text)
+    # tools for TSV read line by line; the whole text is in the CSV
+    lines = frame.map(lambda cell: " ".join(cell.splitlines()) if isinstance(cell, str) else cell)
+    _write_whole(folder / "participants.tsv", lines.to_csv(sep="\t", na_rep="n/a"))
+    described = {
+        name: {"LongName": variable.long_name, **({"Units": variable.units} if variable.units else {})}
+        for name, variable in vocabulary.CLINICAL.items()
+    }
+    _write_whole(folder / "participants.json", json.dumps(described, indent=2) + "\n")
+
+
+def _cells(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what goes into a table: the values, and as it was what was not understood."""
+    unread = attributes[KEY]["clinical_unread"]
+    cells = {**attributes, **{name: text for name, text in unread.items() if _stays_unread(name, text)}}
+    return {name: guarded_text(cell) if isinstance(cell, str) else cell for name, cell in cells.items() if name != KEY}
+
+
+def _stays_unread(name: str, text: str) -> bool:
+    """Tell whether a text that was not understood is not a value either: of a date as the centre, it would be one."""
+    variable = vocabulary.CLINICAL.get(name)
+    try:
+        value_from_cell(text, variable)
+    except UnreadCellError:
+        return True
+    return variable is None
+
+
+def _clock(minutes: object) -> object:
+    """Write minutes as the release does, as hours and minutes, so that the table reads as what it was."""
+    if not isinstance(minutes, int | float) or math.isnan(minutes):
+        return minutes
+    hours, rest = divmod(round(abs(minutes) * 60_000), 3_600_000)
+    whole, milliseconds = divmod(rest, 60_000)
+    seconds = f":{milliseconds / 1000:06.3f}" if milliseconds else ""
+    return f"{'-' if minutes < 0 else ''}{hours}:{whole:02d}{seconds}"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")

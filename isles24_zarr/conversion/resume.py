@@ -1,0 +1,248 @@
+"""What an earlier run left, and what is to be done about a subject because of it.
+
+A subject is left alone when its record lists the same files, by path, size and stamp, and all that it lists is there.
+One that was committed is never traded for a worse one: it stays as it is while one of its files is gone or damaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+from isles24_zarr.conversion._ingest import FileTask
+from isles24_zarr.errors import Problem, StoreDamageError
+from isles24_zarr.format import FORMAT_VERSION, KEY, SubjectPlan, seal, subject_plan
+from isles24_zarr.store import DOCUMENT, child_names, encoded_document, listed_keys, read_document
+from isles24_zarr.version import PACKAGE_VERSION
+from isles24_zarr.vocabulary import IMAGES
+from isles24_zarr.writing import remove, remove_partial_objects, withdraw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zarr.abc.store import Store
+
+    from isles24_zarr.conversion._ingest import FileResult
+    from isles24_zarr.nifti import Header
+    from isles24_zarr.release import Source, SourceFile, Subject
+    from isles24_zarr.store import Target
+
+
+FIRST_TIME: Final = "not committed before"
+"""Why most subjects are converted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the store holds of a subject.
+
+    Parameters
+    ----------
+    record
+        Of its commit; empty where it is not committed.
+    images
+        Names of the images that were written, committed or not.
+    damage
+        The first object that the commit lists and that is lost or cut short.
+    """
+
+    record: Mapping[str, Any]
+    images: frozenset[str]
+    damage: str | None = None
+
+
+NOTHING: Final = Earlier(record={}, images=frozenset())
+"""Of a subject that is new, or to be converted afresh."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Job:
+    """A subject on its way to its commit.
+
+    Parameters
+    ----------
+    subject, plan
+        Its files, and how they are to be stored.
+    reason
+        Why it is converted.
+    record
+        Of the commit that it replaces, if any.
+    files
+        All files that are considered.
+    problems
+        What was found so far.
+    """
+
+    subject: Subject
+    plan: SubjectPlan
+    reason: str
+    record: Mapping[str, Any]
+    files: tuple[SourceFile, ...]
+    problems: list[Problem]
+    pending: set[str] = dataclasses.field(default_factory=set)
+    present: set[str] = dataclasses.field(default_factory=set)
+    unsettled: set[str] = dataclasses.field(default_factory=set)
+    written: list[int] = dataclasses.field(default_factory=list)
+
+    def tasks(self, source: Source, target: Target) -> list[FileTask]:
+        """Return a task for each array."""
+        self.pending = {plan.path for plan in self.plan.arrays}
+        return [
+            FileTask(source=source, target=target, plan=plan, unchanged=is_recorded(plan.source, self.record))
+            for plan in self.plan.arrays
+        ]
+
+    def take(self, task: FileTask, result: FileResult) -> None:
+        """Note down what became of a file."""
+        self.pending.discard(task.plan.path)
+        if result.present:
+            self.present.add(task.plan.path)
+            self.written.append(result.written)
+            self.problems += result.notices
+        if result.problem:
+            if result.present:
+                # it could not replace an older one, and is looked at again next time
+                self.unsettled.add(task.plan.source.path)
+            else:
+                # where an image was to be kept does not matter once it could not be read
+                self.problems = [each for each in self.problems if each.path != task.plan.source.path]
+            self.problems.append(result.problem)
+
+
+def earlier_run(store: Store, name: str) -> Earlier:
+    """Look at what the store holds of a subject. A commit that cannot be read, or was edited, is none."""
+    try:
+        document = read_document(store, name) or {}
+    except StoreDamageError:
+        document = {}
+    record: dict[str, Any] = document.get("attributes", {}).get(KEY, {})
+    if "arrays" not in record or record.get("seal") != seal(document):
+        return Earlier(record={}, images=_written_images(store, name))
+    members = document.get("consolidated_metadata", {}).get("metadata", {})
+    return Earlier(record=record, images=frozenset(record["images"]), damage=_damage(store, name, members))
+
+
+def _written_images(store: Store, name: str) -> frozenset[str]:
+    return frozenset(
+        image
+        for group in child_names(store, name)
+        for image in child_names(store, f"{name}/{group}")
+        if image in IMAGES
+    )
+
+
+def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
+    found = listed_keys(store, name)
+    for path, document in members.items():
+        ours = document["attributes"].get(KEY, {})
+        size = found.get(f"{name}/{path}/{DOCUMENT}")
+        if size is None or ("shards" in ours and size != len(encoded_document(document))):
+            return f"{name}/{path}/{DOCUMENT}"
+        for key, size in ours.get("shards", {}).items():
+            if found.get(f"{name}/{path}/{key}") != size:
+                return f"{name}/{path}/{key}"
+    return None
+
+
+def decided_job(
+    subject: Subject,
+    headers: Mapping[str, Header],
+    unreadable: Mapping[str, Problem],
+    *,
+    wanted: frozenset[str],
+    earlier: Earlier,
+) -> tuple[Job | None, list[Problem]]:
+    """Decide whether a subject is converted, and what is to be told if not.
+
+    Parameters
+    ----------
+    subject
+        Its files.
+    headers, unreadable
+        By path: headers, and why there is none.
+    wanted
+        Names of images that were asked for; what the store holds of others stays.
+    earlier
+        What the store holds.
+    """
+    record = earlier.record
+    wanted |= earlier.images
+    files = [file for (_, image), file in subject.images.items() if image in wanted]
+    files += subject.tables.values()
+    of_release = {file.path for file in files}
+    for path in sorted(record.get("arrays", {}).values()):
+        if path not in of_release or path in unreadable:
+            kept = kept_as_it_was(subject.name, path, unreadable.get(path))
+            if record.get("format_version") != FORMAT_VERSION:
+                what = f"{kept.message}; until then nothing reads it, as it is of an older format"
+                kept = dataclasses.replace(kept, message=what, severity="error")
+            return None, [kept]
+    changed = [file.path for file in files if not is_recorded(file, record)]
+    current = record.get("format_version") == FORMAT_VERSION and record.get("package_version") == PACKAGE_VERSION
+    if current and not changed and not earlier.damage:
+        return None, [Problem(subject=subject.name, **problem) for problem in record["problems"]]
+    plan = only_images(subject_plan(subject, headers), wanted)
+    found = [unreadable[file.path] for file in files if file.path in unreadable]
+    job = Job(
+        subject=subject,
+        plan=plan,
+        reason=_reason(record, earlier.damage, changed),
+        record=record,
+        files=tuple(files),
+        problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
+    )
+    return job, []
+
+
+def _reason(record: Mapping[str, Any], damage: str | None, changed: list[str]) -> str:
+    if not record:
+        return FIRST_TIME
+    if damage:
+        return f"{damage} is lost or damaged"
+    if changed:
+        return f"new or changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+    if record.get("format_version") != FORMAT_VERSION:
+        return f"written in format version {record.get('format_version', 1)}"
+    return f"written by version {record['package_version']}"
+
+
+def kept_as_it_was(subject: str, path: str, problem: Problem | None) -> Problem:
+    """Tell that a committed subject was left alone, because a file of it is damaged or gone."""
+    what = problem.message.split(";", maxsplit=1)[0] if problem else "is not in the release any more"
+    advice = "the subject stays as it was converted before, use --overwrite to convert what there is"
+    severity = problem.severity if problem else "notice"
+    return Problem(path=path, message=f"{what}; {advice}", severity=severity, subject=subject)
+
+
+def only_images(plan: SubjectPlan, images: frozenset[str]) -> SubjectPlan:
+    """Return the part of a plan that concerns some images."""
+    grids = (
+        dataclasses.replace(grid, arrays=tuple(array for array in grid.arrays if array.image in images))
+        for grid in plan.grids
+    )
+    return dataclasses.replace(plan, grids=tuple(grid for grid in grids if grid.arrays))
+
+
+def is_recorded(file: SourceFile, record: Mapping[str, Any]) -> bool:
+    """Tell whether a file is the one that a commit lists."""
+    if not record:
+        return False
+    stamps = record.get("times", {}).get("stamps", {})  # not under the seal
+    return bool(record["files"].get(file.path) == file.size and stamps.get(file.path) == file.stamp)
+
+
+def prepare(store: Store, job: Job) -> None:
+    """Take back the commit of a subject and clear away what is no part of its plan."""
+    name = job.subject.name
+    remove_partial_objects(store, name)
+    groups = child_names(store, name)
+    withdraw(store, name, groups)
+    planned = {grid.name: {array.image for array in grid.arrays} for grid in job.plan.grids}
+    for group in groups:
+        if group not in planned:
+            remove(store, f"{name}/{group}")
+            continue
+        remove_partial_objects(store, f"{name}/{group}")
+        for member in child_names(store, f"{name}/{group}"):
+            if member not in planned[group]:
+                remove(store, f"{name}/{group}/{member}")

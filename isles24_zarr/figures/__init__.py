@@ -1,0 +1,8 @@
+"""Figures of scans and cohorts, by Matplotlib."""
+
+from isles24_zarr.figures.cohort import missingness
+from isles24_zarr.figures.curves import time_curves
+from isles24_zarr.figures.slices import montage
+from isles24_zarr.figures.subject_page import SubjectSummary, subject_summary
+
+__all__ = ["SubjectSummary", "missingness", "montage", "subject_summary", "time_curves"]

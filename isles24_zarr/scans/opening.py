@@ -1,0 +1,256 @@
+"""From a store to xarray: a scan as a Dataset on Dask."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+from zarr.storage import LocalStore
+
+from isles24_zarr.errors import (
+    IncompleteStoreError,
+    StaleReadError,
+    StoreDamageError,
+    UnknownNameError,
+)
+from isles24_zarr.format import DASK_CHUNK_BYTES, KEY, MAX_SHARD_BYTES, checked_group, checked_record, dask_chunks
+from isles24_zarr.geometry import voxel_numbers
+from isles24_zarr.places import service_of
+from isles24_zarr.store import (
+    DOCUMENT,
+    ONLY_CHUNK,
+    RemoteStore,
+    StoredArray,
+    Target,
+    check_version,
+    child_names,
+    chunk_shapes,
+    coordinate_variable,
+    document_from_bytes,
+    document_stamp,
+    encoded_document,
+    image_variable,
+    read_document,
+    read_objects,
+    read_root,
+)
+from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from zarr.abc.store import Store
+
+REMOTE_DASK_CHUNK_BYTES: Final = MAX_SHARD_BYTES
+"""The same behind a URL, where every chunk costs a request: no shard is cut."""
+
+COORDINATES: Final = ("time", "z", "y", "x")
+
+
+def open_scan(
+    store: str | os.PathLike[str],
+    subject: str,
+    space: str = "ncct",
+    *,
+    chunks: Any = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Open all images of a subject that share a grid. No voxel is read.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `convert` wrote.
+    subject
+        As ``"sub-stroke0001"``.
+    space
+        ``"ncct"`` for registered images, ``"ctp"``, ``"cta"`` ... for images as acquired. Where these lie is what their
+        headers say, which does not align them with the NCCT: often they are off by some mm, now and then by more.
+    chunks
+        ``"auto"``: Dask chunks of tens of MB that never cross a shard. ``None``: no Dask, lazy NumPy. Anything else is
+        for `xarray.Dataset.chunk`.
+    storage_options
+        For fsspec, where the store is a URL.
+
+    Returns
+    -------
+    xarray.Dataset
+        Images (z, y, x), series (time, z, y, x), in physical units; x to the patient's Right, y Anterior, z Superior,
+        in mm along the axes of the grid: ``.isles.to_world`` gives positions in RAS mm. Masks are labels, unless they
+        hold fractions. The coordinates ``i``, ``j``, ``k`` number the voxels of the whole grid along x, y, z. What was
+        recorded of an image is in its ``encoding["isles24_zarr"]``, which arithmetic drops and no file takes along.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
+        There is no store, or it does not hold this subject or space.
+    StoreDamageError
+        Part of an array is lost.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    group = f"{subject}/space-{space.removeprefix('space-')}"
+    # all at once, as far as it is known what there is to read
+    coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
+    documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
+    plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
+    seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
+    objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
+    own, document = (
+        document_from_bytes(objects.get(key), path=f"{target.url}/{key}", members=path == group)
+        for path, key in documents.items()
+    )
+    record = _subject_record(target, opened, subject, own)
+    groups = sorted({group for groups in record["images"].values() for group in groups})
+    if group.removeprefix(f"{subject}/") not in groups:
+        spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
+        raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{documents[group]}", "is lost")
+    members = checked_group(document, f"{target.url}/{group}")
+    coords = {
+        name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], objects[key])
+        for name, key in coordinates.items()
+        if name in members
+    }
+    images = {}
+    for name in IMAGES:
+        if name in members:
+            images[name] = image_variable(opened, f"{group}/{name}", members[name], document["attributes"])
+    # matrices are no attributes of netCDF, and would be wrong after any selection
+    attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
+    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
+    # the one string type that Zarr, netCDF and tables take alike
+    coords["subject"] = xr.Variable((), np.array(subject, dtype=np.dtypes.StringDType()))
+    scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, attributes)
+    scan.encoding["source"] = f"{target.url}/{group}"
+    if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
+        raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
+    if chunks is None:
+        return scan
+    token = f"{target.url}-{group}-{record['times']['converted']}"
+    most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
+    sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
+    # what is small stays in memory
+    return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
+
+
+def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the commit of a subject recorded, from its document."""
+    record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
+    if document is not None and subject:
+        checked_record(document.get("attributes", {}), f"{target.url}/{subject}")
+        check_version(f"{target.url}, {subject}", record.get("format_version", 1))
+        return record
+    attributes = read_root(store)
+    if attributes.get("state") != "complete" and subject in child_names(store, ""):
+        raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
+    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
+
+
+def _subject_document(target: Target, store: Store, subject: str) -> dict[str, Any]:
+    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
+    _subject_record(target, store, subject, document)
+    return document or {}
+
+
+def image_groups(target: Target, subject: str) -> dict[str, list[str]]:
+    """Return the groups that hold each image of a subject, by the image's name.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
+        There is no store, or it does not hold this subject.
+    """
+    return dict(_subject_document(target, target.opened(read_only=True), subject)["attributes"][KEY]["images"])
+
+
+def stored_array(target: Target, path: str) -> StoredArray:
+    """Open one image as it is stored: unscaled, (z, y, x) or (time, z, y, x).
+
+    Parameters
+    ----------
+    target
+        The store.
+    path
+        Of the array in it.
+
+    Raises
+    ------
+    StoreDamageError
+        Part of the array is lost.
+    """
+    store = target.opened(read_only=True)
+    document = read_document(store, path)
+    if document is None:
+        raise StoreDamageError(f"{target.url}/{path}", "is lost")
+    return StoredArray(store, path, document)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayInfo:
+    """One array of a subject, with its size in memory and in the store."""
+
+    group: str
+    image: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...]
+    nbytes: int
+    stored_bytes: int
+
+
+def described_arrays(
+    store: str | os.PathLike[str], subject: str, *, storage_options: Mapping[str, Any] | None = None
+) -> list[ArrayInfo]:
+    """Return what a subject's group holds.
+
+    Parameters
+    ----------
+    store, subject, storage_options
+        As for `open_scan`, whose errors it raises.
+    """
+    target = Target.of(store, storage_options)
+    opened = target.opened(read_only=True)
+    document = _subject_document(target, opened, subject)
+    members = document["consolidated_metadata"]["metadata"]
+    return [_array_info(path, members[path]) for path in document["attributes"][KEY]["arrays"]]
+
+
+def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
+    group, image = path.split("/")
+    chunks, shards = chunk_shapes(document)
+    dtype, shape = np.dtype(document["data_type"]), tuple(document["shape"])
+    return ArrayInfo(
+        group=group,
+        image=image,
+        shape=shape,
+        dtype=str(dtype),
+        chunks=chunks,
+        shards=shards,
+        nbytes=math.prod(shape) * dtype.itemsize,
+        stored_bytes=sum(document["attributes"][KEY]["shards"].values()) + len(encoded_document(document)),
+    )
+
+
+def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Say what reads the images of a store.
+
+    Parameters
+    ----------
+    store, storage_options
+        As for `open_scan`.
+    """
+    opened = Target.of(store, storage_options).opened(read_only=True)
+    if isinstance(opened, RemoteStore):
+        files = getattr(opened.fs, "sync_fs", opened.fs)
+        library = "obstore" if service_of(opened.url) else f"{type(files).__name__} of fsspec"
+        return f"TensorStore, in merged ranges through {library}"
+    if isinstance(opened, LocalStore):
+        return "TensorStore, from shards of this machine"
+    return f"TensorStore, in merged ranges through {opened}"

@@ -1,0 +1,66 @@
+"""What lies in a store, read and written: places, documents, voxels, versions."""
+
+from isles24_zarr.store.arrays import (
+    ONLY_CHUNK,
+    StoredArray,
+    chunk_shapes,
+    column_table,
+    coordinate_variable,
+    image_variable,
+)
+from isles24_zarr.store.file_order import file_blocks, file_voxels
+from isles24_zarr.store.files import NO_FILE, opened_file
+from isles24_zarr.store.objects import (
+    DOCUMENT,
+    Target,
+    check_version,
+    child_names,
+    committed_subjects,
+    document_from_bytes,
+    document_stamp,
+    encoded_document,
+    listed_keys,
+    read_document,
+    read_members,
+    read_objects,
+    read_root,
+    reading,
+)
+from isles24_zarr.store.remote import RemoteStore
+from isles24_zarr.store.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
+from isles24_zarr.store.voxels import StoredVoxels
+
+__all__ = [
+    "DOCUMENT",
+    "LOCAL",
+    "NO_FILE",
+    "ONLY_CHUNK",
+    "Place",
+    "RemoteStore",
+    "StoredArray",
+    "StoredVoxels",
+    "Target",
+    "check_version",
+    "child_names",
+    "chunk_shapes",
+    "column_table",
+    "committed_subjects",
+    "coordinate_variable",
+    "document_from_bytes",
+    "document_stamp",
+    "encoded_document",
+    "file_blocks",
+    "file_voxels",
+    "image_variable",
+    "is_versioned",
+    "listed_keys",
+    "opened_file",
+    "opened_version",
+    "read_document",
+    "read_members",
+    "read_objects",
+    "read_root",
+    "reading",
+    "writable_repository",
+    "write_errors",
+]

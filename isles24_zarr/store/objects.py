@@ -1,0 +1,339 @@
+"""What lies in a store: its place, its documents and objects, read and listed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from isles24_zarr.errors import (
+    DestinationError,
+    NotAStoreError,
+    OldStoreError,
+    StoreDamageError,
+    StoreLockedError,
+    StoreVersionError,
+)
+from isles24_zarr.format import FORMAT_VERSION, KEY, checked_document, checked_record, listed_members
+from isles24_zarr.places import local_path, lock_file
+from isles24_zarr.store._lease import LOCK, leased
+from isles24_zarr.store.files import FileStamp, file_content, files_below, folder_entries
+from isles24_zarr.store.remote import RemoteStore
+from isles24_zarr.store.repository import Place, is_versioned, opened_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from zarr.abc.store import Store
+
+DOCUMENT: Final = "zarr.json"
+_ATTRIBUTES: Final = b'\n  "attributes": {'
+_MEMBERS: Final = b',\n  "consolidated_metadata": {'
+"""Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
+a line break, and nothing else that is indented so little has this name."""
+_READERS: Final = 8
+"""Files that are read at the same time: on a network each takes as long as its answer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A place for a store, which any process can open for itself.
+
+    Parameters
+    ----------
+    url
+        An absolute path, a URL, or that of a version of an Icechunk repository (see `repository`).
+    storage_options
+        For a URL, see `options`.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
+        """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
+        text = local_path(os.fspath(store))
+        if not text:
+            raise NotAStoreError(repr(text), "names no place")
+        if is_versioned(text):
+            text = Place.of(text).url
+        if "://" in text:
+            return cls(url=text.rstrip("/"), storage_options=dict(storage_options or {}))
+        return cls(url=os.path.realpath(Path(text).expanduser()), storage_options={})
+
+    def opened(self, *, read_only: bool) -> Store:
+        """Return it as a place for Zarr.
+
+        Raises
+        ------
+        NotAStoreError
+            It is a file, or there is no file system for its URL.
+        DestinationError
+            It is to be written, and is a version of an Icechunk repository, or in no bucket.
+        StoreAccessError
+            Its server is out of reach.
+        """
+        if is_versioned(self.url):
+            if not read_only:
+                raise DestinationError(self.url, "is written by commits: convert into a folder, and add --icechunk")
+            return opened_version(self.url, self.storage_options)
+        if "://" not in self.url:
+            if os.path.exists(self.url) and not Path(self.url).is_dir():  # noqa: PTH110 - of pathlib, some names raise
+                raise NotAStoreError(self.url, "is a file")
+            return LocalStore(self.url, read_only=read_only)
+        try:
+            return RemoteStore.at(self.url, self.storage_options, read_only=read_only)
+        except (ValueError, ImportError) as error:
+            raise NotAStoreError(self.url, f"cannot be opened ({error})") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold the store for writing.
+
+        The lock of a folder is the kernel's, and dies with this process; that of a URL is an object that runs out.
+
+        Yields
+        ------
+        callable
+            Raises `StoreLockedError` where the lock was lost; to be called before a commit.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process holds it.
+        """
+        if "://" in self.url:
+            with leased(self.url, self.storage_options) as confirm:
+                yield confirm
+            return
+        Path(self.url).mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.url, os.O_RDONLY)
+        try:
+            lock_file(folder)
+        except BlockingIOError:
+            os.close(folder)
+            raise StoreLockedError(self.url, "another conversion is writing into it") from None
+        except OSError as error:
+            warnings.warn(f"{self.url} cannot be locked ({error}): run no second conversion into it", stacklevel=3)
+        try:
+            yield lambda: None
+        finally:
+            os.close(folder)
+
+
+def document_stamp(store: LocalStore, path: str) -> object:
+    """Return what changes when the document of a node in a folder is replaced; ``None`` where there is none."""
+    try:
+        status = os.stat(f"{store.root}/{path}/{DOCUMENT}")  # noqa: PTH116 - as in `arrays.check_shards`
+    except OSError:
+        return None
+    # the last one of copies that keep the time of what they copy
+    return FileStamp.of(status), status.st_ctime_ns
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the array whose voxels cannot be read: the errors of codecs do not.
+
+    Raises
+    ------
+    StoreDamageError
+        What happens inside is an error of reading.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        why = str(error).splitlines()[0] if str(error) else repr(error)
+        raise StoreDamageError(path, f"cannot be read ({why})") from error
+
+
+def read_document(store: Store, path: str) -> dict[str, Any] | None:
+    """Return the metadata of a group or array, ``None`` where there is none.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what `convert` writes.
+    """
+    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+    if document is not None and path:  # what the root is, `read_root` says
+        checked_document(document, f"{store}/{path}")
+    return document
+
+
+def read_members(store: Store, path: str) -> dict[str, dict[str, Any]]:
+    """Return the documents of all that a group lists: each is still to be checked, so that a bad one stands alone.
+
+    Raises
+    ------
+    StoreDamageError
+        The group is lost, or its document lists nothing.
+    """
+    key = f"{path}/{DOCUMENT}"
+    document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
+    if document is None:
+        raise StoreDamageError(f"{store}/{key}", "is lost")
+    return listed_members(document, f"{store}/{path}")
+
+
+def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) -> dict[str, Any] | None:
+    """Parse a ``zarr.json``; one that is not there is ``None``.
+
+    Parameters
+    ----------
+    data
+        What is stored.
+    path
+        Where, for errors.
+    members
+        Parse the documents of what lies below it, too, which are most of it.
+
+    Raises
+    ------
+    StoreDamageError
+        It is not what a ``zarr.json`` holds.
+    """
+    if data is None:
+        return None
+    if not members and data.endswith(b"\n}"):
+        own, found, _ = data.partition(_MEMBERS)
+        data = own + b"\n}" if found and _ATTRIBUTES in own else data
+    try:
+        text = data.decode()
+        document = json.loads(text, parse_constant=_refused)
+        if "\\ud" in text or "\\uD" in text:  # halves of a character, which no file and no terminal takes
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+        raise StoreDamageError(path, "is not a Zarr document")
+    return document
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
+    """Read small objects, all at the same time; one that is not there is ``None``."""
+    if isinstance(store, LocalStore):
+        # Zarr's way there, through an event loop, takes longer than the files do
+        paths = [f"{store.root}/{key}" for key in keys]
+        return dict(zip(keys, _readers(os.getpid()).map(file_content, paths), strict=True))
+
+    async def read(key: str) -> bytes | None:
+        try:
+            buffer = await store.get(key, default_buffer_prototype())
+        except (FileNotFoundError, NotADirectoryError):  # of a folder that is not there at all
+            return None
+        return None if buffer is None else buffer.to_bytes()
+
+    async def read_all() -> list[bytes | None]:
+        return await asyncio.gather(*map(read, keys))
+
+    return dict(zip(keys, sync(read_all()), strict=True))
+
+
+@functools.lru_cache(1)
+def _readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - those of the parent are not there in a forked child
+    return ThreadPoolExecutor(_READERS, thread_name_prefix="isles24-documents")
+
+
+def read_root(store: Store) -> dict[str, Any]:
+    """Return the attributes of the root of an isles24-zarr store.
+
+    Raises
+    ------
+    NotAStoreError
+        It is something else, or nothing.
+    StoreVersionError
+        A newer version wrote it, or one whose format is not read any more (`OldStoreError`).
+    """
+    document = read_document(store, "")
+    attributes: dict[str, Any] = (document or {}).get("attributes", {})
+    if not isinstance(attributes.get(KEY), dict):
+        if document is None and isinstance(store, RemoteStore):
+            store.check_place()
+        what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
+        raise NotAStoreError(store, what)
+    check_version(store, attributes.get("format_version"))
+    return attributes
+
+
+def check_version(where: object, version: object) -> None:
+    """Raise where a store, or a subject of it, has another format version than the one that is read."""
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreVersionError(where, f"has format version {version}, this package reads version {FORMAT_VERSION}")
+    if version < FORMAT_VERSION:
+        raise OldStoreError(where, f"has format version {version}, in which masks need not be labels")
+
+
+def child_names(store: Store, path: str) -> list[str]:
+    """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
+    if isinstance(store, LocalStore):
+        return sorted({entry.name for entry in folder_entries(f"{store.root}/{path}")} - {DOCUMENT, LOCK})
+
+    async def listed() -> list[str]:
+        return [name async for name in store.list_dir(path)]
+
+    return sorted(name.rstrip("/") for name in sync(listed()) if name not in (DOCUMENT, LOCK))
+
+
+def listed_keys(store: Store, path: str) -> dict[str, int]:
+    """Return the size of every object below a path, by key; `NO_FILE` of what is none."""
+    if isinstance(store, RemoteStore):
+        return dict(sorted(store.sizes(path).items()))
+    if isinstance(store, LocalStore):
+        return dict(sorted(files_below(str(store.root), path)))
+
+    async def listed() -> dict[str, int]:
+        return {key: await store.getsize(key) async for key in store.list_prefix(f"{path}/")}
+
+    return dict(sorted(sync(listed()).items()))
+
+
+def committed_subjects(
+    store: Store, damaged: list[tuple[str, StoreDamageError]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all subjects that were committed, by name.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    damaged
+        What takes the names of those whose documents cannot be used, each with what is wrong.
+    """
+    names = [name for name in child_names(store, "") if name.startswith("sub-")]
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        key = f"{name}/{DOCUMENT}"
+        try:
+            document = document_from_bytes(read_objects(store, [key])[key], path=name, members=False)
+            if document is not None:
+                checked_record(document.get("attributes", {}), name)
+                # what an older version left stands aside until it is converted again
+                if document["attributes"][KEY].get("format_version") == FORMAT_VERSION:
+                    found[name] = document["attributes"]
+        except StoreDamageError as error:  # it is as if it were not committed
+            if damaged is not None:
+                damaged.append((name, error))
+    return found
+
+
+def encoded_document(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a ``zarr.json``."""
+    return json.dumps(document, indent=2, allow_nan=False).encode()

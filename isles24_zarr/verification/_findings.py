@@ -1,0 +1,273 @@
+"""What of a store can be checked without a voxel: documents, the table, coordinates, and which objects there are.
+
+Each document, column, coordinate and array is a unit of its own: whatever is damaged in one is a finding, by
+`findings`, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from isles24_zarr.errors import NotAStoreError, Problem, StoreDamageError, StoreVersionError
+from isles24_zarr.format import (
+    COORDINATES,
+    KEY,
+    PHENOTYPE,
+    checked_image,
+    checked_record,
+    checked_small_array,
+    column_bytes,
+    listed_members,
+    seal,
+)
+from isles24_zarr.places import PARTIAL
+from isles24_zarr.store import (
+    DOCUMENT,
+    NO_FILE,
+    column_table,
+    document_from_bytes,
+    encoded_document,
+    listed_keys,
+    read_objects,
+)
+from isles24_zarr.verification._recheck import DECODING_ERRORS, damage, first_line
+from isles24_zarr.vocabulary import SUBJECT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from zarr.abc.store import Store
+
+
+FoundImage = tuple[dict[str, Any], frozenset[str]]
+"""The document of an image, and the keys of its shards that are lost."""
+
+
+@contextlib.contextmanager
+def findings(path: str, problems: list[Problem]) -> Iterator[None]:
+    """Go through one unit of checking: what cannot be read there is a finding, and does not end the others.
+
+    Raises
+    ------
+    NotAStoreError, StoreVersionError
+        There is nothing to verify at all.
+    """
+    try:
+        yield
+    except (NotAStoreError, StoreVersionError):
+        raise
+    except DECODING_ERRORS as error:
+        what = error.what if isinstance(error, StoreDamageError) else f"cannot be read ({first_line(error)})"
+        named = _relative(error.subject) if isinstance(error, StoreDamageError) else ""
+        problems.append(damage(named if named.startswith(f"{path}/") else path, what))
+
+
+def _relative(path: str) -> str:
+    """Return the path of an object in its store, from the subject on."""
+    found = re.search(r"(?:^|/)((?:sub-[0-9A-Za-z]+|phenotype)/.*)$", path)
+    return found[1] if found else path
+
+
+def root_problems(store: Store) -> list[Problem]:
+    """Check the document of the root."""
+    problems: list[Problem] = []
+    with findings(DOCUMENT, problems):
+        document = _parsed(store, "") or {}
+        if _recorded_seal(document) != seal(document):
+            problems.append(damage(DOCUMENT, "was edited after it was written"))
+        if document.get("attributes", {}).get("state") != "complete":
+            problems.append(damage(DOCUMENT, "says that a conversion has not finished"))
+    return problems
+
+
+def _parsed(store: Store, path: str) -> dict[str, Any] | None:
+    """Return a document as it is, whatever it says."""
+    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    return document_from_bytes(read_objects(store, [key])[key], path=key)
+
+
+def _recorded_seal(document: Mapping[str, Any]) -> Any:
+    record = document.get("attributes", {}).get(KEY)
+    if not isinstance(record, dict):
+        raise StoreDamageError(DOCUMENT, f"lacks {KEY}")
+    return record.get("seal")
+
+
+def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
+    """Compare the cohort table with the attributes of its subjects."""
+    problems: list[Problem] = []
+    members = _group_problems(store, PHENOTYPE, problems)[1]
+    with findings(PHENOTYPE, problems):
+        problems += _stray_keys(store, PHENOTYPE, {f"{PHENOTYPE}/{name}" for name in members})
+    columns = {}
+    for name, document in members.items():
+        path = f"{PHENOTYPE}/{name}"
+        with findings(path, problems):
+            checked_small_array(document, path)
+            columns[name] = _small_values(store, path, document)
+    with findings(PHENOTYPE, problems):
+        listed = column_table(store, PHENOTYPE)
+        for name, values in columns.items():
+            if listed is not None and not np.array_equal(
+                values, listed[name].values, equal_nan=listed[name].dtype.kind == "f"
+            ):
+                problems.append(damage(f"{PHENOTYPE}/{name}", "has other values than the document of the table"))
+    rows = len(columns.get("subject", ()))
+    for name in [name for name, values in columns.items() if name != "image" and len(values) != rows]:
+        problems.append(damage(f"{PHENOTYPE}/{name}", "has another length than the table"))
+        del columns[name]
+    for row, subject in enumerate(map(str, columns.get("subject", ()))):
+        if not SUBJECT_NAME.fullmatch(subject):
+            problems.append(damage(f"{PHENOTYPE}/subject", f"names {subject!r}, which can be no subject"))
+            continue
+        if subject not in present:
+            problems.append(damage(f"{subject}/{DOCUMENT}", "is missing: the cohort table lists the subject"))
+            continue
+        with contextlib.suppress(StoreDamageError):  # of its document, which is told of with the subject
+            attributes = (_parsed(store, subject) or {}).get("attributes", {})
+            problems += _row_problems(
+                {name: values[row] for name, values in columns.items() if name != "image"}, subject, attributes
+            )
+    return problems
+
+
+def _row_problems(row: Mapping[str, Any], subject: str, attributes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compare a row of the table with the attributes of its subject."""
+    for name in row.keys() & attributes.keys():
+        stored, value = row[name], attributes[name]
+        missing = stored == "" if isinstance(stored, str) else bool(stored != stored)
+        same = missing if value is None else (stored == value or str(stored) == str(value))
+        if not same:
+            yield damage(f"{PHENOTYPE}/{name}", f"has {stored} for {subject}, its group has {value}")
+
+
+def _small_values(store: Store, path: str, document: Mapping[str, Any]) -> Any:
+    """Return a coordinate or a column of the table, as zarr-python reads it; its chunk has a checksum."""
+    key = "/".join(("c", *("0" for _ in document["shape"])))
+    chunk = read_objects(store, [f"{path}/{key}"])[f"{path}/{key}"]
+    if chunk is None:
+        raise StoreDamageError(f"{path}/{key}", "is lost")
+    try:
+        column_bytes(chunk, document)  # whatever it says of its sizes must not reach a library
+        objects = {f"{DOCUMENT}": encoded_document(document), key: chunk}
+        memory = MemoryStore(
+            {name: default_buffer_prototype().buffer.from_bytes(data) for name, data in objects.items()}
+        )
+        return zarr.open_array(memory, mode="r", zarr_format=3)[...]
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise StoreDamageError(path, f"cannot be read ({first_line(error)})") from error
+
+
+def subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str, Any], dict[str, FoundImage]]:
+    """Compare all documents of a subject with its commit, and look for all of its objects.
+
+    Returns
+    -------
+    tuple
+        What was found, the record of the commit as far as it is usable, and the images that can be read: their
+        documents by path, with the keys of shards that are lost.
+    """
+    problems: list[Problem] = []
+    document, members = _group_problems(store, name, problems)
+    if document is None:
+        return problems, {}, {}
+    record: dict[str, Any] = {}
+    with findings(name, problems):
+        checked_record(document["attributes"], name)
+        record = document["attributes"][KEY]
+    arrays = {path for path, each in members.items() if each.get("node_type") == "array"}
+    with findings(name, problems):
+        problems += _stray_keys(store, name, {f"{name}/{path}" for path in arrays})
+    images: dict[str, FoundImage] = {}
+    for path in sorted(arrays):
+        full = f"{name}/{path}"
+        with findings(full, problems):
+            if path.rsplit("/", 1)[-1] in COORDINATES:
+                checked_small_array(members[path], full)
+                _small_values(store, full, members[path])
+                continue
+            checked_image(members[path], full)
+            images[full] = members[path], frozenset()  # also where its folder cannot be listed
+            images[full] = (
+                members[path],
+                _lost_shards(store, full, members[path]["attributes"][KEY]["shards"], problems),
+            )
+    for path in sorted(record.get("arrays", {}).keys() - arrays):
+        problems.append(damage(f"{name}/{path}", "is listed by its subject, which lacks it"))
+    return problems, record, images
+
+
+def _group_problems(
+    store: Store, path: str, problems: list[Problem]
+) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Return the document of a group, and those of all that it lists, as far as they can be used."""
+    document: dict[str, Any] | None = None
+    members: dict[str, dict[str, Any]] = {}
+    with findings(f"{path}/{DOCUMENT}", problems):
+        document = _parsed(store, path)
+        if document is None:
+            raise StoreDamageError(f"{path}/{DOCUMENT}", "is missing: the group was not committed, or was deleted")
+        if _recorded_seal(document) != seal({"attributes": {}, **document}):
+            problems.append(damage(f"{path}/{DOCUMENT}", "was edited after it was written"))
+        members = listed_members(document, path)
+        for name, wanted in members.items():
+            with findings(f"{path}/{name}/{DOCUMENT}", problems):
+                problems += _document_problems(store, path, name, members, wanted)
+    return document, members
+
+
+def _document_problems(
+    store: Store, parent: str, name: str, members: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Compare a document with the copy that the commit has of it."""
+    path = f"{parent}/{name}/{DOCUMENT}"
+    found = _parsed(store, f"{parent}/{name}")
+    if found is None:
+        yield damage(path, "is missing")
+        return
+    if wanted.get("node_type") == "group":
+        inside = {key.removeprefix(f"{name}/"): doc for key, doc in members.items() if key.startswith(f"{name}/")}
+        below = found.pop("consolidated_metadata", None)
+        if not isinstance(below, dict) or below.get("metadata") != inside:
+            found = {}
+    if found != wanted:
+        yield damage(path, "was edited after it was written")
+
+
+def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem]:
+    """Name what lies below a group and is no part of it."""
+    for key, size in listed_keys(store, parent).items():
+        owner = key.rsplit("/c/", 1)[0] if "/c/" in key else key.rsplit("/", 1)[0]
+        is_document = key.rsplit("/", 1)[-1] == DOCUMENT
+        is_group = any(array.startswith(f"{owner}/") for array in arrays)
+        if size == NO_FILE and owner not in arrays:
+            yield damage(key, "is no file, but a pipe, a device or a link to something else")
+        elif key.endswith(PARTIAL):
+            yield damage(key, "is what an interrupted write left over")
+        elif not (owner in arrays or (is_document and (is_group or owner == parent))):
+            yield damage(key, "is not listed by the commit of its group")
+
+
+def _lost_shards(store: Store, path: str, shards: Mapping[str, int], problems: list[Problem]) -> frozenset[str]:
+    """Look for all shards of an image; return the keys of those that are lost, and tell of what is too much, too."""
+    found = {key.removeprefix(f"{path}/"): size for key, size in listed_keys(store, path).items()}
+    lost = {}
+    for key, size in shards.items():
+        if key not in found:
+            lost[key] = "is lost"
+        elif found[key] == NO_FILE:
+            lost[key] = "is no file, but a pipe, a device or a link to something else"
+        elif found[key] != size:
+            lost[key] = f"has {found[key]:,} of {size:,} bytes"
+    problems += [damage(f"{path}/{key}", what) for key, what in lost.items()]
+    for key in sorted(found.keys() - shards.keys() - {DOCUMENT}):
+        if not key.endswith(PARTIAL):
+            problems.append(damage(f"{path}/{key}", "is no shard of the array"))
+    return frozenset(lost)

@@ -1,0 +1,64 @@
+"""The examples in the docstrings of ``.isles`` are right, and its methods are documented in full."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import isles24_zarr
+from isles24_zarr import accessors
+from isles24_zarr.accessors import CohortAccessor, ImageAccessor, ScanAccessor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KINDS = (ScanAccessor, ImageAccessor, CohortAccessor)
+MEMBERS = [
+    pytest.param(kind, name, id=f"{kind.__name__}.{name}")
+    for kind in KINDS
+    for name, _ in inspect.getmembers(kind)
+    if not name.startswith("_")
+]
+
+
+@pytest.fixture(scope="module")
+def objects(store: Path) -> dict[str, Any]:
+    cohort = isles24_zarr.open_cohort(store)
+    return {"cohort": cohort, "scan": cohort.isles.scan(cohort.isles.subjects[0])}
+
+
+@pytest.mark.parametrize(("kind", "name"), MEMBERS)
+def test_examples(kind: type, name: str, objects: dict[str, Any]) -> None:
+    member = inspect.getattr_static(kind, name)
+    documented = member.fget if isinstance(member, property) else member
+    text = textwrap.dedent(f"    {documented.__doc__}")
+    found = doctest.DocTestParser().get_doctest(text, dict(objects), name, kind.__module__, 0)
+    assert found.examples
+    told: list[str] = []
+    doctest.DocTestRunner(verbose=False).run(found, out=told.append)
+    assert not told, "".join(told)
+
+
+@pytest.mark.parametrize(("kind", "name"), MEMBERS)
+def test_signatures_tell_all(kind: type, name: str) -> None:
+    """Every parameter has a name, a type and a description; nothing is passed on unseen."""
+    member = inspect.getattr_static(kind, name)
+    if isinstance(member, property):
+        assert inspect.signature(member.fget).return_annotation
+        return
+    signature = inspect.signature(member)
+    assert signature.return_annotation is not inspect.Signature.empty
+    described = inspect.cleandoc(member.__doc__).splitlines()
+    names = {each.strip() for line in described for each in line.split(",")}
+    for parameter in list(signature.parameters.values())[1:]:
+        assert parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert parameter.name in names
+
+
+def test_accessors_are_documented() -> None:
+    assert set(accessors.__all__) == {kind.__name__ for kind in KINDS}
