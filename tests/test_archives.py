@@ -657,7 +657,7 @@ def test_verify_finds_what_differs_from_the_archive(
     report = isles24_zarr.verify(store, packed, client=client, progress=False, spool=tmp_path / "spool")
     assert {problem.path: problem.message for problem in report.problems} == {
         CTA: "its voxels are not those that were converted",
-        CTP: "was packed anew; header and voxels are those that were converted",
+        CTP: "was compressed anew; header and voxels are those that were converted",
         NCCT: "is in the store and not in the release",
     }
     assert list((tmp_path / "spool").iterdir()) == []

@@ -23,7 +23,7 @@ from isles24_zarr.clinical.phenotype import record_from_row
 from isles24_zarr.clinical.rows import rows_from_table
 from isles24_zarr.conversion.exporting import _write_tables
 from isles24_zarr.errors import DestinationError, NotAStoreError, UnknownNameError
-from isles24_zarr.format.layout import KEY
+from isles24_zarr.format.records import SubjectRecord
 from isles24_zarr.vocabulary import BASELINE
 from tests.nifti_files import random_voxels, write
 from tests.test_convert import DAMAGED, S, damaged_release, images_below, odd_release  # noqa: F401
@@ -144,9 +144,19 @@ def test_texts_come_back_and_are_no_formulas(texts: list[str]) -> None:
     """Texts of the store are as conversions write them: without spaces around them, and no number is a text."""
     row = {f"note {number}": text for number, text in enumerate(texts)}
     record = record_from_row({"Age": "=70", **row}, table=BASELINE, path="x", subject=S)
-    attributes = {**record.values, KEY: {"clinical_unread": dict(record.unread)}}
+    committed = SubjectRecord(
+        format_version=2,
+        package_version="0",
+        converted="",
+        images={},
+        arrays={},
+        files={},
+        clinical=record.values,
+        clinical_unread=dict(record.unread),
+        seal=None,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        _write_tables(Path(folder), {S: attributes})
+        _write_tables(Path(folder), {S: committed})
         (file,) = Path(folder).rglob("*baseline.csv")
         (back,) = rows_from_table(file.read_bytes(), path=file.name)
         people = (Path(folder) / "participants.tsv").read_bytes().decode()

@@ -20,6 +20,7 @@ from zarr.storage import LocalStore
 
 from isles24_zarr import errors
 from isles24_zarr.format.layout import subject_plan
+from isles24_zarr.format.records import ArrayRecord
 from isles24_zarr.format.shards import joined_shard, merged_ranges
 from isles24_zarr.nifti.files import VoxelStream, read_header
 from isles24_zarr.release.paths import SourceFile, Subject
@@ -111,7 +112,7 @@ def selected(voxels: Any, selection: tuple[Any, ...]) -> Any:
 
 
 def voxels_of(store: Path, path: str) -> StoredVoxels:
-    return StoredVoxels(LocalStore(store), path, document_of(store / path))
+    return StoredVoxels(LocalStore(store), ArrayRecord.from_checked(document_of(store / path), path))
 
 
 def document_of(path: Path) -> dict[str, Any]:
@@ -333,7 +334,7 @@ def read_both(folder: Path) -> np.ndarray[Any, Any]:
     points = np.meshgrid(*map(np.arange, document["shape"]), indexing="ij")
     results: list[Any] = []
     for store in (LocalStore(folder.parent), remote):
-        array = StoredVoxels(store, folder.name, document)
+        array = StoredVoxels(store, ArrayRecord.from_checked(document, folder.name))
         for read in (lambda array=array: array.read((slice(None),) * 3), lambda array=array: array.pick(points)):
             try:
                 results.append(read())

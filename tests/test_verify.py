@@ -340,7 +340,7 @@ def test_against_a_release_that_changed(store: Path, release: Path, client: Clie
     said = {problem.path.removeprefix(f"raw_data/{S}/ses-01/"): problem.message for problem in report.problems}
     assert "voxels are not those" in said[f"{S}_ses-01_cta.nii.gz"]
     assert "header is not the one" in said[f"{S}_ses-01_ctp.nii.gz"]
-    assert "packed anew" in said[f"{S}_ses-01_ncct.nii.gz"]
+    assert "compressed anew" in said[f"{S}_ses-01_ncct.nii.gz"]
     assert "in the store and not in the release" in " ".join(
         problem.message for problem in report.problems if problem.path.endswith("cbf.nii.gz")
     )

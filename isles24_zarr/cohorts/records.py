@@ -7,7 +7,6 @@ until they are asked for, a chunk at a time.
 
 from __future__ import annotations
 
-import base64
 import math
 import operator
 import tempfile
@@ -22,7 +21,7 @@ from nibabel.fileslice import canonical_slicers
 
 from isles24_zarr.cohorts.opening import clinical_table, cohort_target, subject_names
 from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathError
-from isles24_zarr.format import KEY, recorded_orientation
+from isles24_zarr.format import ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import write_nifti
 from isles24_zarr.release import Stray, classified
 from isles24_zarr.scans import image_groups, nifti_class, stored_array
@@ -175,7 +174,7 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
     nibabel image
         Axes, affine, header and scaling are those of the file; but a mask whose file stores something else than its
         labels, as 65535 with a slope of 1/65535, has the labels, unscaled, so that 1 is 1. ``dataobj`` is a
-        `StoredVoxels`: slices of it, and of ``slicer``, read the chunks that they touch.
+        `LazyVoxels`: slices of it, and of ``slicer``, read the chunks that they touch.
 
     Raises
     ------
@@ -183,20 +182,19 @@ def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image
         Part of the array is lost.
     """
     array = stored_array(target, path)
-    ours: Any = array.attributes[KEY]
-    header = base64.b64decode(ours["header"])
+    header = array.record.header
     kind: Any = nifti_class(header)
     # nibabel does not look for voxels before they are used: there are none behind this header
     empty: Any = kind.from_bytes(header)
     dtype, scaling = empty.dataobj.dtype, (empty.dataobj.slope, empty.dataobj.inter)
-    if ours.get("mask", {}).get("stored"):
+    if array.record.mask is not None and array.record.mask.stored:
         dtype, scaling = array.dtype, (1.0, 0.0)
         empty.header.set_data_dtype(dtype)
-    voxels = StoredVoxels(target, path, (empty.shape, dtype, 0, *scaling))
+    voxels = LazyVoxels(target, path, (empty.shape, dtype, 0, *scaling))
     return cast("nib.Nifti1Image | nib.Nifti2Image", kind(voxels, empty.affine, empty.header))
 
 
-class StoredVoxels(ArrayProxy):
+class LazyVoxels(ArrayProxy):
     """Nibabel's array proxy, scaling and all, of voxels that lie in a store instead of a file.
 
     Parameters
@@ -214,9 +212,9 @@ class StoredVoxels(ArrayProxy):
         self._spec = spec
         self._array: StoredArray | None = None
 
-    def copy(self) -> StoredVoxels:
+    def copy(self) -> LazyVoxels:
         """Return another proxy of the same voxels."""
-        return StoredVoxels(self._target, self._path, self._spec)
+        return LazyVoxels(self._target, self._path, self._spec)
 
     def reshape(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the voxels, read, in another shape."""
@@ -232,10 +230,9 @@ class StoredVoxels(ArrayProxy):
     def _get_unscaled(self, slicer: Any) -> NDArray[Any]:
         if self._array is None:
             self._array = stored_array(self._target, self._path)
-        ours: Any = self._array.attributes[KEY]
         index = canonical_slicers(slicer, self._shape)
         with reading(self._path):
-            found = file_voxels(self._array, index, self._shape, recorded_orientation(ours))
+            found = file_voxels(self._array, index, self._shape, self._array.record.orientation)
         return found.astype(self._dtype, copy=False)
 
 
@@ -293,7 +290,7 @@ def hf_dataset(
         # rows by content: a store that was converted anew at the same place is not taken for the old one
         gen_kwargs={
             "records": cohort_records(cohort),
-            "seals": tuple(_document(target, name)["attributes"][KEY]["seal"] for name in subjects),
+            "seals": tuple(_seal(target, name) for name in subjects),
             "folder": None if files is None else Path(files).expanduser().absolute(),
         },
         writer_batch_size=1,
@@ -312,16 +309,20 @@ def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> 
     path = registered_path(target, subject, image)
     if path is None:
         return None
-    document = _document(target, path)
-    ours = document["attributes"][KEY]
-    source = ours["source"]["path"]
+    store = target.opened(read_only=True)
+    record = ArrayRecord.from_document(_document(target, path), path)
+    source = record.source.path
     if isinstance(classified(source), Stray):
         raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
     with tempfile.TemporaryDirectory() as temporary:
         file = (folder or Path(temporary)) / source
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_nifti(file, base64.b64decode(ours["header"]), file_blocks(target, path, document))
+        write_nifti(file, record.header, file_blocks(store, record))
         return {"path": file.name, "bytes": file.read_bytes()} if folder is None else {"path": str(file), "bytes": None}
+
+
+def _seal(target: Target, subject: str) -> str | None:
+    return SubjectRecord.from_attributes(_document(target, subject)["attributes"], subject).seal
 
 
 def _document(target: Target, path: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from zarr.abc.store import Store
 
-    from isles24_zarr.format import ArrayPlan, SubjectPlan
+    from isles24_zarr.format import ArrayPlan, SubjectPlan, SubjectRecord
     from isles24_zarr.release import Release, Source, SourceFile, Subject
     from isles24_zarr.store import Target
 
@@ -159,13 +159,12 @@ def write_cohort(store: Store, dictionary: Mapping[str, DictionaryEntry]) -> Non
     write_dataset(store, PHENOTYPE, cohort_dataset(committed_subjects(store), dictionary))
 
 
-def cohort_dataset(subjects: Mapping[str, Mapping[str, Any]], dictionary: Mapping[str, DictionaryEntry]) -> xr.Dataset:
-    """Make the cohort table of the attributes of subjects, by name."""
-    values = {name: {k: v for k, v in attributes.items() if k != KEY} for name, attributes in subjects.items()}
+def cohort_dataset(subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]) -> xr.Dataset:
+    """Make the cohort table of the records of subjects, by name."""
     return cohort_table(
         list(subjects),
-        {name: ClinicalRecord(values=values[name], unread={}, problems=()) for name in subjects},
-        {name: attributes[KEY]["images"] for name, attributes in subjects.items()},
+        {name: ClinicalRecord(values=each.clinical, unread={}, problems=()) for name, each in subjects.items()},
+        {name: each.images for name, each in subjects.items()},
         dictionary,
     )
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.clinical import DictionaryEntry
+    from isles24_zarr.format import SubjectRecord
 
 
 def repository_place(repository: str, options: Mapping[str, Any]) -> Place:
@@ -112,15 +113,15 @@ def commit_versions(
         repository = writable_repository(place, options)
         there = committed_subjects(opened_version(place.url, options))
         wanted = committed_subjects(store)
-        new = [name for name in wanted if _seal(wanted[name]) != _seal(there.get(name, {}))]
+        new = [name for name, record in wanted.items() if name not in there or there[name].seal != record.seal]
         console = Console(stderr=True)
         for name in track(new, "committing subjects", console=console, disable=not progress):
             there[name] = wanted[name]
             session = repository.writable_session(place.name)
             _copy(store, session.store, name)
             _write_whole(store, session.store, there, dictionary)
-            count = len(wanted[name][KEY]["arrays"])
-            about = {"subject": name, "seal": _seal(wanted[name]), "package_version": PACKAGE_VERSION}
+            count = len(wanted[name].arrays)
+            about = {"subject": name, "seal": wanted[name].seal, "package_version": PACKAGE_VERSION}
             snapshots[name] = session.commit(f"{name}: {count} images", metadata=about)
         session = repository.writable_session(place.name)
         if _root_seal(session.store) != _root_seal(store):
@@ -136,17 +137,13 @@ def _locked(place: Place) -> Iterator[None]:
         yield
 
 
-def _seal(attributes: Mapping[str, Any]) -> str | None:
-    found: str | None = attributes.get(KEY, {}).get("seal")
+def _root_seal(store: Store) -> str | None:
+    found: str | None = (read_document(store, "") or {}).get("attributes", {}).get(KEY, {}).get("seal")
     return found
 
 
-def _root_seal(store: Store) -> str | None:
-    return _seal((read_document(store, "") or {}).get("attributes", {}))
-
-
 def _write_whole(
-    store: Store, target: Store, subjects: Mapping[str, Mapping[str, Any]], dictionary: Mapping[str, DictionaryEntry]
+    store: Store, target: Store, subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]
 ) -> None:
     """Write the root of a store, and the table of these subjects."""
     _copy_objects(store, target, [DOCUMENT])

@@ -6,7 +6,6 @@ orientation is undone by `grid.file_from_canonical`; header and extensions come 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import csv
 import dataclasses
@@ -16,12 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from isles24_zarr import vocabulary
 from isles24_zarr.clinical import UnreadCellError, guarded_text, value_from_cell
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
-from isles24_zarr.format import KEY, checked_image
+from isles24_zarr.format import ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import VoxelStream, whole_file, write_nifti
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.store import Target, committed_subjects, file_blocks, read_members, read_root
@@ -69,15 +66,8 @@ class ExportTask:
     """What a worker needs to write one file: the array, and where it goes."""
 
     target: Target
-    path: str
-    document: Mapping[str, Any]
+    record: ArrayRecord
     file: Path
-
-    @property
-    def ours(self) -> dict[str, Any]:
-        """What the conversion recorded of the array."""
-        recorded: dict[str, Any] = self.document["attributes"][KEY]
-        return recorded
 
 
 def export(
@@ -128,17 +118,17 @@ def export(
     opened = target.opened(read_only=True)
     read_root(opened)
     damaged: list[tuple[str, StoreDamageError]] = []
-    attributes = committed_subjects(opened, damaged)
-    chosen = selected_names([*attributes, *(name for name, _ in damaged)], subjects, of=target.url)
+    records = committed_subjects(opened, damaged)
+    chosen = selected_names([*records, *(name for name, _ in damaged)], subjects, of=target.url)
     wanted = selected_names(vocabulary.IMAGES, images, of="the images of a release")
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]
-    attributes = {name: attributes[name] for name in chosen if name in attributes}
-    tasks = list(_tasks(target, attributes, wanted, folder, problems))
+    records = {name: records[name] for name in chosen if name in records}
+    tasks = list(_tasks(target, records, wanted, folder, problems))
     done = {True: 0, False: 0}
     if tasks:
-        sizes = [_voxel_bytes(task.document) for task in tasks]
+        sizes = [task.record.file_voxel_bytes for task in tasks]
         with (
             dask_client(client, workers, target.url) as running,
             contextlib.closing(
@@ -150,10 +140,11 @@ def export(
                     done[result] += 1
                 else:
                     message = result.why if isinstance(result, TaskLost) else result.message
-                    problems.append(Problem(path=task.path, message=message, subject=task.path.split("/")[0]))
+                    path = task.record.path
+                    problems.append(Problem(path=path, message=message, subject=path.split("/")[0]))
     if images is None:
         with _write_errors(folder):
-            _write_tables(folder, attributes)
+            _write_tables(folder, records)
     return ExportReport(
         destination=str(folder),
         written=done[True],
@@ -173,38 +164,33 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 def _tasks(
     target: Target,
-    subjects: Mapping[str, Mapping[str, Any]],
+    subjects: Mapping[str, SubjectRecord],
     images: Sequence[str],
     folder: Path,
     problems: list[Problem],
 ) -> Iterator[ExportTask]:
     """Yield a task for each image; what cannot be exported becomes a problem."""
     store = target.opened(read_only=True)
-    for name, attributes in subjects.items():
+    for name, subject in subjects.items():
         try:
             members = read_members(store, name)
         except StoreDamageError as error:
             problems.append(Problem.from_error(error, subject=name))
             continue
-        for path in attributes[KEY]["arrays"]:
+        for path in subject.arrays:
             if path.split("/")[1] in images:
                 try:
-                    checked_image(members.get(path, {}), f"{name}/{path}")
-                    yield _task(target, f"{name}/{path}", members[path], folder)
+                    yield _task(target, ArrayRecord.from_document(members.get(path, {}), f"{name}/{path}"), folder)
                 except (UnsafePathError, StoreDamageError) as error:
                     problems.append(Problem.from_error(error, subject=name))
 
 
-def _task(target: Target, path: str, document: Mapping[str, Any], folder: Path) -> ExportTask:
+def _task(target: Target, record: ArrayRecord, folder: Path) -> ExportTask:
     """Make a task of an array; a store is input like any other, its paths must stay below the destination."""
-    source = document["attributes"][KEY]["source"]["path"]
-    if isinstance(classified(source), Stray):
-        raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
-    return ExportTask(target=target, path=path, document=document, file=folder / source)
-
-
-def _voxel_bytes(document: Mapping[str, Any]) -> int:
-    return int(math.prod(document["shape"]) * np.dtype(document["attributes"][KEY]["file_dtype"]).itemsize)
+    if isinstance(classified(record.source.path), Stray):
+        what = f"names {record.source.path!r} as its file, which is no image of a release"
+        raise UnsafePathError(record.path, what)
+    return ExportTask(target=target, record=record, file=folder / record.source.path)
 
 
 def export_array(task: ExportTask, topic: str) -> bool | Problem:
@@ -227,15 +213,15 @@ def export_array(task: ExportTask, topic: str) -> bool | Problem:
     if _is_exported(task):
         return False
 
-    def told() -> Iterator[NDArray[Any]]:
-        for block in file_blocks(task.target, task.path, task.document):
+    def blocks() -> Iterator[NDArray[Any]]:
+        for block in file_blocks(task.target.opened(read_only=True), task.record):
             advance(topic, block.nbytes)
             yield block
 
     try:
         with _write_errors(task.file):
             task.file.parent.mkdir(parents=True, exist_ok=True)
-            write_nifti(task.file, base64.b64decode(task.ours["header"]), told())
+            write_nifti(task.file, task.record.header, blocks())
     except Isles24Error as error:
         return Problem.from_error(error)
     return True
@@ -248,14 +234,14 @@ def _is_exported(task: ExportTask) -> bool:
     try:
         with task.file.open("rb") as file:
             stream = VoxelStream(file, path=task.file.name, size=task.file.stat().st_size)
-            if stream.header.raw != base64.b64decode(task.ours["header"]):
+            if stream.header.raw != task.record.header:
                 return False
-            return bool(stream.read_to_end().voxel_xxh3 == task.ours["checksum"]["value"])
+            return bool(stream.read_to_end().voxel_xxh3 == task.record.checksum)
     except SourceError:
         return False
 
 
-def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord]) -> None:
     """Write clinical values as CSV per subject and session, and as the participants of BIDS."""
     import pandas as pd
 
@@ -285,11 +271,11 @@ def _write_tables(folder: Path, subjects: Mapping[str, Mapping[str, Any]]) -> No
     _write_whole(folder / "participants.json", json.dumps(described, indent=2) + "\n")
 
 
-def _cells(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(subject: SubjectRecord) -> dict[str, Any]:
     """Return what goes into a table: the values, and as it was what was not understood."""
-    unread = attributes[KEY]["clinical_unread"]
-    cells = {**attributes, **{name: text for name, text in unread.items() if _stays_unread(name, text)}}
-    return {name: guarded_text(cell) if isinstance(cell, str) else cell for name, cell in cells.items() if name != KEY}
+    unread = {name: text for name, text in subject.clinical_unread.items() if _stays_unread(name, text)}
+    cells = {**subject.clinical, **unread}
+    return {name: guarded_text(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
 
 
 def _stays_unread(name: str, text: str) -> bool:

@@ -34,6 +34,7 @@ from isles24_zarr.format.layout import (
     subject_plan,
 )
 from isles24_zarr.format.mask_plans import mask_notices, mask_plan
+from isles24_zarr.format.records import ArrayRecord, SourceRecord, SubjectRecord
 from isles24_zarr.format.shards import (
     ABSENT,
     CHECKSUM_BYTES,
@@ -56,9 +57,12 @@ __all__ = [
     "MAX_SHARD_BYTES",
     "PHENOTYPE",
     "ArrayPlan",
+    "ArrayRecord",
     "GridPlan",
     "MaskValues",
+    "SourceRecord",
     "SubjectPlan",
+    "SubjectRecord",
     "blocks_of_array",
     "checked_document",
     "checked_group",

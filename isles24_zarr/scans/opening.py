@@ -16,7 +16,15 @@ from isles24_zarr.errors import (
     StoreDamageError,
     UnknownNameError,
 )
-from isles24_zarr.format import DASK_CHUNK_BYTES, KEY, MAX_SHARD_BYTES, checked_group, checked_record, dask_chunks
+from isles24_zarr.format import (
+    DASK_CHUNK_BYTES,
+    MAX_SHARD_BYTES,
+    ArrayRecord,
+    SubjectRecord,
+    checked_group,
+    dask_chunks,
+    listed_members,
+)
 from isles24_zarr.geometry import voxel_numbers
 from isles24_zarr.places import service_of
 from isles24_zarr.store import (
@@ -27,7 +35,6 @@ from isles24_zarr.store import (
     Target,
     check_version,
     child_names,
-    chunk_shapes,
     coordinate_variable,
     document_from_bytes,
     document_stamp,
@@ -105,7 +112,7 @@ def open_scan(
         for path, key in documents.items()
     )
     record = _subject_record(target, opened, subject, own)
-    groups = sorted({group for groups in record["images"].values() for group in groups})
+    groups = sorted({group for groups in record.images.values() for group in groups})
     if group.removeprefix(f"{subject}/") not in groups:
         spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
@@ -120,7 +127,9 @@ def open_scan(
     images = {}
     for name in IMAGES:
         if name in members:
-            images[name] = image_variable(opened, f"{group}/{name}", members[name], document["attributes"])
+            images[name] = image_variable(
+                opened, ArrayRecord.from_checked(members[name], f"{group}/{name}"), document["attributes"]
+            )
     # matrices are no attributes of netCDF, and would be wrong after any selection
     attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
     numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
@@ -132,19 +141,18 @@ def open_scan(
         raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
     if chunks is None:
         return scan
-    token = f"{target.url}-{group}-{record['times']['converted']}"
+    token = f"{target.url}-{group}-{record.converted}"
     most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
     sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
     # what is small stays in memory
     return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
 
 
-def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> dict[str, Any]:
+def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> SubjectRecord:
     """Return what the commit of a subject recorded, from its document."""
-    record: dict[str, Any] = (document or {}).get("attributes", {}).get(KEY, {})
     if document is not None and subject:
-        checked_record(document.get("attributes", {}), f"{target.url}/{subject}")
-        check_version(f"{target.url}, {subject}", record.get("format_version", 1))
+        record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
+        check_version(f"{target.url}, {subject}", record.format_version)
         return record
     attributes = read_root(store)
     if attributes.get("state") != "complete" and subject in child_names(store, ""):
@@ -152,13 +160,7 @@ def _subject_record(target: Target, store: Store, subject: str, document: Mappin
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 
 
-def _subject_document(target: Target, store: Store, subject: str) -> dict[str, Any]:
-    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
-    _subject_record(target, store, subject, document)
-    return document or {}
-
-
-def image_groups(target: Target, subject: str) -> dict[str, list[str]]:
+def image_groups(target: Target, subject: str) -> Mapping[str, list[str]]:
     """Return the groups that hold each image of a subject, by the image's name.
 
     Raises
@@ -166,7 +168,9 @@ def image_groups(target: Target, subject: str) -> dict[str, list[str]]:
     NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
         There is no store, or it does not hold this subject.
     """
-    return dict(_subject_document(target, target.opened(read_only=True), subject)["attributes"][KEY]["images"])
+    store = target.opened(read_only=True)
+    document = read_document(store, subject) if SUBJECT_NAME.fullmatch(subject) else None
+    return _subject_record(target, store, subject, document).images
 
 
 def stored_array(target: Target, path: str) -> StoredArray:
@@ -188,7 +192,7 @@ def stored_array(target: Target, path: str) -> StoredArray:
     document = read_document(store, path)
     if document is None:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    return StoredArray(store, path, document)
+    return StoredArray(store, ArrayRecord.from_document(document, path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,24 +221,23 @@ def described_arrays(
     """
     target = Target.of(store, storage_options)
     opened = target.opened(read_only=True)
-    document = _subject_document(target, opened, subject)
-    members = document["consolidated_metadata"]["metadata"]
-    return [_array_info(path, members[path]) for path in document["attributes"][KEY]["arrays"]]
+    document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
+    arrays = _subject_record(target, opened, subject, document).arrays
+    members = listed_members(document or {}, subject)
+    return [_array_info(ArrayRecord.from_document(members[path], f"{subject}/{path}")) for path in arrays]
 
 
-def _array_info(path: str, document: Mapping[str, Any]) -> ArrayInfo:
-    group, image = path.split("/")
-    chunks, shards = chunk_shapes(document)
-    dtype, shape = np.dtype(document["data_type"]), tuple(document["shape"])
+def _array_info(record: ArrayRecord) -> ArrayInfo:
+    _, group, image = record.path.split("/")
     return ArrayInfo(
         group=group,
         image=image,
-        shape=shape,
-        dtype=str(dtype),
-        chunks=chunks,
-        shards=shards,
-        nbytes=math.prod(shape) * dtype.itemsize,
-        stored_bytes=sum(document["attributes"][KEY]["shards"].values()) + len(encoded_document(document)),
+        shape=record.shape,
+        dtype=str(record.dtype),
+        chunks=record.chunk_shape,
+        shards=record.shard_shape,
+        nbytes=math.prod(record.shape) * record.dtype.itemsize,
+        stored_bytes=sum(record.shard_bytes.values()) + len(encoded_document(record.document)),
     )
 
 

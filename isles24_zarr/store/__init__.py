@@ -3,7 +3,6 @@
 from isles24_zarr.store.arrays import (
     ONLY_CHUNK,
     StoredArray,
-    chunk_shapes,
     column_table,
     coordinate_variable,
     image_variable,
@@ -42,7 +41,6 @@ __all__ = [
     "Target",
     "check_version",
     "child_names",
-    "chunk_shapes",
     "column_table",
     "committed_subjects",
     "coordinate_variable",

@@ -13,7 +13,7 @@ from xarray.core import indexing
 from zarr.storage import LocalStore
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import KEY, column_bytes, listed_members, recorded_orientation, seal
+from isles24_zarr.format import KEY, column_bytes, listed_members, seal
 from isles24_zarr.store.files import FileStamp, shard_status
 from isles24_zarr.store.objects import read_document
 from isles24_zarr.store.voxels import StoredVoxels
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
+    from isles24_zarr.format import ArrayRecord
     from isles24_zarr.store.voxels import Index
 
 ONLY_CHUNK: Final = "c/0"
@@ -35,18 +36,16 @@ class StoredArray(BackendArray):
 
     Parameters
     ----------
-    store, path
+    store
         Where it is.
-    document
+    record
         Its metadata.
     """
 
-    def __init__(self, store: Store, path: str, document: Mapping[str, Any]) -> None:
-        self._store, self._path, self._document = store, path, dict(document)
-        self.shape = tuple(document["shape"])
-        self.dtype = np.dtype(document["data_type"])
-        self.attributes: Mapping[str, Any] = document["attributes"]
-        self._seen = check_shards(store, path, document) if isinstance(store, LocalStore) else None
+    def __init__(self, store: Store, record: ArrayRecord) -> None:
+        self._store, self.record = store, record
+        self.shape, self.dtype = record.shape, record.dtype
+        self._seen = check_shards(store, record) if isinstance(store, LocalStore) else None
         self._voxels: dict[int, StoredVoxels] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,7 +65,7 @@ class StoredArray(BackendArray):
     def _opened(self) -> StoredVoxels:
         # what a parent has opened is kept in a forked child, and not used
         if os.getpid() not in self._voxels:
-            self._voxels[os.getpid()] = StoredVoxels(self._store, self._path, self._document, self._seen)
+            self._voxels[os.getpid()] = StoredVoxels(self._store, self.record, self._seen)
         return self._voxels[os.getpid()]
 
 
@@ -85,19 +84,12 @@ def _positions(key: tuple[Any, ...], shape: tuple[int, ...]) -> list[NDArray[np.
     return found
 
 
-def chunk_shapes(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of the chunks and of the shards of an image."""
-    (sharding,) = document["codecs"]
-    chunks = tuple(sharding["configuration"]["chunk_shape"])
-    return chunks, tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
-
-
-def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: Mapping[str, Any]) -> xr.Variable:
+def image_variable(store: Store, record: ArrayRecord, grid: Mapping[str, Any]) -> xr.Variable:
     """Return an image as a lazy variable, in its physical units where its header scales it.
 
     Parameters
     ----------
-    store, path, document
+    store, record
         Where the array is, and its metadata.
     grid
         Attributes of its group.
@@ -109,17 +101,17 @@ def image_variable(store: Store, path: str, document: Mapping[str, Any], grid: M
         ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their
         place.
     """
-    names = document["dimension_names"]
-    chunks, shards = chunk_shapes(document)
-    attributes = dict(document["attributes"])
-    record = {**attributes.pop(KEY), "chunk_shape": chunks, "shard_shape": shards, "affine": grid["affine"]}
-    if record["affine_source"] != "none":
-        attributes["file_orientation"] = recorded_orientation(record).file_codes
-    encoding = {"preferred_chunks": dict(zip(names, chunks, strict=True)), KEY: record}
-    data = indexing.LazilyIndexedArray(StoredArray(store, path, document))
+    attributes = dict(record.document["attributes"])
+    shapes = {"chunk_shape": record.chunk_shape, "shard_shape": record.shard_shape, "affine": grid["affine"]}
+    recorded = {**attributes.pop(KEY), **shapes}
+    if record.affine_source != "none":
+        attributes["file_orientation"] = record.orientation.file_codes
+    names = record.dimension_names
+    encoding = {"preferred_chunks": dict(zip(names, record.chunk_shape, strict=True)), KEY: recorded}
+    data = indexing.LazilyIndexedArray(StoredArray(store, record))
     variable = xr.Variable(names, data, attributes, encoding, fastpath=True)
     if "scale_factor" in attributes:
-        variable = xr.conventions.decode_cf_variable(path, variable)
+        variable = xr.conventions.decode_cf_variable(record.path, variable)
         variable.encoding = encoding
     return variable
 
@@ -200,7 +192,7 @@ def _column(cells: Any, document: Mapping[str, Any], path: str) -> NDArray[Any]:
     return np.where(listed == None, np.nan, listed).astype(np.float64)  # noqa: E711 - element by element
 
 
-def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> dict[str, FileStamp]:
+def check_shards(store: LocalStore, record: ArrayRecord) -> dict[str, FileStamp]:
     """Make sure that all shards are there, whole.
 
     Returns
@@ -213,5 +205,5 @@ def check_shards(store: LocalStore, path: str, document: Mapping[str, Any]) -> d
     StoreDamageError
         One is lost or cut short, or cannot be looked at.
     """
-    folder, shards = f"{store.root}/{path}", document["attributes"][KEY]["shards"]
-    return {key: FileStamp.of(shard_status(f"{folder}/{key}", size)) for key, size in shards.items()}
+    folder = f"{store.root}/{record.path}"
+    return {key: FileStamp.of(shard_status(f"{folder}/{key}", size)) for key, size in record.shard_bytes.items()}

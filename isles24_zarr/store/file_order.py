@@ -8,26 +8,28 @@ import numpy as np
 import xxhash
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import KEY, MaskValues, blocks_of_array, recorded_orientation, stored_from_labels
+from isles24_zarr.format import blocks_of_array, stored_from_labels
 from isles24_zarr.geometry import file_from_canonical
-from isles24_zarr.store.arrays import StoredArray, chunk_shapes
-from isles24_zarr.store.objects import Target, reading
+from isles24_zarr.store.arrays import StoredArray
+from isles24_zarr.store.objects import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
 
+    from isles24_zarr.format import ArrayRecord
     from isles24_zarr.geometry import Orientation
 
 
-def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
+def file_blocks(store: Store, record: ArrayRecord) -> Iterator[NDArray[Any]]:
     """Yield the voxels of an array as its file has them.
 
     Parameters
     ----------
-    target, path, document
-        The store, the array in it, and the array's metadata.
+    store, record
+        Where the array is, and its metadata.
 
     Yields
     ------
@@ -39,31 +41,27 @@ def file_blocks(target: Target, path: str, document: Mapping[str, Any]) -> Itera
     StoreDamageError
         A block cannot be read, or, after the last one, the checksum is not the one that was recorded.
     """
-    ours = document["attributes"][KEY]
-    orientation = recorded_orientation(ours)
-    array = StoredArray(target.opened(read_only=True), path, document)
+    array = StoredArray(store, record)
     checksum = xxhash.xxh3_128()
-    for block in blocks_of_array(array.shape, chunk_shapes(document)[1], orientation):
-        with reading(path):
+    for block in blocks_of_array(record.shape, record.shard_shape, record.orientation):
+        with reading(record.path):
             voxels = array.read(block.region)
-        voxels = np.ascontiguousarray(file_from_canonical(voxels, orientation))
-        voxels = np.ascontiguousarray(_stored_voxels(path, voxels, ours))
+        voxels = np.ascontiguousarray(file_from_canonical(voxels, record.orientation))
+        voxels = np.ascontiguousarray(_as_in_file(voxels, record))
         checksum.update(voxels.data)
         yield voxels
-    if checksum.hexdigest() != ours["checksum"]["value"]:
-        raise StoreDamageError(path, "its voxels are not those that were written: the checksum differs")
+    if checksum.hexdigest() != record.checksum:
+        raise StoreDamageError(record.path, "its voxels are not those that were written: the checksum differs")
 
 
-def _stored_voxels(path: str, voxels: NDArray[Any], ours: Mapping[str, Any]) -> NDArray[Any]:
+def _as_in_file(voxels: NDArray[Any], record: ArrayRecord) -> NDArray[Any]:
     """Return voxels as the file has them, of a mask that is stored as labels, too."""
     try:
-        dtype = np.dtype(ours["file_dtype"])
-        found = MaskValues.from_json(ours["mask"]) if "mask" in ours else None
-        if found is None or found.kind != "labels":
-            return voxels.astype(dtype, casting="equiv", copy=False)
-        return stored_from_labels(voxels, found, dtype)
+        if record.mask is None or record.mask.kind != "labels":
+            return voxels.astype(record.file_dtype, casting="equiv", copy=False)
+        return stored_from_labels(voxels, record.mask, record.file_dtype)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise StoreDamageError(path, f"its voxels are not what its record says ({error})") from error
+        raise StoreDamageError(record.path, f"its voxels are not what its record says ({error})") from error
 
 
 def file_voxels(

@@ -25,7 +25,7 @@ from isles24_zarr.errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from isles24_zarr.format import FORMAT_VERSION, KEY, checked_document, checked_record, listed_members
+from isles24_zarr.format import FORMAT_VERSION, KEY, SubjectRecord, checked_document, listed_members
 from isles24_zarr.places import local_path, lock_file
 from isles24_zarr.store._lease import LOCK, leased
 from isles24_zarr.store.files import FileStamp, file_content, files_below, folder_entries
@@ -307,8 +307,8 @@ def listed_keys(store: Store, path: str) -> dict[str, int]:
 
 def committed_subjects(
     store: Store, damaged: list[tuple[str, StoreDamageError]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Return the attributes of all subjects that were committed, by name.
+) -> dict[str, SubjectRecord]:
+    """Return the records of all subjects that were committed, by name.
 
     Parameters
     ----------
@@ -318,16 +318,16 @@ def committed_subjects(
         What takes the names of those whose documents cannot be used, each with what is wrong.
     """
     names = [name for name in child_names(store, "") if name.startswith("sub-")]
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, SubjectRecord] = {}
     for name in names:
         key = f"{name}/{DOCUMENT}"
         try:
             document = document_from_bytes(read_objects(store, [key])[key], path=name, members=False)
             if document is not None:
-                checked_record(document.get("attributes", {}), name)
+                record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
                 # what an older version left stands aside until it is converted again
-                if document["attributes"][KEY].get("format_version") == FORMAT_VERSION:
-                    found[name] = document["attributes"]
+                if record.format_version == FORMAT_VERSION:
+                    found[name] = record
         except StoreDamageError as error:  # it is as if it were not committed
             if damaged is not None:
                 damaged.append((name, error))

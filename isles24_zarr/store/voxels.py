@@ -25,7 +25,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from isles24_zarr.errors import ForkedProcessError, SlowReadWarning, StaleReadError, StoreDamageError
-from isles24_zarr.format import ABSENT, KEY, index_bytes, index_from_bytes, merged_ranges, partial_shard
+from isles24_zarr.format import ABSENT, index_bytes, index_from_bytes, merged_ranges, partial_shard
 from isles24_zarr.places import is_left_behind
 from isles24_zarr.store.files import FileStamp, shard_status
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from zarr.abc.store import Store
+
+    from isles24_zarr.format import ArrayRecord
 
     Index = int | slice | NDArray[np.intp]
     Touched = dict[str, NDArray[np.intp]]
@@ -54,27 +56,23 @@ class StoredVoxels:
 
     Parameters
     ----------
-    store, path
+    store
         Where it is.
-    document
-        Its metadata, as `convert` writes them.
+    record
+        Its metadata.
     seen
         What the file system said of its shards, by key, when the document was read: one that was replaced since holds
         voxels that the document does not describe.
     """
 
-    def __init__(
-        self, store: Store, path: str, document: Mapping[str, Any], seen: Mapping[str, FileStamp] | None = None
-    ) -> None:
-        (sharding,) = document["codecs"]
-        self._store, self._path = store, path
-        self._where = f"{store.root if isinstance(store, LocalStore) else store}/{path}"
-        self._shape: tuple[int, ...] = tuple(document["shape"])
-        self._chunk = np.array(sharding["configuration"]["chunk_shape"])
-        shard = np.array(document["chunk_grid"]["configuration"]["chunk_shape"])
-        self._grid = tuple((shard // self._chunk).tolist())
-        self._document = {name: value for name, value in document.items() if name != "attributes"}
-        self._sizes: Mapping[str, int] = document["attributes"][KEY]["shards"]
+    def __init__(self, store: Store, record: ArrayRecord, seen: Mapping[str, FileStamp] | None = None) -> None:
+        self._store, self._path = store, record.path
+        self._where = f"{store.root if isinstance(store, LocalStore) else store}/{record.path}"
+        self._shape = record.shape
+        self._chunk = np.array(record.chunk_shape)
+        self._grid = tuple((np.array(record.shard_shape) // self._chunk).tolist())
+        self._document = {name: value for name, value in record.document.items() if name != "attributes"}
+        self._sizes = record.shard_bytes
         self._seen = seen
         self._opened: Any = None
         self._tables: dict[str, NDArray[np.uint64]] = {}

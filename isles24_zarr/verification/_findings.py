@@ -20,8 +20,8 @@ from isles24_zarr.format import (
     COORDINATES,
     KEY,
     PHENOTYPE,
-    checked_image,
-    checked_record,
+    ArrayRecord,
+    SubjectRecord,
     checked_small_array,
     column_bytes,
     listed_members,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 
-FoundImage = tuple[dict[str, Any], frozenset[str]]
+FoundImage = tuple[ArrayRecord, frozenset[str]]
 """The document of an image, and the keys of its shards that are lost."""
 
 
@@ -165,23 +165,22 @@ def _small_values(store: Store, path: str, document: Mapping[str, Any]) -> Any:
         raise StoreDamageError(path, f"cannot be read ({first_line(error)})") from error
 
 
-def subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str, Any], dict[str, FoundImage]]:
+def subject_problems(store: Store, name: str) -> tuple[list[Problem], SubjectRecord | None, dict[str, FoundImage]]:
     """Compare all documents of a subject with its commit, and look for all of its objects.
 
     Returns
     -------
     tuple
-        What was found, the record of the commit as far as it is usable, and the images that can be read: their
-        documents by path, with the keys of shards that are lost.
+        What was found, the record of the commit if it is usable, and the images that can be read, by path: their
+        records, with the keys of shards that are lost.
     """
     problems: list[Problem] = []
     document, members = _group_problems(store, name, problems)
     if document is None:
-        return problems, {}, {}
-    record: dict[str, Any] = {}
+        return problems, None, {}
+    subject: SubjectRecord | None = None
     with findings(name, problems):
-        checked_record(document["attributes"], name)
-        record = document["attributes"][KEY]
+        subject = SubjectRecord.from_attributes(document["attributes"], name)
     arrays = {path for path, each in members.items() if each.get("node_type") == "array"}
     with findings(name, problems):
         problems += _stray_keys(store, name, {f"{name}/{path}" for path in arrays})
@@ -193,15 +192,12 @@ def subject_problems(store: Store, name: str) -> tuple[list[Problem], dict[str, 
                 checked_small_array(members[path], full)
                 _small_values(store, full, members[path])
                 continue
-            checked_image(members[path], full)
-            images[full] = members[path], frozenset()  # also where its folder cannot be listed
-            images[full] = (
-                members[path],
-                _lost_shards(store, full, members[path]["attributes"][KEY]["shards"], problems),
-            )
-    for path in sorted(record.get("arrays", {}).keys() - arrays):
+            record = ArrayRecord.from_document(members[path], full)
+            images[full] = record, frozenset()  # also where its folder cannot be listed
+            images[full] = record, _lost_shards(store, full, record.shard_bytes, problems)
+    for path in sorted(subject.arrays.keys() - arrays) if subject else ():
         problems.append(damage(f"{name}/{path}", "is listed by its subject, which lacks it"))
-    return problems, record, images
+    return problems, subject, images
 
 
 def _group_problems(

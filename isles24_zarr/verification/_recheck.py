@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import gzip
 import hashlib
 import itertools
-import math
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,16 +14,16 @@ import numpy as np
 import xxhash
 
 from isles24_zarr.errors import Isles24Error, Problem, SourceError, StoreDamageError
-from isles24_zarr.format import KEY
 from isles24_zarr.places import library_errors
 from isles24_zarr.release import Source, SourceFile
 from isles24_zarr.store import StoredVoxels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from isles24_zarr.format import ArrayRecord, MaskValues
     from isles24_zarr.store import Target
 
 _READ_BYTES: Final = 2**20
@@ -41,10 +39,8 @@ class ArrayTask:
     ----------
     target
         Where the store is.
-    path
-        Of the array.
-    document
-        Its metadata, as its subject's commit has them.
+    record
+        Metadata of the array, as its subject's commit has them.
     source
         The release to compare with, if any.
     lost
@@ -54,22 +50,10 @@ class ArrayTask:
     """
 
     target: Target
-    path: str
-    document: Mapping[str, Any]
+    record: ArrayRecord
     source: Source | None
     lost: frozenset[str] = frozenset()
     fast: bool = False
-
-    @property
-    def ours(self) -> dict[str, Any]:
-        """What the conversion recorded of the array."""
-        recorded: dict[str, Any] = self.document["attributes"][KEY]
-        return recorded
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of voxels."""
-        return int(math.prod(self.document["shape"]) * np.dtype(self.ours["file_dtype"]).itemsize)
 
 
 def damage(path: str, what: str) -> Problem:
@@ -101,9 +85,9 @@ def _voxel_problems(task: ArrayTask, topic: str) -> Iterator[Problem]:
 
     digest, whole = xxhash.xxh3_128(), not task.lost
     try:
-        array = StoredVoxels(task.target.opened(read_only=True), task.path, task.document)
+        array = StoredVoxels(task.target.opened(read_only=True), task.record)
     except DECODING_ERRORS as error:
-        yield damage(task.path, f"cannot be read ({first_line(error)})")
+        yield damage(task.record.path, f"cannot be read ({first_line(error)})")
         return
     for key, cut in file_order_cuts(task):
         if key in task.lost:
@@ -114,19 +98,19 @@ def _voxel_problems(task: ArrayTask, topic: str) -> Iterator[Problem]:
                 advance(topic, voxels.nbytes)
         except DECODING_ERRORS as error:
             whole = False
-            yield damage(f"{task.path}/{key}", f"cannot be read ({first_line(error)})")
-    if whole and digest.hexdigest() != task.ours["checksum"]["value"]:
-        yield damage(task.path, "its voxels are not those that were written: the checksum differs")
+            yield damage(f"{task.record.path}/{key}", f"cannot be read ({first_line(error)})")
+    if whole and digest.hexdigest() != task.record.checksum:
+        yield damage(task.record.path, "its voxels are not those that were written: the checksum differs")
 
 
 def file_order_cuts(task: ArrayTask) -> Iterator[tuple[str, tuple[slice, ...]]]:
     """Yield the shards of an image, key and region, in the order in which its file has their voxels."""
-    shape, shards = task.document["shape"], task.document["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, shards = task.record.shape, task.record.shard_shape
     # the slowest axis of the file is the third; which canonical one that became
-    axis = task.ours["orientation"]["axes"].index(2)
+    axis = task.record.orientation.axes.index(2)
     slow = len(shape) - 1 - axis
     places: list[Sequence[int]] = [range(-(-count // shard)) for count, shard in zip(shape, shards, strict=True)]
-    if task.ours["orientation"]["flips"][axis]:
+    if task.record.orientation.flips[axis]:
         places[slow] = places[slow][::-1]
     for place in itertools.product(*places):
         cut = tuple(slice(at * shard, (at + 1) * shard) for at, shard in zip(place, shards, strict=True))
@@ -142,20 +126,20 @@ def _file_order_voxels(task: ArrayTask, array: StoredVoxels, cut: tuple[slice, .
         C-contiguous, in the order and the byte order of the file.
     """
     block = array.read(cut)
-    axes, flips = task.ours["orientation"]["axes"], task.ours["orientation"]["flips"]
+    axes, flips = task.record.orientation.axes, task.record.orientation.flips
     # x, y, z of the file come from these canonical axes
     origin = [axes.index(axis) for axis in range(3)]
     turned = np.flip(block, tuple(block.ndim - 1 - axis for axis in range(3) if flips[axis]))
     ordered = np.moveaxis(turned, [block.ndim - 1 - origin[axis] for axis in (2, 1, 0)], [-3, -2, -1])
     for piece in ordered if block.ndim == 4 else [ordered]:
-        yield np.ascontiguousarray(_as_stored(piece, task.ours.get("mask", {}), np.dtype(task.ours["file_dtype"])))
+        yield np.ascontiguousarray(_as_stored(piece, task.record.mask, task.record.file_dtype))
 
 
-def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _as_stored(voxels: NDArray[Any], mask: MaskValues | None, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return voxels as the file stores them; those of a mask of labels through a table from label to stored value."""
-    if "stored" not in mask:
-        return voxels.astype(dtype, casting="unsafe" if mask.get("kind") == "labels" else "equiv", copy=False)
-    table = dict(zip(mask["labels"], mask["stored"], strict=True))
+    if mask is None or not mask.stored:
+        return voxels.astype(dtype, casting="unsafe" if mask and mask.kind == "labels" else "equiv", copy=False)
+    table = dict(zip(mask.labels, mask.stored, strict=True))
     present = np.unique(voxels).tolist()
     if unknown := [label for label in present if label not in table]:
         raise StoreDamageError("voxels", f"hold the label {unknown[0]}, which the file did not have")
@@ -167,26 +151,28 @@ def _as_stored(voxels: NDArray[Any], mask: Mapping[str, Any], dtype: np.dtype[An
 
 def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
     """Compare a file of the release with what was recorded of it."""
-    recorded = task.ours["source"]
-    path = recorded["path"]
-    file = SourceFile(path=path, size=recorded["size"], stamp="")
+    recorded = task.record.source
+    path = recorded.path
+    file = SourceFile(path=path, size=recorded.size, stamp="")
     try:
-        same = _sha256(source, file) == recorded["sha256"]
+        same = _sha256(source, file) == recorded.sha256
         if same and task.fast:
             return []
         if task.fast:
             what = "is not the file that was converted: its SHA-256 differs; verify without --fast tells what of it"
             return [Problem(path=path, message=what)]
-        header, voxels = _unpacked_file(source, file, len(base64.b64decode(task.ours["header"])))
+        header, voxels = _decompressed_file(source, file, len(task.record.header))
     except library_errors(SourceError, zlib.error) as error:
         return [Problem(path=path, message=f"cannot be compared ({first_line(error)})")]
     problems = []
-    if header != base64.b64decode(task.ours["header"]):
+    if header != task.record.header:
         problems.append(Problem(path=path, message="its header is not the one that was converted"))
-    if voxels != task.ours["checksum"]["value"]:
+    if voxels != task.record.checksum:
         problems.append(Problem(path=path, message="its voxels are not those that were converted"))
     if not same and not problems:
-        problems.append(Problem(path=path, message="was packed anew; header and voxels are those that were converted"))
+        problems.append(
+            Problem(path=path, message="was compressed anew; header and voxels are those that were converted")
+        )
     return problems
 
 
@@ -198,10 +184,10 @@ def _sha256(source: Source, file: SourceFile) -> str:
     return sha256.hexdigest()
 
 
-def _unpacked_file(source: Source, file: SourceFile, header_bytes: int) -> tuple[bytes, str]:
+def _decompressed_file(source: Source, file: SourceFile, header_bytes: int) -> tuple[bytes, str]:
     """Return the header of a file and the checksum of all that follows it."""
     voxels = xxhash.xxh3_128()
-    with source.opened(file) as opened, _unpacked(opened, file.path) as plain:
+    with source.opened(file) as opened, _decompressed(opened, file.path) as plain:
         header: bytes = plain.read(header_bytes)
         while piece := plain.read(_READ_BYTES):
             voxels.update(piece)
@@ -209,7 +195,7 @@ def _unpacked_file(source: Source, file: SourceFile, header_bytes: int) -> tuple
 
 
 @contextlib.contextmanager
-def _unpacked(file: Any, path: str) -> Iterator[Any]:
+def _decompressed(file: Any, path: str) -> Iterator[Any]:
     if path.lower().endswith(".gz"):
         with gzip.GzipFile(fileobj=file) as plain:
             yield plain

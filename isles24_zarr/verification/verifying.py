@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import Problem
-from isles24_zarr.format import KEY
 from isles24_zarr.release import Source, selected_names
 from isles24_zarr.store import DOCUMENT, Target, child_names, read_root
 from isles24_zarr.verification._findings import FoundImage, findings, root_problems, subject_problems, table_problems
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from isles24_zarr.format import SubjectRecord
     from isles24_zarr.release import Release, Subject
 
 NOT_IN_STORE: Final = "is in the release and not in the store"
@@ -134,9 +134,9 @@ def verify(
             with_client = stack.enter_context(dask_client(client, workers, target.url))
             for task, result in _completed(running, target, spool, stack, with_client, progress=progress):
                 if isinstance(result, TaskLost):
-                    problems.append(damage(task.path, result.why))
+                    problems.append(damage(task.record.path, result.why))
                     continue
-                read += 0 if fast else task.nbytes
+                read += 0 if fast else task.record.file_voxel_bytes
                 problems += result
     return VerifyReport(
         store=target.url,
@@ -154,10 +154,9 @@ def _array_tasks(
     """Make the tasks of a subject; a file that the release does not list is not looked for in it."""
     files = {file.path for file in release.images} if release else set()
     tasks = []
-    for path, (document, lost) in images.items():
-        there = document["attributes"][KEY]["source"]["path"] in files
-        compared = source if there else None
-        tasks.append(ArrayTask(target=target, path=path, document=document, source=compared, lost=lost, fast=fast))
+    for record, lost in images.values():
+        compared = source if record.source.path in files else None
+        tasks.append(ArrayTask(target=target, record=record, source=compared, lost=lost, fast=fast))
     return tasks
 
 
@@ -176,7 +175,7 @@ def _completed(
     streamed = [task for task in tasks if task.source and task.source.streamed]
     others = [task for task in tasks if not (task.source and task.source.streamed)]
     if others:
-        sizes = [task.nbytes for task in others]
+        sizes = [task.record.file_voxel_bytes for task in others]
         done = completed_tasks(client, verify_array, others, sizes=sizes, title="verifying", progress=progress)
         yield from stack.enter_context(contextlib.closing(done))
     if not streamed or streamed[0].source is None:
@@ -185,15 +184,15 @@ def _completed(
 
     origin = streamed[0].source
     folder = stack.enter_context(opened_spool(spool, target))
-    by_path = {task.ours["source"]["path"]: task for task in streamed}
-    nbytes = {path: task.nbytes for path, task in by_path.items()}
+    by_path = {task.record.source.path: task for task in streamed}
+    nbytes = {path: task.record.file_voxel_bytes for path, task in by_path.items()}
     arriving, total = arrivals(origin, by_path, nbytes, folder), sum(nbytes.values())
     arrived = completed_arrivals(client, verify_array, arriving, total=total, title="verifying", progress=progress)
     yield from stack.enter_context(contextlib.closing(arrived))
 
 
 def _release_problems(
-    subject: Subject | None, name: str, record: Mapping[str, Any], tasks: Sequence[ArrayTask]
+    subject: Subject | None, name: str, record: SubjectRecord, tasks: Sequence[ArrayTask]
 ) -> Iterator[Problem]:
     """Compare which files of a subject the release has, and the sizes of its tables, with what was converted."""
     if subject is None:
@@ -201,8 +200,8 @@ def _release_problems(
         return
     images = {file.path for file in subject.images.values()}
     tables = {file.path: file.size for file in subject.tables.values()}
-    converted = {task.ours["source"]["path"] for task in tasks}
-    considered = record.get("files", {})
+    converted = {task.record.source.path for task in tasks}
+    considered = record.files
     known = {path for path in considered if path.startswith("phenotype/") or "/phenotype/" in path}
     for path in sorted((images - converted) | (tables.keys() - known)):
         yield Problem(path=path, message=NOT_IN_STORE, subject=name)

@@ -1,0 +1,194 @@
+"""What was read from a store, typed: the records that `convert` left of images and subjects.
+
+Plans say what is to be written, records what was. A record is made from a document in one place, and whatever is not as
+`convert` writes it is damage, which is told there.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.format.documents import checked_image, checked_record
+from isles24_zarr.format.labels import MaskValues
+from isles24_zarr.format.layout import KEY, recorded_orientation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from isles24_zarr.geometry import Orientation
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecord:
+    """The file that an image was converted from: its path in the release, its bytes, and their SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayRecord:
+    """An image of a store, as its document describes it.
+
+    Parameters
+    ----------
+    document
+        The Zarr metadata that all this was read from.
+    path
+        Of the array in the store.
+    shape, dimension_names, dtype
+        (z, y, x) or (time, z, y, x), and the type of what is stored.
+    chunk_shape, shard_shape
+        In voxels.
+    shard_bytes
+        Size of each shard by its key.
+    file_shape, file_dtype
+        (x, y, z, ...), and the type of the file's voxels.
+    affine_source
+        Which of the header's affines the grid is from; ``"none"`` where it has none.
+    orientation
+        How the file's axes became the array's.
+    source
+        The file.
+    checksum
+        XXH3-128 of the voxel bytes in the order of the file.
+    mask
+        What the values of a mask mean; None for other images.
+    """
+
+    document: Mapping[str, Any]
+    path: str
+    shape: tuple[int, ...]
+    dimension_names: tuple[str, ...]
+    dtype: np.dtype[Any]
+    chunk_shape: tuple[int, ...]
+    shard_shape: tuple[int, ...]
+    shard_bytes: Mapping[str, int]
+    file_shape: tuple[int, ...]
+    file_dtype: np.dtype[Any]
+    affine_source: str
+    orientation: Orientation
+    source: SourceRecord
+    checksum: str
+    mask: MaskValues | None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], path: str) -> Self:
+        """Read the metadata of an array.
+
+        Parameters
+        ----------
+        document
+            As parsed, and checked by nobody yet.
+        path
+            Of the array, for errors; its last part is the name of the image.
+
+        Raises
+        ------
+        StoreDamageError
+            It is not as `convert` writes it, or contradicts itself.
+        """
+        checked_image(document, path)
+        return cls.from_checked(document, path)
+
+    @classmethod
+    def from_checked(cls, document: Mapping[str, Any], path: str) -> Self:
+        """Do the same for a document that was checked before, as those of a group are by `checked_group`."""
+        recorded = document["attributes"][KEY]
+        (sharding,) = document["codecs"]
+        try:
+            mask = MaskValues.from_json(recorded["mask"]) if "mask" in recorded else None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreDamageError(path, f"has a {KEY}.mask that cannot be read ({error})") from error
+        return cls(
+            document=document,
+            path=path,
+            shape=tuple(document["shape"]),
+            dimension_names=tuple(document["dimension_names"]),
+            dtype=np.dtype(document["data_type"]),
+            chunk_shape=tuple(sharding["configuration"]["chunk_shape"]),
+            shard_shape=tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
+            shard_bytes=recorded["shards"],
+            file_shape=tuple(recorded["file_shape"]),
+            file_dtype=np.dtype(recorded["file_dtype"]),
+            affine_source=recorded["affine_source"],
+            orientation=recorded_orientation(recorded),
+            source=SourceRecord(**{name: recorded["source"][name] for name in ("path", "size", "sha256")}),
+            checksum=recorded["checksum"]["value"],
+            mask=mask,
+        )
+
+    @property
+    def header(self) -> bytes:
+        """Every byte of the decompressed file before its voxels."""
+        return base64.b64decode(self.document["attributes"][KEY]["header"])
+
+    @property
+    def file_voxel_bytes(self) -> int:
+        """Bytes of the voxels in the file, decompressed."""
+        return math.prod(self.shape) * self.file_dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectRecord:
+    """What the commit of a subject recorded.
+
+    Parameters
+    ----------
+    format_version, package_version
+        Of what wrote it.
+    converted
+        When, as ISO 8601.
+    images
+        Groups that hold each image, by its name.
+    arrays
+        Seal of each array's document, by its path below the subject.
+    files
+        Size of each file of the subject, by its path.
+    clinical
+        Values by name, missing ones left out.
+    clinical_unread
+        Text of cells that were not understood, by name.
+    seal
+        Of the document.
+    """
+
+    format_version: int
+    package_version: str | None
+    converted: str
+    images: Mapping[str, list[str]]
+    arrays: Mapping[str, str]
+    files: Mapping[str, int]
+    clinical: Mapping[str, Any]
+    clinical_unread: Mapping[str, str]
+    seal: str | None
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], path: str) -> Self:
+        """Read the attributes of a subject's group.
+
+        Raises
+        ------
+        StoreDamageError
+            They are not as `convert` writes them.
+        """
+        checked_record(attributes, path)
+        recorded = attributes[KEY]
+        return cls(
+            format_version=recorded.get("format_version", 1),
+            package_version=recorded.get("package_version"),
+            converted=recorded["times"]["converted"],
+            images=recorded["images"],
+            arrays=recorded["arrays"],
+            files=recorded["files"],
+            clinical={name: value for name, value in attributes.items() if name != KEY},
+            clinical_unread=recorded["clinical_unread"],
+            seal=recorded.get("seal"),
+        )
