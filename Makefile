@@ -1,6 +1,7 @@
 # Every target makes its own virtual environment: a fresh clone needs nothing but Python 3.11 or newer.
 #   make demo               a synthetic release, converted, opened and plotted
 #   make test               the tests
+#   make test-quick         those of pure functions, in under two minutes
 #   make test-versions      those that versions of Python and of the libraries could change
 #   make fuzz               hostile input for as long as SECONDS says
 #   make docs               the documentation, in site/; warnings are errors
@@ -19,25 +20,42 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluster clusters cohort convert dataset export \
 	hostile images masks metrics records resume s3 shards synthetic tables urls verify versions))
 
-.PHONY: demo test test-versions fuzz lint types bench notebooks docs check clean
+QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,accessors architecture cells charts grid layout masks nifti options \
+	phenotype release rows shards))
+
+.PHONY: demo test test-quick test-versions fuzz lint types bench notebooks docs check clean
 .DELETE_ON_ERROR:
 
-$(VENV)/.installed: pyproject.toml
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "isles24-zarr needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+
+# what the demo needs, what the tests need, and all that developers and CI need
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[plot]"
 	@touch $@
 
-demo: $(VENV)/.installed
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(VENV)/.demo $(VENV)/.test $@
+
+demo: $(VENV)/.demo
 	$(BIN)/isles24-zarr demo $(DEMO)
 
-test: $(VENV)/.installed
+test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-test-versions: $(VENV)/.installed
+test-versions: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(VERSION_TESTS)
 
-fuzz: $(VENV)/.installed
+test-quick: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(QUICK_TESTS)
+
+fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(VENV)/.installed

@@ -11,9 +11,10 @@ from benchmarks.bounds import bounds
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
 from benchmarks.figures import FIGURES
-from benchmarks.loaders import LOADERS
-from benchmarks.measurement import LeftOut, Measurement, Results
-from benchmarks.targets import WEIGHTED, best_peer, verdicts, weighted
+from benchmarks.loaders import LOADERS, MonaiDecoding
+from benchmarks.measurement import OURS, LeftOut, Measurement, Results
+from benchmarks.readers import NibabelGzip
+from benchmarks.targets import WEIGHTED, all_workers, best_peer, verdicts, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
         Path of the folder of the figures from that of the page.
     """
     introduction = "This page is written by the benchmarks themselves; each section has the command that made it."
-    parts = ["# Performance", introduction, "## Targets", _targets(results)]
+    parts = ["# Performance", introduction, *_in_short(results), "## Targets", _targets(results)]
     if reasons := list(bounds(results)):
         parts += ["### What is in the way of those that are missed", "\n".join(f"- {reason}" for reason in reasons)]
     for section, title in TITLES.items():
@@ -97,6 +98,34 @@ def markdown(results: Results, about: Mapping[str, Any], *, figures: str) -> str
             _table([title, "as"], [[each.name, f"`{each.how}`"] for each in used]),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _in_short(results: Results) -> Iterator[str]:
+    """Yield the five numbers that users ask for first, each beside that of what they would use without this package."""
+    rate = training.rate_name(training.WORKERS, "forkserver", cold=False)
+    readings = (
+        ("one slice of the perfusion series, store not yet open", regions.AXIAL_CLOSED, OURS, NibabelGzip.name),
+        ("time curve of one voxel", regions.CURVE, OURS, NibabelGzip.name),
+        ("training patches of 96^3 voxels x 5 images, 2 workers", rate, OURS, MonaiDecoding.name),
+        ("converting one patient, once, on all cores", conversion.SECONDS, all_workers(results), None),
+        ("size", conversion.STORED, OURS, None),
+    )
+    rows = []
+    for what, measure, by, other in readings:
+        found, theirs = results.median(measure, by), results.median(measure, other) if other else None
+        if found is not None:
+            rows.append([what, _amount(measure, found), f"{_amount(measure, theirs)} ({other})" if theirs else ""])
+    if rows:
+        yield "## In short"
+        yield _table(["", OURS, "the files as they are"], rows)
+
+
+def _amount(measure: str, value: float) -> str:
+    if measure == conversion.STORED:
+        return f"{value:.2f} of the .nii.gz"
+    if measure.startswith(training.RATE):
+        return f"{value:.2g} a second"
+    return f"{value:.2g} s" if value >= 1 else f"{value * 1e3:.2g} ms"
 
 
 def _circumstances(about: Mapping[str, Any]) -> Iterator[str]:

@@ -28,15 +28,14 @@ from benchmarks.measurement import Results
 from benchmarks.reference import CTP
 from benchmarks.regions import AXIAL_CLOSED, CURVE, PATCH, WHOLE, reads_of
 from isles24_zarr.conversion import planned
-from isles24_zarr.format import codecs as containers
 from isles24_zarr.nifti import streams
 from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.release.source import Source
 from isles24_zarr.scans import opening as dataset
 from isles24_zarr.store import arrays, voxels
 from isles24_zarr.store.objects import Target
+from isles24_zarr.writing import _encoding, write_array
 from isles24_zarr.writing import _store as store
-from isles24_zarr.writing import write_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +75,7 @@ _READING: Final[tuple[_Patch, ...]] = (
 _CONVERTING: Final[tuple[_Patch, ...]] = (
     (streams.HashedFile, "read", "read the file"),
     (streams.GzipStream, "readinto", "copy what was decompressed"),
-    (containers, "_chunk", "cut chunks out, in the directions of the store"),
+    (_encoding, "_chunk", "cut chunks out, in the directions of the store"),
     (store, "joined_shard", "put shards together"),
     (local_store, "_put", "write shards"),
 )
@@ -226,7 +225,7 @@ def _measure_conversion(results: Results, release: Path, store: Path, *, repeats
         with (
             timed.timing(_CONVERTING),
             mock.patch.object(igzip_lib, "IgzipDecompressor", decompressor),
-            mock.patch.object(containers, "Blosc", made(IN_BOUND[1], Blosc, "encode")),
+            mock.patch.object(_encoding, "Blosc", made(IN_BOUND[1], Blosc, "encode")),
             mock.patch.object(hashlib, "sha256", made("SHA-256 of the file", hashlib.sha256, "update")),
             mock.patch.object(xxhash, "xxh3_128", made("XXH3 of the voxels", xxhash.xxh3_128, "update")),
         ):

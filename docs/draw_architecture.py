@@ -1,4 +1,4 @@
-"""Draw which package imports which, from the imports themselves: ``python docs/draw_architecture.py`` writes the picture."""
+"""Draw which package imports which: ``python docs/draw_architecture.py`` makes the picture out of the imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, ROW, BOX, HEIGHT = 1060, 96, 112, 38
 
 def imported() -> dict[str, set[str]]:
     """Return the packages that each one imports when it runs; what is imported for types alone is left out."""
-    rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")) + ["serve"]
+    rooms = [*sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")), "serve"]
     found: dict[str, set[str]] = {room: set() for room in rooms}
     for path in sorted(PACKAGE.rglob("*.py")):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -56,10 +56,10 @@ def drawing() -> str:
     for level, rooms in rows.items():
         for number, room in enumerate(sorted(rooms)):
             places[room] = ((number + 0.5) * WIDTH / len(rooms), (highest - level) * ROW + 30)
+    size = f"0 0 {WIDTH} {(highest + 1) * ROW}"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {(highest + 1) * ROW}" '
-        'font-family="sans-serif" font-size="15">',
-        '<defs><marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" font-size="15">',
+        '<defs><marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
         '<path d="M0 0L8 4L0 8z" fill="#777"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{(highest + 1) * ROW}" fill="#fff"/>',
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,11 @@ def test_faces(package: str) -> None:
     assert all(not name.startswith("_") and hasattr(face, name) for name in face.__all__)
     modules = {path.stem for path in (ROOT / package).glob("*.py")}
     assert modules.isdisjoint(face.__all__), "a name would hide a module"
+
+
+def test_the_picture_is_of_the_imports() -> None:
+    drawn = runpy.run_path(str(ROOT.parent / "docs" / "draw_architecture.py"))
+    assert drawn["PICTURE"].read_text() == drawn["drawing"](), "python docs/draw_architecture.py"
 
 
 def test_rooms_are_of_a_size_to_live_in() -> None:

@@ -26,6 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import isles24_zarr
+from isles24_zarr import tasks
 from isles24_zarr.errors import (
     DamagedArchiveError,
     Isles24Error,
@@ -634,7 +635,7 @@ def test_a_spool_that_cannot_be_written(
         convert(archive, tmp_path / "x.zarr", client, spool=tmp_path / "file" / "below")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool, "opened_spool", lambda *_: contextlib.nullcontext(tmp_path / "gone"))
+        patch.setattr(tasks, "opened_spool", lambda *_: contextlib.nullcontext(tmp_path / "gone"))
         with pytest.raises(SpoolError, match=r"gone: cannot be written .*No such file"):
             convert(archive, tmp_path / "x.zarr", client)
     assert convert(archive, tmp_path / "x.zarr", client).ok

@@ -187,7 +187,7 @@ def test_a_worker_of_another_version_is_told_of_before_anything_changes(
         client.wait_for_workers(3, timeout=SECONDS)
         done = command("convert", release, store, "--overwrite", "--scheduler", address)
         assert done.returncode == 2
-        assert f"{what}; this process has {isles24_zarr.workers.PACKAGE_VERSION}; install the same" in told(done)
+        assert f"{what}; this process has {isles24_zarr.__version__}; install the same" in told(done)
         assert told(done).startswith("error: tcp://127.0.0.1:")
         assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
         for words in (("verify", store), ("export", store, tmp_path / "tree")):

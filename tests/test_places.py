@@ -140,7 +140,7 @@ def test_a_worker_without_memory_is_told_of(release: Path, client: Client, tmp_p
     script = tmp_path / "script.py"
     script.write_text(
         "import resource, isles24_zarr\n"
-        "from isles24_zarr import ingest, nifti\n"
+        "from isles24_zarr import conversion, nifti\n"
         "if __name__ == '__main__':\n"
         f"    source, store = {str(release)!r}, {str(tmp_path / 'x.zarr')!r}\n"
         f"    report = isles24_zarr.convert(source, store, subjects=[{S!r}], workers=1, progress=False)\n"

@@ -1,8 +1,17 @@
 """Figures of scans and cohorts, by Matplotlib."""
 
-from isles24_zarr.figures.cohort import missingness
+from isles24_zarr.figures.cohort import grid_row, grid_sizes, missingness, outcome_by_volume
 from isles24_zarr.figures.curves import time_curves
 from isles24_zarr.figures.slices import montage
 from isles24_zarr.figures.subject_page import SubjectSummary, subject_summary
 
-__all__ = ["SubjectSummary", "missingness", "montage", "subject_summary", "time_curves"]
+__all__ = [
+    "SubjectSummary",
+    "grid_row",
+    "grid_sizes",
+    "missingness",
+    "montage",
+    "outcome_by_volume",
+    "subject_summary",
+    "time_curves",
+]
