@@ -21,8 +21,8 @@ import isles24_zarr
 from benchmarks.conversion import workers_name
 from benchmarks.measurement import OURS, Results, alternated
 from isles24_zarr.conversion._commit import write_cohort
-from isles24_zarr.format.layout import KEY, seal
-from isles24_zarr.store.objects import Target
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, seal
+from isles24_zarr.store.objects import StorePlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -140,7 +140,7 @@ def replicated(one: Path, target: Path, *, subjects: int) -> Path:
     shutil.copytree(one, target, ignore=shutil.ignore_patterns("sub-*", "phenotype"))
     for number in range(subjects):
         _replicate(one / original, target / _subject(number), original)
-    write_cohort(Target.of(target).opened(read_only=False), {})
+    write_cohort(StorePlace.of(target).opened(read_only=False), {})
     return target
 
 
@@ -155,7 +155,7 @@ def _replicate(source: Path, target: Path, name: str) -> None:
             copy.hardlink_to(path)
             continue
         document = json.loads(path.read_text(encoding="utf-8").replace(name, target.name))
-        ours: dict[str, Any] = document["attributes"].get(KEY, {})
+        ours: dict[str, Any] = document["attributes"].get(ATTRIBUTE_KEY, {})
         if "seal" in ours:
             ours["seal"] = seal(document)
         copy.write_text(json.dumps(document), encoding="utf-8")
@@ -176,7 +176,7 @@ def startup(reference: Reference, *, repeats: int) -> Results:
     shards = [
         reference.array_path(str(name)) / key
         for name, image in scan(chunks=None).data_vars.items()
-        for key in image.encoding[KEY]["shards"]
+        for key in image.encoding[ATTRIBUTE_KEY]["shards"]
     ]
     programs = {"Python alone": "pass", "xarray": "import xarray", OURS: "import isles24_zarr"}
     runs: dict[tuple[str, str], Callable[[int], list[float]]] = {

@@ -20,7 +20,7 @@ from numcodecs import Blosc
 import isles24_zarr
 from benchmarks.machine import peak_megabytes
 from benchmarks.measurement import OURS, Results, alternated
-from isles24_zarr.format.layout import COMPRESSOR, KEY
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, COMPRESSOR
 from isles24_zarr.nifti.files import VoxelStream, write_nifti
 from isles24_zarr.tasks.cluster import dask_client
 
@@ -172,7 +172,7 @@ def encode_seconds(store: Path) -> float:
 
 def _images(store: Path) -> Iterator[zarr.Array[Any]]:
     for _, node in zarr.open_group(store, mode="r", use_consolidated=False).members(max_depth=None):
-        if isinstance(node, zarr.Array) and KEY in node.attrs:
+        if isinstance(node, zarr.Array) and ATTRIBUTE_KEY in node.attrs:
             yield node
 
 

@@ -23,7 +23,7 @@ from isles24_zarr.conversion import planned
 from isles24_zarr.conversion._commit import clinical_record, publish_subject, write_cohort
 from isles24_zarr.conversion._ingest import FileTask, convert_file
 from isles24_zarr.release.source import Source
-from isles24_zarr.store.objects import Target
+from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.tasks.cluster import completed_tasks, dask_client
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _measure_lead(results: Results, release: Path, folder: Path, *, repeats: int
     """Measure what the process that leads has to do by itself."""
     store = folder / "lead.zarr"
     isles24_zarr.convert(release, store, progress=False)
-    source, opened = Source.of(release), Target.of(store).opened(read_only=False)
+    source, opened = Source.of(release), StorePlace.of(store).opened(read_only=False)
     (subject,) = source.listed().subjects.values()
     (plan,), _ = planned(release)
     present = {array.path for array in plan.arrays}
@@ -236,7 +236,7 @@ def _file_seconds(client: Client, release: Path, folder: Path) -> dict[str, floa
     source, store = Source.of(release), folder / "files.zarr"
     plans, _ = planned(release)
     tasks = [
-        FileTask(source=source, target=Target.of(store), plan=array, unchanged=False)
+        FileTask(source=source, target=StorePlace.of(store), plan=array, unchanged=False)
         for plan in plans
         for array in plan.arrays
     ]

@@ -33,7 +33,7 @@ from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.release.source import Source
 from isles24_zarr.scans import opening as dataset
 from isles24_zarr.store import arrays, voxels
-from isles24_zarr.store.objects import Target
+from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.writing import _encoding, write_array
 from isles24_zarr.writing import _store as store
 
@@ -217,7 +217,7 @@ def _measure_conversion(results: Results, release: Path, store: Path, *, repeats
     plans, _ = planned(release)
     for _ in range(repeats):
         shutil.rmtree(store, ignore_errors=True)
-        opened = Target.of(store).opened(read_only=False)
+        opened = StorePlace.of(store).opened(read_only=False)
         timed = Stages(time.thread_time)
         made = timed.proxied
         decompressor = made(IN_BOUND[0], igzip_lib.IgzipDecompressor, "decompress")

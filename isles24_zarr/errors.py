@@ -6,7 +6,7 @@ of them are rebuilt from their two arguments.
 
 `RequestError` and its children mean that what was asked for cannot be done at all (exit code 2).
 `SourceError` and its children mean that one file of a release cannot be used: they become a `Problem` of a
-report, and the other files go on (exit code 1).
+report, and the other files are converted (exit code 1).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SourceNotFoundError(RequestError):
 
 
 class UnusableArchiveError(RequestError):
-    """An archive cannot be read at all: it is encrypted, packed in an unusual way, or its directory is damaged."""
+    """An archive cannot be read at all: it is encrypted, compressed in an unusual way, or its directory is damaged."""
 
 
 class NotAStoreError(RequestError):
@@ -115,8 +115,8 @@ class OptionError(RequestError):
     advice = "write it as name=value, as 'anon=true' or 'client_kwargs.region_name=eu-central-1'"
 
 
-class UnknownNameError(RequestError):
-    """A subject, image, space or option value that does not exist was asked for."""
+class UnknownNameError(RequestError, ValueError):
+    """A subject, image, space or option value that does not exist was asked for; a `ValueError`, too."""
 
 
 class GeometryError(RequestError):
@@ -132,7 +132,7 @@ class MaskError(RequestError):
 
 
 class SoftMaskWarning(UserWarning):
-    """A mask of fractions was taken for labels, by a threshold that nobody had asked for."""
+    """A mask of fractions was taken for labels, by a threshold that was not asked for."""
 
 
 class SlowReadWarning(UserWarning):
@@ -217,7 +217,7 @@ class UnreadableFileError(SourceError):
 
 
 class UnsupportedArchiveError(SourceError):
-    """A member of an archive is packed in a way that cannot be unpacked in bounded memory."""
+    """A member of an archive is compressed in a way that cannot be decompressed in bounded memory."""
 
     advice = "pack the archive again by deflate or not at all, or unpack it"
 
@@ -292,7 +292,7 @@ class SpoolError(Isles24Error):
 class DownloadError(Isles24Error):
     """A file could not be fetched."""
 
-    advice = "run the same command again: it goes on where it stopped"
+    advice = "run the same command again: it resumes where it stopped"
 
 
 class StoreDamageError(Isles24Error):

@@ -18,7 +18,7 @@ from rich.progress import (
 
 
 class ProgressBar:
-    """A bar over bytes, those of finished tasks and what the running ones have told of, or over tasks."""
+    """A bar over bytes, those of finished tasks and what the running ones have reported, or over tasks."""
 
     def __init__(self, title: str, *, total: int, in_bytes: bool, shown: bool) -> None:
         counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
@@ -43,7 +43,7 @@ class ProgressBar:
         self._progress.stop()
 
     def on_event(self, event: tuple[Any, int]) -> None:
-        """Note down what a running task has told of."""
+        """Note down what a running task has reported."""
         _, count = event
         self._told += count
         self._show()

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from isles24_zarr.errors import AddressError, MissingExtraError, NotAStoreError, StoreDamageError
-from isles24_zarr.store import DOCUMENT, Target, opened_file, read_root
+from isles24_zarr.store import ZARR_JSON, StorePlace, opened_file, read_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from starlette.applications import Starlette
 
-_KEY: Final = re.compile(rf"(.+/)?{re.escape(DOCUMENT)}|.+/c(/[0-9]+)*", re.ASCII)
+_KEY: Final = re.compile(rf"(.+/)?{re.escape(ZARR_JSON)}|.+/c(/[0-9]+)*", re.ASCII)
 _METHODS: Final = ("GET", "HEAD", "OPTIONS")
 _EXPOSED: Final = ("Accept-Ranges", "Content-Length", "Content-Range", "ETag", "Last-Modified")
 _GRACE_SECONDS: Final = 3
@@ -194,7 +194,7 @@ def serve(
     MissingExtraError
         The extra ``serve`` is not installed.
     """
-    target = Target.of(store)
+    target = StorePlace.of(store)
     if "://" in target.url:
         raise NotAStoreError(target.url, "is no folder of this machine, and only such are served")
     read_root(target.opened(read_only=True))

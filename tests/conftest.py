@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 # netCDF4 would set it to filters of its own, in this process and its children, beside which those of hdf5plugin fail
 os.environ.setdefault("HDF5_PLUGIN_PATH", "/nonexistent")
+# Dask looks at the stacks of workers; where garbage is collected meanwhile, Python 3.11 may wait for itself forever
+# (https://github.com/python/cpython/issues/106883)
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
+dask.config.set({"distributed.worker.profile.enabled": False})
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import isles24_zarr
 from isles24_zarr.errors import Isles24Error
 from isles24_zarr.scans.opening import described_arrays
-from isles24_zarr.store.objects import Target, committed_subjects
+from isles24_zarr.store.objects import StorePlace, committed_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def _reads(store: Path) -> dict[str, Callable[[], object]]:
         "open_cohort": lambda: isles24_zarr.open_cohort(store).isles.table,
         "open_scan": lambda: isles24_zarr.open_scan(store, SUBJECT, chunks=None).load().isles.affine,
         "described_arrays": lambda: described_arrays(store, SUBJECT),
-        "committed_subjects": lambda: committed_subjects(Target.of(store).opened(read_only=True)),
+        "committed_subjects": lambda: committed_subjects(StorePlace.of(store).opened(read_only=True)),
         "verify": lambda: isles24_zarr.verify(store, fast=True, progress=False),
     }
 

@@ -37,7 +37,7 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.release.paths import SourceFile, classified
 from isles24_zarr.release.source import Source
-from isles24_zarr.store.objects import Target
+from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.tasks import spool
 from isles24_zarr.tasks.cluster import TaskLost
 from tests.archive_files import directory_span, members_of, pack, tar_member, with_directory
@@ -490,8 +490,8 @@ def test_archives_that_cannot_be_used(members: Members, archive: Path, tmp_path:
         "cut.7z": (archive.read_bytes()[:-100], "its directory is damaged or cut off"),
         "empty.7z": (b"", "its directory is damaged or cut off"),
         "text.7z": (b"no archive at all", "its directory is damaged or cut off"),
-        "dictionary.7z": (with_directory(plain, large), "asks for 4,295 MB of memory to be unpacked"),
-        "method.7z": (with_directory(plain, strange), "is packed by method 7e, not by one of Copy"),
+        "dictionary.7z": (with_directory(plain, large), "asks for 4,295 MB of memory to be decompressed"),
+        "method.7z": (with_directory(plain, strange), "is compressed by method 7e, not by one of Copy"),
         "encrypted.7z": (encrypted(tmp_path / "e", few, header=False).read_bytes(), "is encrypted; unpack it"),
         "names.7z": (encrypted(tmp_path / "n", few, header=True).read_bytes(), "is encrypted"),
         "outer.7z": (
@@ -606,7 +606,7 @@ def test_an_interrupt_leaves_no_spool(members: Members, store: Path, tmp_path: P
 
 
 def test_leftovers_are_told_from_spools_in_use(tmp_path: Path) -> None:
-    target = Target.of(tmp_path / "x.zarr")
+    target = StorePlace.of(tmp_path / "x.zarr")
     leftover = tmp_path / LEFTOVERS.replace("*", "of-a-killed-one")
     (leftover / "000001").mkdir(parents=True)
     with spool.opened_spool(None, target) as first:
@@ -623,7 +623,7 @@ def test_a_link_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     (tmp_path / LEFTOVERS.replace("*", "link")).symlink_to(tmp_path / "mine")
-    with spool.opened_spool(tmp_path, Target.of("s3://bucket/x.zarr")):
+    with spool.opened_spool(tmp_path, StorePlace.of("s3://bucket/x.zarr")):
         assert (tmp_path / "mine" / "file").exists()
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.cohorts.opening import cohort_tree, split_cohort
-from isles24_zarr.store.objects import Target
+from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.tasks.cluster import dask_client
 from tests.damage import rewrite_table
 
@@ -129,7 +129,7 @@ def made_cohort(centers: list[Any], outcomes: list[Any]) -> xr.DataTree:
         {"center": ("subject", np.array(centers, dtype=object)), "mrs_3month": ("subject", np.array(outcomes, float))},
         coords={"subject": names},
     )
-    return cohort_tree(table, {}, Target(url="/nowhere", storage_options={}))
+    return cohort_tree(table, {}, StorePlace(url="/nowhere", storage_options={}))
 
 
 @given(
@@ -162,7 +162,7 @@ def test_a_split_depends_on_nothing_but_seed_and_values() -> None:
     cohort = made_cohort(rng.choice(["A", "B"], 40).tolist(), rng.integers(0, 7, 40).tolist())
     first = [part.isles.subjects for part in split_cohort(cohort, seed=1)]
     assert [part.isles.subjects for part in cohort.isles.train_test_split(seed=1)] == first
-    turned = cohort_tree(cohort["phenotype"].to_dataset().isel(subject=slice(None, None, -1)), {}, Target.of("/x"))
+    turned = cohort_tree(cohort["phenotype"].to_dataset().isel(subject=slice(None, None, -1)), {}, StorePlace.of("/x"))
     assert [sorted(part.isles.subjects) for part in split_cohort(turned, seed=1)] == first
     assert split_cohort(cohort, seed=2)[1].isles.subjects != first[1]
     assert len(split_cohort(cohort, 5, by=())[1].isles.subjects) == 5

@@ -195,11 +195,11 @@ def test_dask_chunks_never_cross_a_shard(shape: tuple[int, ...], itemsize: int, 
         chunks, shards = chunks_and_shards(part, itemsize, slow_axis=slow_axis)
         data = da.zeros(part, dtype=f"u{itemsize}", chunks=part)
         images[name] = xr.Variable(
-            dims[-len(part) :], data, encoding={layout.KEY: {"chunk_shape": chunks, "shard_shape": shards}}
+            dims[-len(part) :], data, encoding={layout.ATTRIBUTE_KEY: {"chunk_shape": chunks, "shard_shape": shards}}
         )
     sizes = dask_chunks(xr.Dataset(images))
     for image in images.values():
-        record = image.encoding[layout.KEY]
+        record = image.encoding[layout.ATTRIBUTE_KEY]
         stored = zip(image.dims, record["chunk_shape"], record["shard_shape"], image.shape, strict=True)
         for dim, chunk, shard, count in stored:
             size = sizes[dim]
@@ -216,7 +216,9 @@ def test_dask_chunks_of_the_reference_subject() -> None:
         chunks, shards = chunks_and_shards(shape, np.dtype(dtype).itemsize, slow_axis=0)
         dims = ("time", "z", "y", "x")[-len(shape) :]
         data = da.zeros(shape, dtype=dtype, chunks=shape)
-        images[name] = xr.Variable(dims, data, encoding={layout.KEY: {"chunk_shape": chunks, "shard_shape": shards}})
+        images[name] = xr.Variable(
+            dims, data, encoding={layout.ATTRIBUTE_KEY: {"chunk_shape": chunks, "shard_shape": shards}}
+        )
     sizes = dask_chunks(xr.Dataset(images))
     assert sizes["time"] == 4
     assert (sizes["y"], sizes["x"]) >= (586, 512)

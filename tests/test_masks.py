@@ -413,11 +413,11 @@ def test_a_file_that_changes_between_two_looks_is_no_mask(tmp_path: Path, monkey
     from isles24_zarr import tasks
     from isles24_zarr.conversion import _ingest as ingest
     from isles24_zarr.release.source import Source
-    from isles24_zarr.store.objects import Target
+    from isles24_zarr.store.objects import StorePlace
 
     release = make_release(tmp_path / "train", *MASKS["as the real one"][:2])
     monkeypatch.setattr(tasks, "advance", lambda *_: None)
-    source, target = Source.of(release), Target.of(tmp_path / "x.zarr")
+    source, target = Source.of(release), StorePlace.of(tmp_path / "x.zarr")
     from isles24_zarr.conversion._planning import read_headers
     from isles24_zarr.format.layout import subject_plan
 

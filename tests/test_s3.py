@@ -38,7 +38,7 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.scans.opening import read_path
 from isles24_zarr.store._lease import Lease
-from isles24_zarr.store.objects import Target, listed_keys
+from isles24_zarr.store.objects import StorePlace, listed_keys
 from tests.oracle import assert_identical_stores, images_below, scaling_of, stored_voxels
 
 pytest.importorskip("obstore")
@@ -374,7 +374,7 @@ def test_a_shard_of_many_chunks_is_verified_and_exported_by_few_requests(
 
 
 def test_all_objects_of_a_subject_are_listed_by_one_request(s3: Any, converted: str, proxy: Proxy) -> None:
-    target = Target.of(converted, proxy.options)
+    target = StorePlace.of(converted, proxy.options)
     found = listed_keys(target.opened(read_only=True), S)
     assert [each.method for each in spent(proxy)] == ["GET"]
     bucket, _, prefix = converted.removeprefix("s3://").partition("/")

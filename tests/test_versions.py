@@ -30,7 +30,7 @@ from isles24_zarr.errors import (
     UnknownNameError,
 )
 from isles24_zarr.store import repository
-from isles24_zarr.store.objects import Target, listed_keys
+from isles24_zarr.store.objects import StorePlace, listed_keys
 from isles24_zarr.store.repository import Place
 from tests.clusters import ours, process, until
 
@@ -361,7 +361,7 @@ def test_who_commits_meanwhile_is_told_of(store: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(versions, "_copy", interfering)
     with pytest.raises(StoreWriteError, match="another process has committed to main meanwhile"):
         versions.commit_versions(LocalStore(store, read_only=True), place, {}, {}, progress=False)
-    with Target.of(tmp_path / "repo").locked(), pytest.raises(StoreLockedError):
+    with StorePlace.of(tmp_path / "repo").locked(), pytest.raises(StoreLockedError):
         versions.commit_versions(LocalStore(store, read_only=True), place, {}, {}, progress=False)
 
 
@@ -386,7 +386,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Place.of("icechunk+s3://bucket/a/b/?tag=v 1")
     assert (bucket.root, bucket.in_bucket, bucket.kind, bucket.name) == ("bucket/a/b", True, "tag", "v 1")
     assert Place.of(bucket.url) == bucket
-    assert Target.of("icechunk://repo").url == f"icechunk://{tmp_path}/repo"
+    assert StorePlace.of("icechunk://repo").url == f"icechunk://{tmp_path}/repo"
     for url in ("icechunk://", "icechunk+s3://"):
         with pytest.raises(NotAStoreError, match="names no place"):
             Place.of(url)

@@ -1,4 +1,4 @@
-"""Hypoperfused and lost tissue by the maps of CT perfusion.
+"""Hypoperfusion and ischaemic core by the maps of CT perfusion.
 
 Maps are (z, y, x) and read once, block by block. Volumes are in millilitres, positions in RAS millimetres.
 """
@@ -27,7 +27,7 @@ def hypoperfusion_mask(tmax: xr.DataArray, *, tmax_threshold: float = TMAX_THRES
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PerfusionLesions:
-    """What CT perfusion says about hypoperfused and lost tissue. Volumes are in mL.
+    """What CT perfusion says about hypoperfusion and ischaemic core. Volumes are in mL.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def perfusion_lesions(
     tmax_threshold: float = TMAX_THRESHOLD,
     cbf_fraction: float = CBF_FRACTION,
 ) -> PerfusionLesions:
-    """Measure hypoperfusion, ischemic core and their mismatch.
+    """Measure hypoperfusion, ischaemic core and their mismatch.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def perfusion_masks(
     tmax_threshold: float = TMAX_THRESHOLD,
     cbf_fraction: float = CBF_FRACTION,
 ) -> xr.Dataset:
-    """Return where tissue is hypoperfused, and where it has lost its flow.
+    """Return where tissue is hypoperfused, and where it is ischaemic core.
 
     Parameters
     ----------

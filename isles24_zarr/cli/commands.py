@@ -299,7 +299,7 @@ def fetch(
     api: Annotated[str | None, typer.Option(help="Another server that answers as Zenodo does.")] = None,
     verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
-    """Download the release from Zenodo, 99 GB. Run it again to go on where it stopped."""
+    """Download the release from Zenodo, 99 GB. Run it again to resume where it stopped."""
     from isles24_zarr.release import RECORD, ZENODO
     from isles24_zarr.release import fetch as download
 

@@ -74,7 +74,7 @@ def value_from_cell(cell: Any, variable: ClinicalVariable | None) -> tuple[Value
     cell
         As `tables.sheets_from_table` gives it.
     variable
-        What its column holds; ``None`` where nobody knows, and any number or text is one.
+        What its column holds; ``None`` where it is unknown, and any number or text is one.
 
     Returns
     -------

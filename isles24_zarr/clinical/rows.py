@@ -1,7 +1,7 @@
 """Clinical tables to rows of cells by header: the right header, and the right row.
 
 - Headers are matched without case, spaces and punctuation, by the names and aliases of the vocabulary, with or without
-  their units. A column that nobody knows is kept under its own snake_case name.
+  their units. An unknown column is kept under its own snake_case name.
 - A table has one header row, below a title at most, and one row of values: or one that an id column says is the
   subject's own. What could be of somebody or something else is an error, and the table is left out.
 """

@@ -1,8 +1,9 @@
 """Tables from outside, XLSX and CSV, to rows of cells: bounded, and no part trusted before it is checked.
 
-An XLSX file is a ZIP archive of XML parts. They are unpacked in bounded pieces, must be UTF-8 without a document type
-declaration (ECMA-376-2 forbids them, so that no entity can multiply or fetch anything) and are copied to an archive in
-memory, which is all that openpyxl sees. What openpyxl takes per tag and per sheet is bounded before it begins.
+An XLSX file is a ZIP archive of XML parts. They are decompressed in bounded pieces, must be UTF-8 without a document
+type declaration (ECMA-376-2 forbids them, so that no entity can multiply or fetch anything) and are copied to an
+archive in memory, which is all that openpyxl sees. What openpyxl takes per tag and per sheet is bounded before it
+begins.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Final
 from isles24_zarr.errors import TableError
 
 MAX_TABLE_BYTES: Final = 16 * 2**20
-"""Largest file, and largest sum of the XML parts that it unpacks to."""
+"""Largest file, and largest sum of the XML parts that it decompresses to."""
 
 MAX_ROWS: Final = 10_000
 MAX_COLUMNS: Final = 1_000
@@ -202,7 +203,7 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
 
 
 def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
-    """Unpack everything, so that all names and checksums are proven, and keep the XML parts."""
+    """Decompress everything, so that all names and checksums are proven, and keep the XML parts."""
     if data.count(b"PK\1\2") > _MAX_MEMBERS:
         raise TableError(path, f"has more than {_MAX_MEMBERS:,} members")
     try:
@@ -210,7 +211,7 @@ def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             if size > MAX_TABLE_BYTES:
-                raise TableError(path, f"unpacks to {size:,} bytes, more than {MAX_TABLE_BYTES:,}")
+                raise TableError(path, f"decompresses to {size:,} bytes, more than {MAX_TABLE_BYTES:,}")
             parts = {member.filename: _part_from_member(archive, member, path=path) for member in members}
     except (
         zipfile.BadZipFile,
@@ -231,7 +232,7 @@ def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
 
 def _part_from_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: str) -> bytes:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise TableError(path, "is packed by a method that XLSX does not have")
+        raise TableError(path, "is compressed by a method that XLSX does not have")
     with archive.open(member) as file:
         # piece by piece: a single read() inflates up to 2 GiB before it minds the declared size
         return b"".join(iter(functools.partial(file.read, _PIECE_BYTES), b""))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 _MISSING: Final = ("error", "skip")
 
@@ -62,7 +62,7 @@ class PatchPlan:
         Of everything random.
     """
 
-    target: Target
+    target: StorePlace
     subjects: tuple[str, ...]
     skipped: Mapping[str, str]
     images: tuple[str, ...]

@@ -20,7 +20,7 @@ from isles24_zarr.errors import (
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import open_scan
-from isles24_zarr.store import DOCUMENT, Target, column_table, read_root
+from isles24_zarr.store import ZARR_JSON, StorePlace, column_table, read_root
 from isles24_zarr.vocabulary import CLINICAL
 
 if TYPE_CHECKING:
@@ -57,25 +57,25 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     NotAStoreError, StoreVersionError, IncompleteStoreError
         There is no store, or it cannot be read by this version, or its conversion was interrupted.
     """
-    target = Target.of(store, storage_options)
+    target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     attributes = read_root(opened)
     if not isinstance(attributes.get("licence"), str):
-        raise StoreDamageError(f"{target.url}/{DOCUMENT}", "lacks the licence of the data")
+        raise StoreDamageError(f"{target.url}/{ZARR_JSON}", "lacks the licence of the data")
     table = column_table(opened, PHENOTYPE)
     if table is None:
         raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
     return cohort_tree(table, attributes, target)
 
 
-def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: Target) -> xr.DataTree:
+def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: StorePlace) -> xr.DataTree:
     """Make the tree of `open_cohort` of its parts."""
     tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attributes)), f"/{PHENOTYPE}": table})
     tree[PHENOTYPE].encoding[_LOCATION] = target
     return tree
 
 
-def cohort_target(cohort: xr.DataTree) -> Target:
+def cohort_target(cohort: xr.DataTree) -> StorePlace:
     """Return where a cohort was opened from.
 
     Raises
@@ -84,7 +84,7 @@ def cohort_target(cohort: xr.DataTree) -> Target:
         The tree was not opened by `open_cohort`, or an operation has dropped where it came from.
     """
     target = cohort[PHENOTYPE].encoding.get(_LOCATION) if PHENOTYPE in cohort.children else None
-    if not isinstance(target, Target):
+    if not isinstance(target, StorePlace):
         raise UnknownNameError("cohort", "does not know its store any more; open it again with open_cohort(store)")
     return target
 
@@ -223,7 +223,7 @@ def split_cohort(
 class _SubjectTask:
     """What a worker needs to open a scan for itself."""
 
-    target: Target
+    target: StorePlace
     subject: str
     space: str
 
@@ -327,7 +327,7 @@ def _subject_row(function: Callable[[xr.Dataset], Any], task: _SubjectTask, topi
     try:
         with COMPUTED_HERE, open_scan(task.target.url, task.subject, task.space, storage_options=options) as scan:
             return _Row(subject=task.subject, values=_columns(function(scan), _name_of(function)))
-    except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others go on
+    except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others are processed
         text = " ".join(str(error).split())
         known = isinstance(error, Isles24Error)
         why = text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__

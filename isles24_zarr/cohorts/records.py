@@ -25,7 +25,7 @@ from isles24_zarr.format import ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import write_nifti
 from isles24_zarr.release import Stray, classified
 from isles24_zarr.scans import image_groups, nifti_class, stored_array
-from isles24_zarr.store import Target, file_blocks, file_voxels, read_document, reading
+from isles24_zarr.store import StorePlace, file_blocks, file_voxels, read_document, reading
 from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Records(Sequence["Record"]):
         Clinical values by subject, in the order of the records.
     """
 
-    def __init__(self, target: Target, clinical: Mapping[str, Clinical]) -> None:
+    def __init__(self, target: StorePlace, clinical: Mapping[str, Clinical]) -> None:
         self.target = target
         self._clinical = dict(clinical)
         self._subjects = list(clinical)
@@ -95,7 +95,7 @@ class Record(Mapping[str, Any]):
     ``ncct``, none). They are opened once, and what `get_fdata` caches in them lives as long as the record.
     """
 
-    def __init__(self, target: Target, subject: str, clinical: Clinical) -> None:
+    def __init__(self, target: StorePlace, subject: str, clinical: Clinical) -> None:
         self._target = target
         self._subject = subject
         self._clinical = clinical
@@ -145,7 +145,7 @@ def _value(found: Any) -> float | str | None:
     return None if found is None or math.isnan(found) else float(found)
 
 
-def registered_path(target: Target, subject: str, image: str) -> str | None:
+def registered_path(target: StorePlace, subject: str, image: str) -> str | None:
     """Return the path of the array that was registered to the NCCT, None where there is none.
 
     One that does not share the grid of the others is in a group of its own, and is returned as well.
@@ -161,7 +161,7 @@ def registered_path(target: Target, subject: str, image: str) -> str | None:
     return f"{subject}/{own[0]}/{image}" if own else None
 
 
-def stored_image(target: Target, path: str) -> nib.Nifti1Image | nib.Nifti2Image:
+def stored_image(target: StorePlace, path: str) -> nib.Nifti1Image | nib.Nifti2Image:
     """Return an image of a store as nibabel would load it from its file, with voxels that stay in the store.
 
     Parameters
@@ -205,7 +205,7 @@ class LazyVoxels(ArrayProxy):
         Shape, element type, offset, slope and intercept of the file, as for `nibabel.arrayproxy.ArrayProxy`.
     """
 
-    def __init__(self, target: Target, path: str, spec: tuple[Any, ...]) -> None:
+    def __init__(self, target: StorePlace, path: str, spec: tuple[Any, ...]) -> None:
         super().__init__(f"{target.url}/{path}", spec, mmap=False, keep_file_open=False)  # type: ignore[no-untyped-call]
         self._target = target
         self._path = path
@@ -304,7 +304,7 @@ def _hf_rows(records: Records, seals: tuple[str, ...], folder: Path | None) -> I
         yield row | {image: _hf_image(records.target, subject, image, folder) for image in IMAGES}
 
 
-def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> dict[str, Any] | None:
+def _hf_image(target: StorePlace, subject: str, image: str, folder: Path | None) -> dict[str, Any] | None:
     """Write an image to a file; return it by its path, or by its bytes where there is no folder to keep it in."""
     path = registered_path(target, subject, image)
     if path is None:
@@ -321,11 +321,11 @@ def _hf_image(target: Target, subject: str, image: str, folder: Path | None) -> 
         return {"path": file.name, "bytes": file.read_bytes()} if folder is None else {"path": str(file), "bytes": None}
 
 
-def _seal(target: Target, subject: str) -> str | None:
+def _seal(target: StorePlace, subject: str) -> str | None:
     return SubjectRecord.from_attributes(_document(target, subject)["attributes"], subject).seal
 
 
-def _document(target: Target, path: str) -> dict[str, Any]:
+def _document(target: StorePlace, path: str) -> dict[str, Any]:
     document = read_document(target.opened(read_only=True), path)
     if document is None:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")

@@ -24,7 +24,7 @@ from isles24_zarr.clinical import (
     rows_from_table,
 )
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_passwords
-from isles24_zarr.format import FORMAT_VERSION, KEY, PHENOTYPE
+from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, PHENOTYPE
 from isles24_zarr.store import committed_subjects, read_document
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.writing import remove, write_dataset, write_grid, write_group, write_subject
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from isles24_zarr.format import ArrayPlan, SubjectPlan, SubjectRecord
     from isles24_zarr.release import Release, Source, SourceFile, Subject
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 
 @contextlib.contextmanager
-def store_errors(target: Target) -> Iterator[None]:
+def store_errors(target: StorePlace) -> Iterator[None]:
     """Turn what the file system says of a store into a `StoreWriteError`."""
     try:
         yield
@@ -107,7 +107,7 @@ def publish_subject(
             "stamps": {file.path: file.stamp for file in listed},
         },
     }
-    write_subject(store, plan.subject, {**clinical.values, KEY: record}, grids)
+    write_subject(store, plan.subject, {**clinical.values, ATTRIBUTE_KEY: record}, grids)
     return tuple(found)
 
 
@@ -183,7 +183,7 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
             "package_version": PACKAGE_VERSION,
             "source": without_passwords(source.url),
             "state": state,
-            KEY: {"kind": "store", "dictionary": dictionary.sha256},
+            ATTRIBUTE_KEY: {"kind": "store", "dictionary": dictionary.sha256},
         },
     )
 
@@ -193,5 +193,5 @@ def is_complete(store: Store, dictionary: Dictionary) -> bool:
     if read_document(store, PHENOTYPE) is None:
         return False
     attributes = (read_document(store, "") or {}).get("attributes", {})
-    recorded = attributes.get(KEY, {}).get("dictionary")
+    recorded = attributes.get(ATTRIBUTE_KEY, {}).get("dictionary")
     return bool(attributes.get("state") == "complete" and recorded == dictionary.sha256)

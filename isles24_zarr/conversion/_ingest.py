@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from isles24_zarr.format import ArrayPlan
     from isles24_zarr.release import Source
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class FileTask:
     """
 
     source: Source
-    target: Target
+    target: StorePlace
     plan: ArrayPlan
     unchanged: bool
 

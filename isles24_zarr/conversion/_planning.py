@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
-from isles24_zarr.conversion.resume import NOTHING, Job, decided_job, earlier_run, only_images
+from isles24_zarr.conversion.resume import NO_RUN, Job, decided_job, only_images, previous_run
 from isles24_zarr.errors import Problem, SourceError
 from isles24_zarr.format import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.release import Release, SourceFile, Subject
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 _HEADER_THREADS: Final = 8
 
@@ -72,14 +72,14 @@ def planned(
 
 
 def undecided(
-    target: Target, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
+    target: StorePlace, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
 ) -> list[Subject]:
     """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
     store = target.opened(read_only=True)
     return [
         subject
         for name, subject in subjects.items()
-        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=earlier_run(store, name))[0]
+        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=previous_run(store, name))[0]
     ]
 
 
@@ -108,7 +108,7 @@ def decided_jobs(
     unreadable = {problem.path: problem for problem in problems}
     jobs, others = [], []
     for subject in subjects:
-        earlier = NOTHING if overwrite else earlier_run(store, subject.name)
+        earlier = NO_RUN if overwrite else previous_run(store, subject.name)
         job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
         others += found
         if job:

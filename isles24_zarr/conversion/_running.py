@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from isles24_zarr.release import Source
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
     from isles24_zarr.tasks import TaskLost
 
 
@@ -42,7 +42,7 @@ class Run:
     """
 
     source: Source
-    target: Target
+    target: StorePlace
     client: Client | None
     confirm: Callable[[], None]
     folder: Path | None
@@ -139,7 +139,7 @@ def client_for(jobs: Sequence[Job], client: Client | None, workers: int | None) 
 
 
 @contextlib.contextmanager
-def spool_for(source: Source, target: Target, folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+def spool_for(source: Source, target: StorePlace, folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
     """Give a folder for members of an archive that is read from front to back; nothing for other sources."""
     from isles24_zarr.tasks import opened_spool
 

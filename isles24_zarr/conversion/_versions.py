@@ -16,12 +16,12 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
-from isles24_zarr.format import KEY, PHENOTYPE
+from isles24_zarr.format import ATTRIBUTE_KEY, PHENOTYPE
 from isles24_zarr.store import (
-    DOCUMENT,
     LOCAL,
+    ZARR_JSON,
     Place,
-    Target,
+    StorePlace,
     child_names,
     committed_subjects,
     is_versioned,
@@ -133,12 +133,12 @@ def commit_versions(
 @contextlib.contextmanager
 def _locked(place: Place) -> Iterator[None]:
     """Keep others from committing to a folder; of two who commit to a bucket, Icechunk refuses the second."""
-    with contextlib.nullcontext() if place.in_bucket else Target.of(place.root).locked():
+    with contextlib.nullcontext() if place.in_bucket else StorePlace.of(place.root).locked():
         yield
 
 
 def _root_seal(store: Store) -> str | None:
-    found: str | None = (read_document(store, "") or {}).get("attributes", {}).get(KEY, {}).get("seal")
+    found: str | None = (read_document(store, "") or {}).get("attributes", {}).get(ATTRIBUTE_KEY, {}).get("seal")
     return found
 
 
@@ -146,7 +146,7 @@ def _write_whole(
     store: Store, target: Store, subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]
 ) -> None:
     """Write the root of a store, and the table of these subjects."""
-    _copy_objects(store, target, [DOCUMENT])
+    _copy_objects(store, target, [ZARR_JSON])
     draft = MemoryStore()
     write_dataset(draft, PHENOTYPE, cohort_dataset(dict(sorted(subjects.items())), dictionary))
     _copy(draft, target, PHENOTYPE)
@@ -158,11 +158,11 @@ def _copy(source: Store, target: Store, path: str) -> None:
     sizes = listed_keys(source, path)
     document = read_document(source, path) or {}
     for name, member in document.get("consolidated_metadata", {}).get("metadata", {}).items():
-        for key, size in member.get("attributes", {}).get(KEY, {}).get("shards", {}).items():
+        for key, size in member.get("attributes", {}).get(ATTRIBUTE_KEY, {}).get("shards", {}).items():
             if sizes.get(f"{path}/{name}/{key}") != size:
                 raise StoreDamageError(f"{source}/{path}/{name}/{key}", "is lost or cut short")
-    documents = sorted((key for key in sizes if key.endswith(DOCUMENT)), key=lambda key: (key.count("/"), key))
-    _copy_objects(source, target, [*documents, *(key for key in sizes if not key.endswith(DOCUMENT))])
+    documents = sorted((key for key in sizes if key.endswith(ZARR_JSON)), key=lambda key: (key.count("/"), key))
+    _copy_objects(source, target, [*documents, *(key for key in sizes if not key.endswith(ZARR_JSON))])
 
 
 def _copy_objects(source: Store, target: Store, keys: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import Source
-from isles24_zarr.store import Target, child_names, read_document, read_root
+from isles24_zarr.store import StorePlace, child_names, read_document, read_root
 from isles24_zarr.writing import remove, remove_partial_objects
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def convert(
         Writing failed. What was committed before stays; the same call resumes.
     """
     started = time.monotonic()
-    origin, target = Source.of(source, storage_options), Target.of(store, storage_options)
+    origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = origin.listed()
     chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
     outdated = _check_target(target)
@@ -183,7 +183,7 @@ def convert(
     )
 
 
-def _check_target(target: Target) -> OldStoreError | None:
+def _check_target(target: StorePlace) -> OldStoreError | None:
     """Make sure that the target is ours, or nothing yet; return what readers say of one of an older version."""
     target.opened(read_only=False)
     store = target.opened(read_only=True)

@@ -21,7 +21,7 @@ from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceE
 from isles24_zarr.format import ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import VoxelStream, whole_file, write_nifti
 from isles24_zarr.release import Stray, classified, selected_names
-from isles24_zarr.store import Target, committed_subjects, file_blocks, read_members, read_root
+from isles24_zarr.store import StorePlace, committed_subjects, file_blocks, read_members, read_root
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +65,7 @@ class ExportReport:
 class ExportTask:
     """What a worker needs to write one file: the array, and where it goes."""
 
-    target: Target
+    target: StorePlace
     record: ArrayRecord
     file: Path
 
@@ -114,7 +114,7 @@ def export(
     from isles24_zarr.tasks import TaskLost, completed_tasks, dask_client
 
     started = time.monotonic()
-    target, folder = Target.of(store, storage_options), Path(destination).expanduser().absolute()
+    target, folder = StorePlace.of(store, storage_options), Path(destination).expanduser().absolute()
     opened = target.opened(read_only=True)
     read_root(opened)
     damaged: list[tuple[str, StoreDamageError]] = []
@@ -163,7 +163,7 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 def _tasks(
-    target: Target,
+    target: StorePlace,
     subjects: Mapping[str, SubjectRecord],
     images: Sequence[str],
     folder: Path,
@@ -185,7 +185,7 @@ def _tasks(
                     problems.append(Problem.from_error(error, subject=name))
 
 
-def _task(target: Target, record: ArrayRecord, folder: Path) -> ExportTask:
+def _task(target: StorePlace, record: ArrayRecord, folder: Path) -> ExportTask:
     """Make a task of an array; a store is input like any other, its paths must stay below the destination."""
     if isinstance(classified(record.source.path), Stray):
         what = f"names {record.source.path!r} as its file, which is no image of a release"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.conversion._ingest import FileTask
 from isles24_zarr.errors import Problem, StoreDamageError
-from isles24_zarr.format import FORMAT_VERSION, KEY, SubjectPlan, seal, subject_plan
-from isles24_zarr.store import DOCUMENT, child_names, encoded_document, listed_keys, read_document
+from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, SubjectPlan, seal, subject_plan
+from isles24_zarr.store import ZARR_JSON, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 from isles24_zarr.writing import remove, remove_partial_objects, withdraw
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from isles24_zarr.conversion._ingest import FileResult
     from isles24_zarr.nifti import Header
     from isles24_zarr.release import Source, SourceFile, Subject
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 
 FIRST_TIME: Final = "not committed before"
@@ -33,7 +33,7 @@ FIRST_TIME: Final = "not committed before"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Earlier:
+class PreviousRun:
     """What the store holds of a subject.
 
     Parameters
@@ -51,7 +51,7 @@ class Earlier:
     damage: str | None = None
 
 
-NOTHING: Final = Earlier(record={}, images=frozenset())
+NO_RUN: Final = PreviousRun(record={}, images=frozenset())
 """Of a subject that is new, or to be converted afresh."""
 
 
@@ -84,7 +84,7 @@ class Job:
     unsettled: set[str] = dataclasses.field(default_factory=set)
     written: list[int] = dataclasses.field(default_factory=list)
 
-    def tasks(self, source: Source, target: Target) -> list[FileTask]:
+    def tasks(self, source: Source, target: StorePlace) -> list[FileTask]:
         """Return a task for each array."""
         self.pending = {plan.path for plan in self.plan.arrays}
         return [
@@ -109,17 +109,17 @@ class Job:
             self.problems.append(result.problem)
 
 
-def earlier_run(store: Store, name: str) -> Earlier:
+def previous_run(store: Store, name: str) -> PreviousRun:
     """Look at what the store holds of a subject. A commit that cannot be read, or was edited, is none."""
     try:
         document = read_document(store, name) or {}
     except StoreDamageError:
         document = {}
-    record: dict[str, Any] = document.get("attributes", {}).get(KEY, {})
+    record: dict[str, Any] = document.get("attributes", {}).get(ATTRIBUTE_KEY, {})
     if "arrays" not in record or record.get("seal") != seal(document):
-        return Earlier(record={}, images=_written_images(store, name))
+        return PreviousRun(record={}, images=_written_images(store, name))
     members = document.get("consolidated_metadata", {}).get("metadata", {})
-    return Earlier(record=record, images=frozenset(record["images"]), damage=_damage(store, name, members))
+    return PreviousRun(record=record, images=frozenset(record["images"]), damage=_damage(store, name, members))
 
 
 def _written_images(store: Store, name: str) -> frozenset[str]:
@@ -134,10 +134,10 @@ def _written_images(store: Store, name: str) -> frozenset[str]:
 def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
     found = listed_keys(store, name)
     for path, document in members.items():
-        ours = document["attributes"].get(KEY, {})
-        size = found.get(f"{name}/{path}/{DOCUMENT}")
+        ours = document["attributes"].get(ATTRIBUTE_KEY, {})
+        size = found.get(f"{name}/{path}/{ZARR_JSON}")
         if size is None or ("shards" in ours and size != len(encoded_document(document))):
-            return f"{name}/{path}/{DOCUMENT}"
+            return f"{name}/{path}/{ZARR_JSON}"
         for key, size in ours.get("shards", {}).items():
             if found.get(f"{name}/{path}/{key}") != size:
                 return f"{name}/{path}/{key}"
@@ -150,7 +150,7 @@ def decided_job(
     unreadable: Mapping[str, Problem],
     *,
     wanted: frozenset[str],
-    earlier: Earlier,
+    earlier: PreviousRun,
 ) -> tuple[Job | None, list[Problem]]:
     """Decide whether a subject is converted, and what is to be told if not.
 

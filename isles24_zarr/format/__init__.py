@@ -22,8 +22,8 @@ from isles24_zarr.format.labels import (
 )
 from isles24_zarr.format.layout import (
     ASSUMED_FRAME_SECONDS,
+    ATTRIBUTE_KEY,
     FORMAT_VERSION,
-    KEY,
     PHENOTYPE,
     ArrayPlan,
     GridPlan,
@@ -49,11 +49,11 @@ from isles24_zarr.format.shards import (
 __all__ = [
     "ABSENT",
     "ASSUMED_FRAME_SECONDS",
+    "ATTRIBUTE_KEY",
     "CHECKSUM_BYTES",
     "COORDINATES",
     "DASK_CHUNK_BYTES",
     "FORMAT_VERSION",
-    "KEY",
     "MAX_SHARD_BYTES",
     "PHENOTYPE",
     "ArrayPlan",

@@ -30,7 +30,7 @@ CHUNK_ZYX: Final = (8, 64, 64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class FileBlock:
     """A piece of a file that becomes one shard.
 
     Parameters
@@ -74,7 +74,7 @@ class Block:
             yield first, (last - first, *inner)
 
 
-def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation: Orientation) -> Iterator[Block]:
+def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation: Orientation) -> Iterator[FileBlock]:
     """Yield the blocks of the file that an array comes from, in its order; each is a whole shard.
 
     Parameters
@@ -100,10 +100,10 @@ def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation
             if frame:
                 file_shape = (frame.stop - frame.start, *file_shape)
                 region.insert(0, frame)
-            yield Block(file_shape=file_shape, region=tuple(region), step=step)
+            yield FileBlock(file_shape=file_shape, region=tuple(region), step=step)
 
 
-def shard_key(block: Block, shards: tuple[int, ...]) -> str:
+def shard_key(block: FileBlock, shards: tuple[int, ...]) -> str:
     """Return the key of the shard that a block becomes, below its array."""
     return "/".join(["c", *(str(cut.start // size) for cut, size in zip(block.region, shards, strict=True))])
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HEADER: Final = struct.Struct("<BBBBIII")
-"""Of Blosc: versions of the container and of the codec, flags, typesize; bytes unpacked, of a block, packed."""
+"""Of Blosc: versions of the container and of the codec, flags, typesize; bytes decompressed, of a block, compressed."""
 _MOST_TEXT_BYTES: Final = 2**26
 """Of a column of texts."""
 
@@ -38,7 +38,7 @@ def compressors(dtype: np.dtype[Any] | None = None, chunk: Sequence[int] = ()) -
     dtype
         Of the array; ``None`` where elements have no fixed size, as texts.
     chunk
-        Its shape: it is packed as one block, as Zstandard packs larger ones better.
+        Its shape: it is compressed as one block, as Zstandard packs larger ones better.
     """
     sizes = {"typesize": dtype.itemsize, "blocksize": math.prod(chunk) * dtype.itemsize} if dtype else {}
     options: dict[str, Any] = {**COMPRESSOR, **sizes}
@@ -46,7 +46,7 @@ def compressors(dtype: np.dtype[Any] | None = None, chunk: Sequence[int] = ()) -
 
 
 def column_bytes(chunk: bytes, document: Mapping[str, Any]) -> bytes:
-    """Return what the one chunk of a coordinate or a column of the table holds, unpacked.
+    """Return what the one chunk of a coordinate or a column of the table holds, decompressed.
 
     Parameters
     ----------
@@ -60,16 +60,16 @@ def column_bytes(chunk: bytes, document: Mapping[str, Any]) -> bytes:
     RuntimeError, ValueError
         It is damaged, or holds another number of values.
     """
-    packed, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
-    if len(packed) < _HEADER.size or google_crc32c.value(packed).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+    compressed, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
+    if len(compressed) < _HEADER.size or google_crc32c.value(compressed).to_bytes(CHECKSUM_BYTES, "little") != checksum:
         raise ValueError("its checksum differs")
-    *_, size, _, length = _HEADER.unpack_from(packed)
+    *_, size, _, length = _HEADER.unpack_from(compressed)
     count, is_text = math.prod(document["shape"]), document["data_type"] == "string"
     wanted = _MOST_TEXT_BYTES if is_text else count * np.dtype(document["data_type"]).itemsize
-    if length != len(packed) or size > wanted or (size != wanted and not is_text):
+    if length != len(compressed) or size > wanted or (size != wanted and not is_text):
         raise ValueError(f"it holds {size:,} of {wanted:,} bytes")
     memory: NDArray[np.uint8] = np.empty(size, np.uint8)
-    Blosc().decode(packed, memory)
+    Blosc().decode(compressed, memory)
     # texts follow their number, for which memory is taken
     if is_text and int.from_bytes(memory[:4].tobytes(), "little") != count:
         raise ValueError(f"it does not hold {count:,} texts")

@@ -33,7 +33,7 @@ from isles24_zarr.format._kinds import (
     mapping_of,
     optional,
 )
-from isles24_zarr.format.layout import KEY
+from isles24_zarr.format.layout import ATTRIBUTE_KEY
 from isles24_zarr.format.shards import index_bytes
 from isles24_zarr.nifti import MAX_AXIS, MAX_DEFLATE_RATIO
 from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
@@ -103,7 +103,7 @@ _IMAGE_ATTRIBUTES: Final[Mapping[str, Test]] = {
     "long_name": is_text,
     "units": optional(is_text),
     "session": is_count,
-    KEY: lambda value: type(value) is dict,
+    ATTRIBUTE_KEY: lambda value: type(value) is dict,
 }
 _MASK_ATTRIBUTES: Final[Mapping[str, Test]] = {"flag_values": list_of(is_number), "flag_meanings": is_text}
 _LABELS: Final[Mapping[str, Test]] = {
@@ -166,7 +166,7 @@ def checked_document(document: Mapping[str, Any], path: str) -> None:
         raise StoreDamageError(path, "is not a Zarr document")
     if kind == "group":
         checked_group(document, path)
-    elif KEY in document.get("attributes", {}):
+    elif ATTRIBUTE_KEY in document.get("attributes", {}):
         checked_image(document, path)
     else:
         checked_small_array(document, path)
@@ -204,11 +204,11 @@ def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str
 
 def checked_record(attributes: Mapping[str, Any], path: str) -> None:
     """Make sure that the attributes of a subject are clinical values and the record of its conversion."""
-    record = attributes.get(KEY)
+    record = attributes.get(ATTRIBUTE_KEY)
     if not isinstance(record, dict):
-        raise StoreDamageError(path, f"lacks {KEY}")
-    _require(_SUBJECT_RECORD, record, path, f"{KEY}.")
-    wrong = [name for name, value in attributes.items() if name != KEY and not is_cell(value)]
+        raise StoreDamageError(path, f"lacks {ATTRIBUTE_KEY}")
+    _require(_SUBJECT_RECORD, record, path, f"{ATTRIBUTE_KEY}.")
+    wrong = [name for name, value in attributes.items() if name != ATTRIBUTE_KEY and not is_cell(value)]
     if wrong:
         raise StoreDamageError(path, f"has a {wrong[0]} that convert does not write")
 
@@ -232,7 +232,7 @@ def checked_image(document: Mapping[str, Any], path: str) -> None:
             _require(tests, attributes, path)
     if odd := [name for name in _NO_IMAGE_HAS if name in attributes]:
         raise StoreDamageError(path, f"has a {odd[0]}, which no image has")
-    _require(_IMAGE_RECORD, attributes[KEY], path, f"{KEY}.")
+    _require(_IMAGE_RECORD, attributes[ATTRIBUTE_KEY], path, f"{ATTRIBUTE_KEY}.")
     shape: Any = document.get("shape")
     dtype = _TYPES.get(str(document.get("data_type")))
     if not is_shape(shape) or len(shape) not in (3, 4) or dtype is None:
@@ -241,7 +241,7 @@ def checked_image(document: Mapping[str, Any], path: str) -> None:
         raise StoreDamageError(path, "is stored otherwise than convert stores images")
     if document.get("dimension_names") != list(COORDINATES[-len(shape) :]):
         raise StoreDamageError(path, "has axes that no image has")
-    _check_file(shape, attributes[KEY], path)
+    _check_file(shape, attributes[ATTRIBUTE_KEY], path)
     _check_type(dtype, attributes, path)
     _check_shards(document, dtype.itemsize, path)
 
@@ -258,19 +258,19 @@ def _check_file(shape: list[int], record: Mapping[str, Any], path: str) -> None:
 
 def _check_type(dtype: np.dtype[Any], attributes: Mapping[str, Any], path: str) -> None:
     """Make sure that an array has the type of its file or, of a mask, of the labels that are listed."""
-    record, mask = attributes[KEY], attributes[KEY].get("mask")
+    record, mask = attributes[ATTRIBUTE_KEY], attributes[ATTRIBUTE_KEY].get("mask")
     is_mask = IMAGES[path.rsplit("/", 1)[-1]].is_mask if path.rsplit("/", 1)[-1] in IMAGES else mask is not None
     if (mask is not None) != is_mask:
-        raise StoreDamageError(path, f"{'lacks' if is_mask else 'has'} {KEY}.mask")
+        raise StoreDamageError(path, f"{'lacks' if is_mask else 'has'} {ATTRIBUTE_KEY}.mask")
     wanted = np.dtype(record["file_dtype"]).newbyteorder("=")
     if mask is not None:
         _require({"kind": ("labels", "soft", "other").__contains__}, mask if type(mask) is dict else {}, path, "mask.")
         if mask["kind"] == "labels":
-            _require(_LABELS, mask, path, f"{KEY}.mask.")
+            _require(_LABELS, mask, path, f"{ATTRIBUTE_KEY}.mask.")
             _require(_MASK_ATTRIBUTES, attributes, path)
             stored, highest = mask.get("stored", mask["labels"]), max([*mask["labels"], mask["highest"]])
             if not list_of(is_stored, len(mask["labels"]))(stored) or highest != mask["highest"]:
-                raise StoreDamageError(path, f"has a {KEY}.mask that contradicts itself")
+                raise StoreDamageError(path, f"has a {ATTRIBUTE_KEY}.mask that contradicts itself")
             wanted = np.min_scalar_type(highest)
     if dtype != wanted:
         raise StoreDamageError(path, f"has the type {dtype}, and its record says {wanted}")
@@ -283,7 +283,7 @@ def _check_shards(document: Mapping[str, Any], itemsize: int, path: str) -> None
     chunk, blosc, record = (
         options.get("chunk_shape"),
         options["codecs"][1]["configuration"],
-        document["attributes"][KEY],
+        document["attributes"][ATTRIBUTE_KEY],
     )
     # shards are filled up to whole chunks
     if not all(is_shape(each, most=2 * MAX_AXIS) and len(each) == len(shape) for each in (chunk, shard)):
@@ -329,7 +329,7 @@ def is_as_converted(document: Mapping[str, Any]) -> bool:
             and document["chunk_key_encoding"] == _KEYS
             and document["chunk_grid"]["name"] == "regular"
             and isinstance(document["chunk_grid"]["configuration"], dict)
-            and KEY in document["attributes"]
+            and ATTRIBUTE_KEY in document["attributes"]
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return False

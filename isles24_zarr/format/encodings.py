@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.format.layout import KEY
+from isles24_zarr.format.layout import ATTRIBUTE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +24,13 @@ def record_of(image: xr.DataArray | xr.Variable) -> Mapping[str, Any] | None:
     image
         Of a scan, or opened by xarray alone.
     """
-    found = image.encoding.get(KEY) or image.attrs.get(KEY)
+    found = image.encoding.get(ATTRIBUTE_KEY) or image.attrs.get(ATTRIBUTE_KEY)
     return found if isinstance(found, dict) else None
 
 
 def stored_layout(variable: xr.Variable) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return the shapes of the chunks and of the shards that an image has in its store, where it is still known."""
-    record = variable.encoding.get(KEY, {})
+    record = variable.encoding.get(ATTRIBUTE_KEY, {})
     layout = tuple(record.get("chunk_shape", ())), tuple(record.get("shard_shape", ()))
     return layout if all(len(lengths) == variable.ndim for lengths in layout) and variable.ndim else None
 

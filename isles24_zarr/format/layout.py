@@ -19,7 +19,7 @@ import xxhash
 
 from isles24_zarr import vocabulary
 from isles24_zarr.errors import Problem
-from isles24_zarr.format.chunking import Block, blocks_of_array, chunks_and_shards, slow_axis
+from isles24_zarr.format.chunking import FileBlock, blocks_of_array, chunks_and_shards, slow_axis
 from isles24_zarr.format.labels import MaskValues
 from isles24_zarr.geometry import (
     Grid,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 2
 """Of stores that are written and read. In version 1, masks were stored as their files have them."""
 
-KEY: Final = "isles24_zarr"
+ATTRIBUTE_KEY: Final = "isles24_zarr"
 """The attribute that holds everything of ours, on the root, on subjects and on arrays."""
 
 PHENOTYPE: Final = "phenotype"
@@ -112,13 +112,13 @@ class ArrayPlan:
         """Number of shards."""
         return math.prod(-(-count // shard) for count, shard in zip(self.shape, self.shards, strict=True))
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[FileBlock]:
         """Yield the blocks of the file, in its order."""
         return blocks_of_array(self.shape, self.shards, self.orientation)
 
 
 def recorded_orientation(ours: Mapping[str, Any]) -> Orientation:
-    """Return the orientation of an array from what its attribute `KEY` holds."""
+    """Return the orientation of an array from what its attribute `ATTRIBUTE_KEY` holds."""
     x, y, z = ours["orientation"]["axes"]
     flip_x, flip_y, flip_z = map(bool, ours["orientation"]["flips"])
     return Orientation(axes=(x, y, z), flips=(flip_x, flip_y, flip_z))
@@ -317,7 +317,7 @@ def _array_attributes(volume: _Volume) -> dict[str, Any]:
     attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
     if header.slope is not None:
         attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept
-    attributes[KEY] = {
+    attributes[ATTRIBUTE_KEY] = {
         "header": base64.b64encode(header.raw).decode("ascii"),
         "file_shape": list(header.shape),
         "file_dtype": header.dtype.str,
@@ -340,11 +340,11 @@ def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, 
     shard_sizes
         Bytes of each shard by its key below the array: what is not there any more, or shorter, is damaged.
     """
-    ours = dict(plan.attributes[KEY])
+    ours = dict(plan.attributes[ATTRIBUTE_KEY])
     ours["source"] = {**ours["source"], "size": digest.file_bytes, "sha256": digest.file_sha256}
     ours["checksum"] = {"algorithm": "xxh3-128", "of": "voxel bytes in file order", "value": digest.voxel_xxh3}
     ours["shards"] = dict(shard_sizes)
-    return {**plan.attributes, KEY: ours}
+    return {**plan.attributes, ATTRIBUTE_KEY: ours}
 
 
 def seal(document: Mapping[str, Any]) -> str:
@@ -356,7 +356,7 @@ def seal(document: Mapping[str, Any]) -> str:
         As read from JSON. Of the text of its JSON, with sorted keys and no spaces, the digest is taken.
     """
     attributes = dict(document["attributes"])
-    ours = attributes.get(KEY, {})
-    attributes[KEY] = {name: value for name, value in ours.items() if name not in ("seal", "times")}
+    ours = attributes.get(ATTRIBUTE_KEY, {})
+    attributes[ATTRIBUTE_KEY] = {name: value for name, value in ours.items() if name not in ("seal", "times")}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return xxhash.xxh3_128_hexdigest(text.encode())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from isles24_zarr import vocabulary
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import Problem
-from isles24_zarr.format.layout import KEY
+from isles24_zarr.format.layout import ATTRIBUTE_KEY
 
 if TYPE_CHECKING:
     from isles24_zarr.format.labels import MaskValues
@@ -30,7 +30,7 @@ def mask_plan(plan: ArrayPlan, found: MaskValues) -> ArrayPlan:
         What its values mean.
     """
     attributes, dtype = dict(plan.attributes), plan.dtype
-    attributes[KEY] = {**attributes[KEY], "mask": found.to_json()}
+    attributes[ATTRIBUTE_KEY] = {**attributes[ATTRIBUTE_KEY], "mask": found.to_json()}
     if found.kind == "labels":
         labels = vocabulary.IMAGES[plan.image].labels
         attributes = {name: each for name, each in attributes.items() if name not in ("scale_factor", "add_offset")}

@@ -16,7 +16,7 @@ import numpy as np
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format.documents import checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
-from isles24_zarr.format.layout import KEY, recorded_orientation
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_orientation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ class ArrayRecord:
         Parameters
         ----------
         document
-            As parsed, and checked by nobody yet.
+            As parsed, and not checked yet.
         path
             Of the array, for errors; its last part is the name of the image.
 
@@ -101,12 +101,12 @@ class ArrayRecord:
     @classmethod
     def from_checked(cls, document: Mapping[str, Any], path: str) -> Self:
         """Do the same for a document that was checked before, as those of a group are by `checked_group`."""
-        recorded = document["attributes"][KEY]
+        recorded = document["attributes"][ATTRIBUTE_KEY]
         (sharding,) = document["codecs"]
         try:
             mask = MaskValues.from_json(recorded["mask"]) if "mask" in recorded else None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StoreDamageError(path, f"has a {KEY}.mask that cannot be read ({error})") from error
+            raise StoreDamageError(path, f"has a {ATTRIBUTE_KEY}.mask that cannot be read ({error})") from error
         return cls(
             document=document,
             path=path,
@@ -128,7 +128,7 @@ class ArrayRecord:
     @property
     def header(self) -> bytes:
         """Every byte of the decompressed file before its voxels."""
-        return base64.b64decode(self.document["attributes"][KEY]["header"])
+        return base64.b64decode(self.document["attributes"][ATTRIBUTE_KEY]["header"])
 
     @property
     def file_voxel_bytes(self) -> int:
@@ -180,7 +180,7 @@ class SubjectRecord:
             They are not as `convert` writes them.
         """
         checked_record(attributes, path)
-        recorded = attributes[KEY]
+        recorded = attributes[ATTRIBUTE_KEY]
         return cls(
             format_version=recorded.get("format_version", 1),
             package_version=recorded.get("package_version"),
@@ -188,7 +188,7 @@ class SubjectRecord:
             images=recorded["images"],
             arrays=recorded["arrays"],
             files=recorded["files"],
-            clinical={name: value for name, value in attributes.items() if name != KEY},
+            clinical={name: value for name, value in attributes.items() if name != ATTRIBUTE_KEY},
             clinical_unread=recorded["clinical_unread"],
             seal=recorded.get("seal"),
         )

@@ -237,7 +237,7 @@ class MemberStream:
     Parameters
     ----------
     read
-        Gives the next bytes of the archive, unpacked: at most as many as it is asked for, none at the end.
+        Gives the next bytes of the archive, decompressed: at most as many as it is asked for, none at the end.
     path, size, crc
         Of the member, as the archive lists them; without a CRC-32, none is checked.
     """
@@ -270,7 +270,7 @@ class MemberStream:
         if self._wanted is not None:
             self._crc = zlib.crc32(piece, self._crc)
             if not self.left and self._crc != self._wanted:
-                raise DamagedArchiveError(self._path, "is not what was packed: its CRC in the archive differs")
+                raise DamagedArchiveError(self._path, "is not what was compressed: its CRC in the archive differs")
         return piece
 
     def skip(self) -> None:

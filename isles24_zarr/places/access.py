@@ -1,7 +1,7 @@
 """What is behind a URL: its file system, the options for it, and what it says when it fails, in one line.
 
-fsspec knows the file systems, and their libraries retry what may pass: requests that time out, are throttled or meet an
-error of the server. What still fails afterwards is told here.
+fsspec knows the file systems, and their libraries retry transient errors: requests that time out, are throttled or meet
+an error of the server. What still fails afterwards is told here.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def access_errors(url: str, *, writing: bool = False) -> Iterator[None]:
     url
         What it is about.
     writing
-        Whether an error that may pass is one of writing, after which the same command resumes.
+        Whether a transient error is one of writing, after which the same command resumes.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Members of a 7z archive, in the order in which they lie there.
 
-Files are packed one after the other into blocks ("folders" in the words of the format), most often all into a single
-one, which can only be unpacked from its start. py7zr reads the directory at the end of the archive; blocks are unpacked
-here, by the standard library and piece by piece, so that memory holds the dictionary of the packer and a piece,
-whatever the sizes in the directory say. A block that holds nothing of interest is not read.
+Files are compressed one after the other into blocks ("folders" in the words of the format), most often all into a
+single one, which can only be decompressed from its start. py7zr reads the directory at the end of the archive; blocks
+are decompressed here, by the standard library and piece by piece, so that memory holds the dictionary of the packer and
+a piece, whatever the sizes in the directory say. A block that holds nothing of interest is not read.
 
 Format: https://py7zr.readthedocs.io/en/latest/archive_format.html
 """
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 2**20
 _MOST_DICTIONARY_BYTES: Final = 2**30
-"""A directory may declare one of 4 GB, which would be taken from memory before the first byte is unpacked."""
+"""A directory may declare one of 4 GB, which would be taken from memory before the first byte is decompressed."""
 
 _UNPACK: Final = "; unpack it and convert the folder"
 _ENCRYPTION: Final = b"\x06\xf1\x07\x01"
 _METHODS: Final = {b"\x00": "Copy", b"\x21": "LZMA2", b"\x03\x01\x01": "LZMA", b"\x04\x02\x02": "BZip2"}
-"""Those that can be unpacked in bounded pieces."""
+"""Those that can be decompressed in bounded pieces."""
 
 _BRANCHES: Final = b"\x03\x03\x01\x03"
 """The filter for programs that some packers put before LZMA2, whatever they pack."""
@@ -70,7 +70,7 @@ class _Decoder(Protocol):
 
 
 class _Copy:
-    """The method of blocks that are not packed."""
+    """The method of blocks that are not compressed."""
 
     eof = False
     needs_input = True
@@ -81,10 +81,10 @@ class _Copy:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """Where a block lies, how it is packed, and its members in their order."""
+    """Where a block lies, how it is compressed, and its members in their order."""
 
     start: int
-    packed: int
+    compressed: int
     method: str
     properties: bytes
     branches: bool
@@ -104,7 +104,7 @@ class _Block:
         return lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=filters)
 
     def dictionary_bytes(self) -> int:
-        """Memory that unpacking takes."""
+        """Memory that decompression takes."""
         if self.method == "LZMA":
             return max(int.from_bytes(self.properties[1:5], "little"), 4096)
         if self.method == "LZMA2":
@@ -113,12 +113,12 @@ class _Block:
         return 0
 
 
-class _Unpacked:
+class _Decompressed:
     """The bytes of a block, forward only. What was damaged stays so."""
 
     def __init__(self, file: BinaryIO, block: _Block, *, path: str) -> None:
         file.seek(block.start)
-        self._file, self._left, self._path = file, block.packed, path
+        self._file, self._left, self._path = file, block.compressed, path
         self._decoder = block.decoder()
         self._damage = ""
 
@@ -133,7 +133,7 @@ class _Unpacked:
             try:
                 piece = self._decoder.decompress(fresh, count)
             except (lzma.LZMAError, OSError, ValueError, MemoryError) as error:  # OSError: of bz2, nothing is read here
-                self._damage = f"cannot be unpacked: {error}"
+                self._damage = f"cannot be decompressed: {error}"
                 break
             if piece:
                 return piece
@@ -143,7 +143,7 @@ class _Unpacked:
 
 
 def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
-    """List the regular files of an archive by its directory; nothing is unpacked.
+    """List the regular files of an archive by its directory; nothing is decompressed.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
     """
     files, problems = [], []
     with _opened(path) as archive:
-        _blocks(archive, path)  # which refuses what could not be unpacked later
+        _blocks(archive, path)  # which refuses what could not be decompressed later
         for member in archive.files:
             if member.is_directory and not member.is_symlink:
                 continue
@@ -188,11 +188,11 @@ def read_members(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Memb
     with _opened(path) as archive:
         for block in _blocks(archive, path):
             last = max((index for index, each in enumerate(block.members) if each.filename in wanted), default=-1)
-            unpacked = _Unpacked(archive.fp, block, path=path) if last >= 0 else None
+            decompressed = _Decompressed(archive.fp, block, path=path) if last >= 0 else None
             for member in block.members[: last + 1]:
-                assert unpacked is not None  # noqa: S101 - for the type checker
+                assert decompressed is not None  # noqa: S101 - for the type checker
                 crc = member.crc32 if member.filename in wanted else None
-                stream = MemberStream(unpacked.read, path=member.filename, size=int(member.uncompressed), crc=crc)
+                stream = MemberStream(decompressed.read, path=member.filename, size=int(member.uncompressed), crc=crc)
                 if member.filename in wanted:
                     yield member.filename, stream
                 with contextlib.suppress(DamagedArchiveError):  # the next member says so
@@ -227,7 +227,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 def _blocks(archive: Any, path: str) -> list[_Block]:
-    """Return the blocks of an archive, all of which can be unpacked."""
+    """Return the blocks of an archive, all of which can be decompressed."""
     streams = getattr(archive.header, "main_streams", None) if hasattr(archive, "header") else None
     if streams is None:
         return []
@@ -237,21 +237,21 @@ def _blocks(archive: Any, path: str) -> list[_Block]:
             by_folder.setdefault(id(member.folder), []).append(member)
     blocks = []
     start = archive.afterheader + streams.packinfo.packpos
-    for folder, packed in zip(streams.unpackinfo.folders, streams.packinfo.packsizes, strict=False):
+    for folder, compressed in zip(streams.unpackinfo.folders, streams.packinfo.packsizes, strict=False):
         members = tuple(by_folder.get(id(folder), ()))
-        block = _Block(start=start, packed=packed, members=members, **_packing(folder.coders, path))
-        if packed < 0 or start < 0 or any(int(member.uncompressed) < 0 for member in members):
+        block = _Block(start=start, compressed=compressed, members=members, **_compression(folder.coders, path))
+        if compressed < 0 or start < 0 or any(int(member.uncompressed) < 0 for member in members):
             raise UnusableArchiveError(path, "its directory has impossible sizes; fetch the archive again")
-        start += packed
+        start += compressed
         if block.dictionary_bytes() > _MOST_DICTIONARY_BYTES:
             need = f"{block.dictionary_bytes() / 1e6:,.0f} MB of memory"
-            raise UnusableArchiveError(path, f"asks for {need} to be unpacked{_UNPACK}")
+            raise UnusableArchiveError(path, f"asks for {need} to be decompressed{_UNPACK}")
         blocks.append(block)
     return blocks
 
 
-def _packing(coders: list[Mapping[str, Any]], path: str) -> dict[str, Any]:
-    """Return how a block is packed."""
+def _compression(coders: list[Mapping[str, Any]], path: str) -> dict[str, Any]:
+    """Return how a block is compressed."""
     if any(coder["method"] == _ENCRYPTION for coder in coders):
         raise UnusableArchiveError(path, f"is encrypted{_UNPACK}")
     packers = [coder for coder in coders if coder["method"] != _BRANCHES]
@@ -260,7 +260,7 @@ def _packing(coders: list[Mapping[str, Any]], path: str) -> dict[str, Any]:
     if method is None or len(packers) != 1 or len(coders) > 2 or (branches and method != "LZMA2"):
         codes = " + ".join(coder["method"].hex() for coder in coders)
         known = ", ".join(_METHODS.values())
-        raise UnusableArchiveError(path, f"is packed by method {codes}, not by one of {known}{_UNPACK}")
+        raise UnusableArchiveError(path, f"is compressed by method {codes}, not by one of {known}{_UNPACK}")
     properties = packers[0]["properties"] or b""
     least = {"LZMA": 5, "LZMA2": 1}.get(method, 0)
     if len(properties) < least or (method == "LZMA" and properties[0] >= 9 * 5 * 5):

@@ -1,8 +1,8 @@
-"""Members of a tar archive, packed by gzip or not, in the order in which they lie there.
+"""Members of a tar archive, compressed by gzip or not, in the order in which they lie there.
 
-A tar archive has no directory: to list it is to walk through it, past the voxels where it is not packed, and through
-all of it where it is. `tarfile` parses the headers; it reads through `_Archive`, which goes forward only and gives no
-more at once than a header may take, whatever length a header declares for a name.
+A tar archive has no directory: to list it is to walk through it, past the voxels where it is not compressed, and
+through all of it where it is. `tarfile` parses the headers; it reads through `_Archive`, which goes forward only and
+gives no more at once than a header may take, whatever length a header declares for a name.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class _Archive:
 
     def __init__(self, file: BinaryIO, *, path: str) -> None:
         self._file, self._path = file, path
-        packed = path.lower().endswith((".gz", ".tgz"))
-        self._stream = GzipStream(HashedFile(file, path=path), path=path) if packed else None
+        compressed = path.lower().endswith((".gz", ".tgz"))
+        self._stream = GzipStream(HashedFile(file, path=path), path=path) if compressed else None
         self._at = 0
         self.ended = False
 
@@ -69,7 +69,7 @@ class _Archive:
         return self._at
 
     def finish(self) -> None:
-        """Check the end of the packed stream, which tells whether all of it was good."""
+        """Check the end of the compressed stream, which tells whether all of it was good."""
         if self._stream:
             left = _MOST_PADDING_BYTES
             while left > 0 and (piece := self.read(2**16)):
@@ -126,7 +126,7 @@ def read_members(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Memb
         Names that are there once.
     """
     left = set(wanted)
-    with Path(path).open("rb") as file, contextlib.suppress(SourceError, *_HEADER_ERRORS):  # listing has told of it
+    with Path(path).open("rb") as file, contextlib.suppress(SourceError, *_HEADER_ERRORS):  # listing has reported it
         archive = _Archive(file, path=path)
         for member in _members(archive):
             name = _name(member)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 _ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""The others are unpacked by zipfile in pieces of any size."""
+"""The others are decompressed by zipfile in pieces of any size."""
 
 _HEADER_BLOCK_BYTES: Final = 2**16
 _BLOCK_BYTES: Final = 16 * 2**20
@@ -197,7 +197,7 @@ class Source:
             filesystem, root = (LocalFileSystem(), "") if held else filesystem_of(self.url, self.storage_options)
             path = str(held) if held else f"{root.rstrip('/')}/{file.path}" if root else file.path
             if isinstance(filesystem, ZipFileSystem) and filesystem.info(path)["compress_type"] not in _ZIP_METHODS:
-                raise UnsupportedArchiveError(file.path, "is packed by another method than deflate")
+                raise UnsupportedArchiveError(file.path, "is compressed by another method than deflate")
             block = {"block_size": _HEADER_BLOCK_BYTES if header else _BLOCK_BYTES}
             opened = filesystem.open(path, "rb", **(block if isinstance(filesystem, AsyncFileSystem) else {}))
         # ImportError: where a worker lacks what this process has; RuntimeError: of encrypted members of a zip file

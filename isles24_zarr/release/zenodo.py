@@ -1,7 +1,7 @@
 """The release from Zenodo, or files of any other record there: size and MD5 are those of the record.
 
 pooch gives a file its place once its MD5 is right. A download of 99 GB breaks off: what has come stays in a
-part file beside the wanted one, and is gone on with by HTTP Range (RFC 9110), in the same run or in a later one.
+part file beside the wanted one, and is resumed by HTTP Range (RFC 9110), in the same run or in a later one.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def fetch(
     progress: bool = True,
     patience: float = 1.0,
 ) -> FetchReport:
-    """Download the files of a Zenodo record; run it again to go on where it stopped.
+    """Download the files of a Zenodo record; run it again to resume where it stopped.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def recorded_files(session: Any, record: str, api: str = ZENODO) -> list[RecordF
     except requests.exceptions.JSONDecodeError as error:
         raise RecordError(url, "is answered by something else than a record") from error
     except requests.exceptions.RequestException as error:
-        raise DownloadError(url, f"nobody answers ({_reason(error)})") from error
+        raise DownloadError(url, f"no server answers ({_reason(error)})") from error
     if document is None:
         raise RecordError(url, f"cannot be had (status {answer.status_code})")
     try:
@@ -285,7 +285,7 @@ class _Download:
         import requests
 
         begin = part.tell()
-        # packed on the way, ranges and sizes would be those of something else
+        # compressed on the way, ranges and sizes would be those of something else
         headers = {"Range": f"bytes={begin}-", "Accept-Encoding": "identity"}
         try:
             with self._session.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:

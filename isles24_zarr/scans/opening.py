@@ -28,11 +28,11 @@ from isles24_zarr.format import (
 from isles24_zarr.geometry import voxel_numbers
 from isles24_zarr.places import service_of
 from isles24_zarr.store import (
-    DOCUMENT,
     ONLY_CHUNK,
+    ZARR_JSON,
     RemoteStore,
     StoredArray,
-    Target,
+    StorePlace,
     check_version,
     child_names,
     coordinate_variable,
@@ -98,12 +98,12 @@ def open_scan(
     StoreDamageError
         Part of an array is lost.
     """
-    target = Target.of(store, storage_options)
+    target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     group = f"{subject}/space-{space.removeprefix('space-')}"
     # all at once, as far as it is known what there is to read
     coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
-    documents = {path: f"{path}/{DOCUMENT}" for path in (subject, group)}
+    documents = {path: f"{path}/{ZARR_JSON}" for path in (subject, group)}
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
     seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
     objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
@@ -148,7 +148,9 @@ def open_scan(
     return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
 
 
-def _subject_record(target: Target, store: Store, subject: str, document: Mapping[str, Any] | None) -> SubjectRecord:
+def _subject_record(
+    target: StorePlace, store: Store, subject: str, document: Mapping[str, Any] | None
+) -> SubjectRecord:
     """Return what the commit of a subject recorded, from its document."""
     if document is not None and subject:
         record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
@@ -160,7 +162,7 @@ def _subject_record(target: Target, store: Store, subject: str, document: Mappin
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 
 
-def image_groups(target: Target, subject: str) -> Mapping[str, list[str]]:
+def image_groups(target: StorePlace, subject: str) -> Mapping[str, list[str]]:
     """Return the groups that hold each image of a subject, by the image's name.
 
     Raises
@@ -173,7 +175,7 @@ def image_groups(target: Target, subject: str) -> Mapping[str, list[str]]:
     return _subject_record(target, store, subject, document).images
 
 
-def stored_array(target: Target, path: str) -> StoredArray:
+def stored_array(target: StorePlace, path: str) -> StoredArray:
     """Open one image as it is stored: unscaled, (z, y, x) or (time, z, y, x).
 
     Parameters
@@ -219,7 +221,7 @@ def described_arrays(
     store, subject, storage_options
         As for `open_scan`, whose errors it raises.
     """
-    target = Target.of(store, storage_options)
+    target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
     arrays = _subject_record(target, opened, subject, document).arrays
@@ -249,7 +251,7 @@ def read_path(store: str | os.PathLike[str], *, storage_options: Mapping[str, An
     store, storage_options
         As for `open_scan`.
     """
-    opened = Target.of(store, storage_options).opened(read_only=True)
+    opened = StorePlace.of(store, storage_options).opened(read_only=True)
     if isinstance(opened, RemoteStore):
         files = getattr(opened.fs, "sync_fs", opened.fs)
         library = "obstore" if service_of(opened.url) else f"{type(files).__name__} of fsspec"

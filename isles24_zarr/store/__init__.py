@@ -10,8 +10,8 @@ from isles24_zarr.store.arrays import (
 from isles24_zarr.store.file_order import file_blocks, file_voxels
 from isles24_zarr.store.files import NO_FILE, opened_file
 from isles24_zarr.store.objects import (
-    DOCUMENT,
-    Target,
+    ZARR_JSON,
+    StorePlace,
     check_version,
     child_names,
     committed_subjects,
@@ -30,15 +30,15 @@ from isles24_zarr.store.repository import LOCAL, Place, is_versioned, opened_ver
 from isles24_zarr.store.voxels import StoredVoxels
 
 __all__ = [
-    "DOCUMENT",
     "LOCAL",
     "NO_FILE",
     "ONLY_CHUNK",
+    "ZARR_JSON",
     "Place",
     "RemoteStore",
+    "StorePlace",
     "StoredArray",
     "StoredVoxels",
-    "Target",
     "check_version",
     "child_names",
     "column_table",

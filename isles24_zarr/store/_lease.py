@@ -218,7 +218,7 @@ def leased(url: str, options: Mapping[str, Any]) -> Iterator[Callable[[], None]]
 
     def keep() -> None:
         while not ended.wait(_RENEWAL_SECONDS):
-            # what may pass is tried again; what does not, `confirm` tells
+            # transient errors are retried; others are raised by `confirm`
             with contextlib.suppress(*library_errors()):
                 lease.renew()
 

@@ -13,7 +13,7 @@ from xarray.core import indexing
 from zarr.storage import LocalStore
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import KEY, column_bytes, listed_members, seal
+from isles24_zarr.format import ATTRIBUTE_KEY, column_bytes, listed_members, seal
 from isles24_zarr.store.files import FileStamp, shard_status
 from isles24_zarr.store.objects import read_document
 from isles24_zarr.store.voxels import StoredVoxels
@@ -97,17 +97,17 @@ def image_variable(store: Store, record: ArrayRecord, grid: Mapping[str, Any]) -
     Returns
     -------
     xarray.Variable
-        Its encoding holds what was recorded of it, under `KEY`, with its ``chunk_shape`` and ``shard_shape`` and the
-        ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever takes their
-        place.
+        Its encoding holds what was recorded of it, under `ATTRIBUTE_KEY`, with its ``chunk_shape`` and ``shard_shape``
+        and the ``affine`` of its grid. How the values were scaled is not in there: xarray would scale back whatever
+        takes their place.
     """
     attributes = dict(record.document["attributes"])
     shapes = {"chunk_shape": record.chunk_shape, "shard_shape": record.shard_shape, "affine": grid["affine"]}
-    recorded = {**attributes.pop(KEY), **shapes}
+    recorded = {**attributes.pop(ATTRIBUTE_KEY), **shapes}
     if record.affine_source != "none":
         attributes["file_orientation"] = record.orientation.file_codes
     names = record.dimension_names
-    encoding = {"preferred_chunks": dict(zip(names, record.chunk_shape, strict=True)), KEY: recorded}
+    encoding = {"preferred_chunks": dict(zip(names, record.chunk_shape, strict=True)), ATTRIBUTE_KEY: recorded}
     data = indexing.LazilyIndexedArray(StoredArray(store, record))
     variable = xr.Variable(names, data, attributes, encoding, fastpath=True)
     if "scale_factor" in attributes:
@@ -158,8 +158,8 @@ def column_table(store: Store, path: str) -> xr.Dataset | None:
     if document is None:
         return None
     members = listed_members(document, f"{store}/{path}")
-    cells = document["attributes"].get(KEY, {}).get("columns")
-    if document["attributes"].get(KEY, {}).get("seal") != seal(document):  # a digit may be another one
+    cells = document["attributes"].get(ATTRIBUTE_KEY, {}).get("columns")
+    if document["attributes"].get(ATTRIBUTE_KEY, {}).get("seal") != seal(document):  # a digit may be another one
         raise StoreDamageError(f"{store}/{path}", "was changed after it was written")
     if not isinstance(cells, dict) or cells.keys() != members.keys():
         raise StoreDamageError(f"{store}/{path}", "does not hold the columns that it lists")

@@ -25,7 +25,7 @@ from isles24_zarr.errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from isles24_zarr.format import FORMAT_VERSION, KEY, SubjectRecord, checked_document, listed_members
+from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, SubjectRecord, checked_document, listed_members
 from isles24_zarr.places import local_path, lock_file
 from isles24_zarr.store._lease import LOCK, leased
 from isles24_zarr.store.files import FileStamp, file_content, files_below, folder_entries
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-DOCUMENT: Final = "zarr.json"
+ZARR_JSON: Final = "zarr.json"
 _ATTRIBUTES: Final = b'\n  "attributes": {'
 _MEMBERS: Final = b',\n  "consolidated_metadata": {'
 """Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
@@ -47,7 +47,7 @@ _READERS: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class StorePlace:
     """A place for a store, which any process can open for itself.
 
     Parameters
@@ -62,7 +62,7 @@ class Target:
     storage_options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Target:
+    def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> StorePlace:
         """Make a target of what a caller gives: a folder or a URL. Options are for URLs; a path takes none."""
         text = local_path(os.fspath(store))
         if not text:
@@ -136,7 +136,7 @@ class Target:
 def document_stamp(store: LocalStore, path: str) -> object:
     """Return what changes when the document of a node in a folder is replaced; ``None`` where there is none."""
     try:
-        status = os.stat(f"{store.root}/{path}/{DOCUMENT}")  # noqa: PTH116 - as in `arrays.check_shards`
+        status = os.stat(f"{store.root}/{path}/{ZARR_JSON}")  # noqa: PTH116 - as in `arrays.check_shards`
     except OSError:
         return None
     # the last one of copies that keep the time of what they copy
@@ -167,7 +167,7 @@ def read_document(store: Store, path: str) -> dict[str, Any] | None:
     StoreDamageError
         It is not what `convert` writes.
     """
-    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    key = f"{path}/{ZARR_JSON}" if path else ZARR_JSON
     document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
     if document is not None and path:  # what the root is, `read_root` says
         checked_document(document, f"{store}/{path}")
@@ -182,7 +182,7 @@ def read_members(store: Store, path: str) -> dict[str, dict[str, Any]]:
     StoreDamageError
         The group is lost, or its document lists nothing.
     """
-    key = f"{path}/{DOCUMENT}"
+    key = f"{path}/{ZARR_JSON}"
     document = document_from_bytes(read_objects(store, [key])[key], path=f"{store}/{key}")
     if document is None:
         raise StoreDamageError(f"{store}/{key}", "is lost")
@@ -264,7 +264,7 @@ def read_root(store: Store) -> dict[str, Any]:
     """
     document = read_document(store, "")
     attributes: dict[str, Any] = (document or {}).get("attributes", {})
-    if not isinstance(attributes.get(KEY), dict):
+    if not isinstance(attributes.get(ATTRIBUTE_KEY), dict):
         if document is None and isinstance(store, RemoteStore):
             store.check_place()
         what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
@@ -284,12 +284,12 @@ def check_version(where: object, version: object) -> None:
 def child_names(store: Store, path: str) -> list[str]:
     """Return the names of everything right below a path; documents and the lock of a conversion are left out."""
     if isinstance(store, LocalStore):
-        return sorted({entry.name for entry in folder_entries(f"{store.root}/{path}")} - {DOCUMENT, LOCK})
+        return sorted({entry.name for entry in folder_entries(f"{store.root}/{path}")} - {ZARR_JSON, LOCK})
 
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
 
-    return sorted(name.rstrip("/") for name in sync(listed()) if name not in (DOCUMENT, LOCK))
+    return sorted(name.rstrip("/") for name in sync(listed()) if name not in (ZARR_JSON, LOCK))
 
 
 def listed_keys(store: Store, path: str) -> dict[str, int]:
@@ -320,7 +320,7 @@ def committed_subjects(
     names = [name for name in child_names(store, "") if name.startswith("sub-")]
     found: dict[str, SubjectRecord] = {}
     for name in names:
-        key = f"{name}/{DOCUMENT}"
+        key = f"{name}/{ZARR_JSON}"
         try:
             document = document_from_bytes(read_objects(store, [key])[key], path=name, members=False)
             if document is not None:

@@ -76,7 +76,7 @@ def _duration_cell(rng: np.random.Generator, minutes: int) -> Any:
 
 
 def clinical_cells(patient: Patient, rng: np.random.Generator) -> dict[str, Any]:
-    """Return a cell for every clinical variable by name, ``None`` where nobody wrote it down.
+    """Return a cell for every clinical variable by name, ``None`` where it was not recorded.
 
     Parameters
     ----------

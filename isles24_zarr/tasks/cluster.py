@@ -115,8 +115,8 @@ def completed_tasks(
     """Run tasks, the largest or those of the largest group first, and yield each with its result as it ends.
 
     A task that raises ends them all with its exception; one whose workers keep dying, or have too little memory, is
-    told of, and the others go on. Whatever ends them, what has not begun is cancelled, and what is running stops at its
-    next `advance`; the cluster stays.
+    reported, and the others are processed. Whatever ends them, what has not begun is cancelled, and what is running
+    stops at its next `advance`; the cluster stays.
 
     Parameters
     ----------

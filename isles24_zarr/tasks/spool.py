@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from isles24_zarr.nifti import MemberStream
     from isles24_zarr.release import SourceFile, Subject
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
     from isles24_zarr.tasks.cluster import RunningTasks, TaskLost
 
 MOST_BYTES: Final = 4 * 10**9
@@ -122,7 +122,7 @@ class Arrival(Generic[Task]):
 
 
 @contextlib.contextmanager
-def opened_spool(place: str | os.PathLike[str] | None, target: Target) -> Iterator[Path]:
+def opened_spool(place: str | os.PathLike[str] | None, target: StorePlace) -> Iterator[Path]:
     """Give an empty folder for copies, which is gone afterwards.
 
     Parameters

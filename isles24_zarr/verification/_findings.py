@@ -1,7 +1,7 @@
 """What of a store can be checked without a voxel: documents, the table, coordinates, and which objects there are.
 
 Each document, column, coordinate and array is a unit of its own: whatever is damaged in one is a finding, by
-`findings`, and the others go on.
+`findings`, and the others are processed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.errors import NotAStoreError, Problem, StoreDamageError, StoreVersionError
 from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
     COORDINATES,
-    KEY,
     PHENOTYPE,
     ArrayRecord,
     SubjectRecord,
@@ -29,8 +29,8 @@ from isles24_zarr.format import (
 )
 from isles24_zarr.places import PARTIAL
 from isles24_zarr.store import (
-    DOCUMENT,
     NO_FILE,
+    ZARR_JSON,
     column_table,
     document_from_bytes,
     encoded_document,
@@ -78,25 +78,25 @@ def _relative(path: str) -> str:
 def root_problems(store: Store) -> list[Problem]:
     """Check the document of the root."""
     problems: list[Problem] = []
-    with findings(DOCUMENT, problems):
+    with findings(ZARR_JSON, problems):
         document = _parsed(store, "") or {}
         if _recorded_seal(document) != seal(document):
-            problems.append(damage(DOCUMENT, "was edited after it was written"))
+            problems.append(damage(ZARR_JSON, "was edited after it was written"))
         if document.get("attributes", {}).get("state") != "complete":
-            problems.append(damage(DOCUMENT, "says that a conversion has not finished"))
+            problems.append(damage(ZARR_JSON, "says that a conversion has not finished"))
     return problems
 
 
 def _parsed(store: Store, path: str) -> dict[str, Any] | None:
     """Return a document as it is, whatever it says."""
-    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    key = f"{path}/{ZARR_JSON}" if path else ZARR_JSON
     return document_from_bytes(read_objects(store, [key])[key], path=key)
 
 
 def _recorded_seal(document: Mapping[str, Any]) -> Any:
-    record = document.get("attributes", {}).get(KEY)
+    record = document.get("attributes", {}).get(ATTRIBUTE_KEY)
     if not isinstance(record, dict):
-        raise StoreDamageError(DOCUMENT, f"lacks {KEY}")
+        raise StoreDamageError(ZARR_JSON, f"lacks {ATTRIBUTE_KEY}")
     return record.get("seal")
 
 
@@ -128,9 +128,9 @@ def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
             problems.append(damage(f"{PHENOTYPE}/subject", f"names {subject!r}, which can be no subject"))
             continue
         if subject not in present:
-            problems.append(damage(f"{subject}/{DOCUMENT}", "is missing: the cohort table lists the subject"))
+            problems.append(damage(f"{subject}/{ZARR_JSON}", "is missing: the cohort table lists the subject"))
             continue
-        with contextlib.suppress(StoreDamageError):  # of its document, which is told of with the subject
+        with contextlib.suppress(StoreDamageError):  # of its document, which is reported with the subject
             attributes = (_parsed(store, subject) or {}).get("attributes", {})
             problems += _row_problems(
                 {name: values[row] for name, values in columns.items() if name != "image"}, subject, attributes
@@ -156,7 +156,7 @@ def _small_values(store: Store, path: str, document: Mapping[str, Any]) -> Any:
         raise StoreDamageError(f"{path}/{key}", "is lost")
     try:
         column_bytes(chunk, document)  # whatever it says of its sizes must not reach a library
-        objects = {f"{DOCUMENT}": encoded_document(document), key: chunk}
+        objects = {f"{ZARR_JSON}": encoded_document(document), key: chunk}
         memory = MemoryStore(
             {name: default_buffer_prototype().buffer.from_bytes(data) for name, data in objects.items()}
         )
@@ -206,15 +206,15 @@ def _group_problems(
     """Return the document of a group, and those of all that it lists, as far as they can be used."""
     document: dict[str, Any] | None = None
     members: dict[str, dict[str, Any]] = {}
-    with findings(f"{path}/{DOCUMENT}", problems):
+    with findings(f"{path}/{ZARR_JSON}", problems):
         document = _parsed(store, path)
         if document is None:
-            raise StoreDamageError(f"{path}/{DOCUMENT}", "is missing: the group was not committed, or was deleted")
+            raise StoreDamageError(f"{path}/{ZARR_JSON}", "is missing: the group was not committed, or was deleted")
         if _recorded_seal(document) != seal({"attributes": {}, **document}):
-            problems.append(damage(f"{path}/{DOCUMENT}", "was edited after it was written"))
+            problems.append(damage(f"{path}/{ZARR_JSON}", "was edited after it was written"))
         members = listed_members(document, path)
         for name, wanted in members.items():
-            with findings(f"{path}/{name}/{DOCUMENT}", problems):
+            with findings(f"{path}/{name}/{ZARR_JSON}", problems):
                 problems += _document_problems(store, path, name, members, wanted)
     return document, members
 
@@ -223,7 +223,7 @@ def _document_problems(
     store: Store, parent: str, name: str, members: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[Problem]:
     """Compare a document with the copy that the commit has of it."""
-    path = f"{parent}/{name}/{DOCUMENT}"
+    path = f"{parent}/{name}/{ZARR_JSON}"
     found = _parsed(store, f"{parent}/{name}")
     if found is None:
         yield damage(path, "is missing")
@@ -241,7 +241,7 @@ def _stray_keys(store: Store, parent: str, arrays: set[str]) -> Iterator[Problem
     """Name what lies below a group and is no part of it."""
     for key, size in listed_keys(store, parent).items():
         owner = key.rsplit("/c/", 1)[0] if "/c/" in key else key.rsplit("/", 1)[0]
-        is_document = key.rsplit("/", 1)[-1] == DOCUMENT
+        is_document = key.rsplit("/", 1)[-1] == ZARR_JSON
         is_group = any(array.startswith(f"{owner}/") for array in arrays)
         if size == NO_FILE and owner not in arrays:
             yield damage(key, "is no file, but a pipe, a device or a link to something else")
@@ -263,7 +263,7 @@ def _lost_shards(store: Store, path: str, shards: Mapping[str, int], problems: l
         elif found[key] != size:
             lost[key] = f"has {found[key]:,} of {size:,} bytes"
     problems += [damage(f"{path}/{key}", what) for key, what in lost.items()]
-    for key in sorted(found.keys() - shards.keys() - {DOCUMENT}):
+    for key in sorted(found.keys() - shards.keys() - {ZARR_JSON}):
         if not key.endswith(PARTIAL):
             problems.append(damage(f"{path}/{key}", "is no shard of the array"))
     return frozenset(lost)

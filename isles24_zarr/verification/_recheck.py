@@ -1,4 +1,4 @@
-"""One array, read again and turned back into the order of its file, and the file of the release beside it."""
+"""One array, read again and brought back into the order of its file, and the file of the release beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isles24_zarr.format import ArrayRecord, MaskValues
-    from isles24_zarr.store import Target
+    from isles24_zarr.store import StorePlace
 
 _READ_BYTES: Final = 2**20
 DECODING_ERRORS: Final = (ValueError, RuntimeError, OSError, KeyError, MemoryError, Isles24Error)
@@ -49,7 +49,7 @@ class ArrayTask:
         Read no voxel: compare the file of the release by its SHA-256 alone.
     """
 
-    target: Target
+    target: StorePlace
     record: ArrayRecord
     source: Source | None
     lost: frozenset[str] = frozenset()

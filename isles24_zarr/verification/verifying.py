@@ -1,8 +1,8 @@
 """Proof that a store is what was written: every array is read again, and every document compared.
 
 Voxels are read as they are for users, their orientation is undone by index arithmetic of `recheck`, which the writer
-does not use, and source files are unpacked by the standard library. Whatever is damaged is a finding, and the others
-go on.
+does not use, and source files are decompressed by the standard library. Whatever is damaged is a
+finding, and the rest is verified.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import Problem
 from isles24_zarr.release import Source, selected_names
-from isles24_zarr.store import DOCUMENT, Target, child_names, read_root
+from isles24_zarr.store import ZARR_JSON, StorePlace, child_names, read_root
 from isles24_zarr.verification._findings import FoundImage, findings, root_problems, subject_problems, table_problems
 from isles24_zarr.verification._recheck import ArrayTask, damage, verify_array
 
@@ -105,10 +105,10 @@ def verify(
     from isles24_zarr.tasks import TaskLost, dask_client
 
     started = time.monotonic()
-    target = Target.of(store, storage_options)
+    target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     problems: list[Problem] = []
-    with findings(DOCUMENT, problems):
+    with findings(ZARR_JSON, problems):
         read_root(opened)
     origin = Source.of(source, storage_options) if source is not None else None
     release = origin.listed() if origin else None
@@ -149,7 +149,7 @@ def verify(
 
 
 def _array_tasks(
-    target: Target, images: Mapping[str, FoundImage], source: Source | None, release: Release | None, *, fast: bool
+    target: StorePlace, images: Mapping[str, FoundImage], source: Source | None, release: Release | None, *, fast: bool
 ) -> list[ArrayTask]:
     """Make the tasks of a subject; a file that the release does not list is not looked for in it."""
     files = {file.path for file in release.images} if release else set()
@@ -162,7 +162,7 @@ def _array_tasks(
 
 def _completed(
     tasks: Sequence[ArrayTask],
-    target: Target,
+    target: StorePlace,
     spool: str | os.PathLike[str] | None,
     stack: contextlib.ExitStack,
     client: Client,

@@ -49,17 +49,17 @@ def encoded_shard(document: Mapping[str, Any], voxels: NDArray[Any]) -> tuple[by
     for number, place in enumerate(itertools.product(*map(range, counts))):
         chunk = _chunk(voxels, place, shape)
         if chunk.size:  # one beyond the array is not there
-            packed = blosc.encode(chunk)
-            pieces += [packed, google_crc32c.value(packed).to_bytes(CHECKSUM_BYTES, "little")]
-            table[number] = offset, len(packed) + CHECKSUM_BYTES
-            offset += len(packed) + CHECKSUM_BYTES
+            compressed = blosc.encode(chunk)
+            pieces += [compressed, google_crc32c.value(compressed).to_bytes(CHECKSUM_BYTES, "little")]
+            table[number] = offset, len(compressed) + CHECKSUM_BYTES
+            offset += len(compressed) + CHECKSUM_BYTES
     return with_index(pieces, table), len(table)
 
 
 def _chunk(voxels: NDArray[Any], place: Sequence[int], shape: Sequence[int]) -> NDArray[Any]:
     """Return a chunk in C order, filled up with zeros at the end of the array; nothing of one that is beyond it."""
     inside = voxels[tuple(slice(at * count, (at + 1) * count) for at, count in zip(place, shape, strict=True))]
-    # copied as it lies in memory and turned round in the cache, it takes half as long
+    # copied as it lies in memory and flipped in the cache, it takes half as long
     turned = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in inside.strides)
     if inside.shape == shape or not inside.size:
         return np.ascontiguousarray(np.ascontiguousarray(inside[turned])[turned])

@@ -24,7 +24,7 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.errors import StoreDamageError, StoreWriteError
 from isles24_zarr.format import (
-    KEY,
+    ATTRIBUTE_KEY,
     MaskValues,
     compressors,
     final_attributes,
@@ -39,7 +39,7 @@ from isles24_zarr.format import (
 )
 from isles24_zarr.geometry import canonical_from_file
 from isles24_zarr.places import PARTIAL
-from isles24_zarr.store import DOCUMENT, child_names, encoded_document, listed_keys, read_document
+from isles24_zarr.store import ZARR_JSON, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.writing._encoding import encoded_shard
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def write_group(
             "must_understand": False,
             "metadata": {name: dict(document) for name, document in members.items()},
         }
-    document["attributes"][KEY] = {**document["attributes"].get(KEY, {}), "seal": seal(document)}
+    document["attributes"][ATTRIBUTE_KEY] = {**document["attributes"].get(ATTRIBUTE_KEY, {}), "seal": seal(document)}
     _write_document(store, path, document)
     return document
 
 
 def remove(store: Store, path: str) -> None:
     """Delete a node with all below it; its document goes first, so that it is never half there."""
-    sync(store.delete(f"{path}/{DOCUMENT}"))
+    sync(store.delete(f"{path}/{ZARR_JSON}"))
     sync(store.delete_dir(path))
 
 
@@ -127,7 +127,8 @@ def looked_at(plan: ArrayPlan, stream: VoxelStream) -> tuple[ArrayPlan, Digest]:
 def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Callable[[int], None]) -> Digest:
     """Stream a file into its array.
 
-    Memory holds two pieces of the file (see `Block.pieces`), the copy of one that is encoded, and two encoded shards.
+    Memory holds two pieces of the file (see `FileBlock.pieces`), the copy of one that is encoded, and two encoded
+    shards.
 
     Parameters
     ----------
@@ -211,7 +212,7 @@ def _array_document(plan: ArrayPlan) -> dict[str, Any]:
         compressors=compressors(np.dtype(plan.dtype), plan.chunks),
         dimension_names=plan.dimension_names,
     )
-    text = draft.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
+    text = draft.metadata.to_buffer_dict(default_buffer_prototype())[ZARR_JSON].to_bytes()
     document: dict[str, Any] = json.loads(text)
     return {**document, "attributes": dict(plan.attributes)}
 
@@ -222,14 +223,14 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
     Returns
     -------
     tuple or None
-        The plan, with what the values of a mask mean, and the attribute `KEY` of the array; ``None`` where that is
-        missing, unfinished, or something else.
+        The plan, with what the values of a mask mean, and the attribute `ATTRIBUTE_KEY` of the array; ``None`` where
+        that is missing, unfinished, or something else.
     """
     try:
         document = read_document(store, plan.path) or {}
     except StoreDamageError:
         return None
-    ours = dict(document.get("attributes", {}).get(KEY, {}))
+    ours = dict(document.get("attributes", {}).get(ATTRIBUTE_KEY, {}))
     shards = ours.get("shards")
     if not (ours.get("checksum") and shards and ours.get("source", {}).get("sha256")):
         return None
@@ -243,7 +244,7 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
             return None
     measured = ("shards", "checksum")
     bare = {name: value for name, value in ours.items() if name not in measured}
-    found = {**document["attributes"], KEY: {**bare, "source": plan.attributes[KEY]["source"]}}
+    found = {**document["attributes"], ATTRIBUTE_KEY: {**bare, "source": plan.attributes[ATTRIBUTE_KEY]["source"]}}
     same = {**document, "attributes": found} == _array_document(plan) and ours["source"]["path"] == plan.source.path
     return (plan, ours) if same else None
 
@@ -334,7 +335,7 @@ def write_subject(
 def withdraw(store: Store, path: str, grids: Iterable[str]) -> None:
     """Take back a commit before anything below it is changed: the subject's document first, then its grids'."""
     for group in (path, *(f"{path}/{grid}" for grid in grids)):
-        sync(store.delete(f"{group}/{DOCUMENT}"))
+        sync(store.delete(f"{group}/{ZARR_JSON}"))
 
 
 def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
@@ -357,7 +358,7 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     copy_nodes(draft, store, path)
     names = [str(name) for name in dataset.variables]
     # once more in the document of the group: whoever reads that has the whole table, of one conversion
-    attributes = {**dataset.attrs, KEY: {"columns": {name: _cells(dataset[name]) for name in names}}}
+    attributes = {**dataset.attrs, ATTRIBUTE_KEY: {"columns": {name: _cells(dataset[name]) for name in names}}}
     write_group(store, path, attributes, {name: _written_document(store, f"{path}/{name}") for name in names})
 
 
@@ -372,8 +373,8 @@ def copy_nodes(source: Store, target: Store, path: str) -> None:
     """Copy the arrays of a group into a path, each with its document last; the group's own stays behind."""
 
     async def copy() -> None:
-        keys = [key async for key in source.list() if key != DOCUMENT]
-        for key in sorted(keys, key=lambda key: (key.endswith(DOCUMENT), key)):
+        keys = [key async for key in source.list() if key != ZARR_JSON]
+        for key in sorted(keys, key=lambda key: (key.endswith(ZARR_JSON), key)):
             buffer = await source.get(key, default_buffer_prototype())
             if buffer is not None:
                 await target.set(f"{path}/{key}", buffer)
@@ -382,5 +383,5 @@ def copy_nodes(source: Store, target: Store, path: str) -> None:
 
 
 def _write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
-    key = f"{path}/{DOCUMENT}" if path else DOCUMENT
+    key = f"{path}/{ZARR_JSON}" if path else ZARR_JSON
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(encoded_document(document))))
