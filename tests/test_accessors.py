@@ -62,3 +62,15 @@ def test_signatures_tell_all(kind: type, name: str) -> None:
 
 def test_accessors_are_documented() -> None:
     assert set(accessors.__all__) == {kind.__name__ for kind in KINDS}
+
+
+def test_bad_numbers_are_value_errors(objects: dict[str, Any]) -> None:
+    """As users of xarray expect."""
+    for call in (
+        lambda: objects["cohort"].isles.train_test_split(test_size=-1),
+        lambda: objects["scan"].isles.statistics("ncct", percentiles=[101]),
+        lambda: objects["scan"].isles.arterial_inputs(count=0),
+        lambda: objects["scan"].isles.montage(slices=0),
+    ):
+        with pytest.raises(ValueError, match=r"\S"):
+            call()

@@ -1,4 +1,4 @@
-"""``cohort.isles``."""
+"""```cohort.isles```."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @xr.register_datatree_accessor("isles")
 class CohortAccessor:
-    """``cohort.isles``: subjects, the clinical table and their scans."""
+    """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:
         self._cohort = cohort
@@ -32,6 +32,8 @@ class CohortAccessor:
     def subjects(self) -> list[str]:
         """Names of the subjects.
 
+        Examples
+        --------
         >>> cohort.isles.subjects
         ['sub-stroke0001', 'sub-stroke0002', 'sub-stroke0004']
         """
@@ -43,6 +45,8 @@ class CohortAccessor:
     def table(self) -> pd.DataFrame:
         """One row a subject, one column a clinical variable; missing values are NaN or None.
 
+        Examples
+        --------
         >>> cohort.isles.table.index.name, len(cohort.isles.table)
         ('subject', 3)
         """
@@ -205,6 +209,8 @@ class CohortAccessor:
     def examples(self) -> Records:
         """One record a subject with the keys of the dataset card, images lazy (see `cohorts.Record`).
 
+        Examples
+        --------
         >>> cohort.isles.examples[0]["ncct"].ndim
         3
         """

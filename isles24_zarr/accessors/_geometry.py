@@ -30,6 +30,8 @@ class GeometryAccessor:
     def affine(self) -> NDArray[np.float64]:
         """4 x 4: from voxel indices (x, y, z) of these data to RAS mm, right after any slicing.
 
+        Examples
+        --------
         >>> scan.isles.affine.round(1).tolist()[2]
         [0.0, 0.8, 12.1, -80.5]
         """
@@ -39,6 +41,8 @@ class GeometryAccessor:
     def spacing(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxels of these data along (x, y, z), in mm.
 
+        Examples
+        --------
         >>> [round(distance, 2) for distance in scan.isles.spacing]
         [4.48, 4.39, 12.33]
         """
@@ -48,6 +52,8 @@ class GeometryAccessor:
     def voxel_volume(self) -> float:
         """Volume of a voxel of these data, in mm^3.
 
+        Examples
+        --------
         >>> round(scan.isles.voxel_volume, 1)
         242.7
         """

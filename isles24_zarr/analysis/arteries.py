@@ -46,7 +46,7 @@ def arterial_input_candidates(
     count
         How many to return at most.
     baseline_frames
-        As for `curves.enhancement`.
+        As for `analysis.enhancement`.
     lowest_peak
         Enhancement in HU that makes a vessel; tissue enhances by some 5 to 15 HU.
 
@@ -71,7 +71,7 @@ def arterial_input_candidates(
     least half of the 99th percentile of peaks; of these, the early those that peak no later than 2 s after the 5th
     percentile of times to peak, when veins are still to fill. They are ranked by peak over width: high and narrow
     first. It makes no difference how the series is cut into blocks. Partial volume lowers peaks, and a candidate may
-    lie in an artery beyond an occlusion: look at the curves, with `curves.region_curve`, before one is used for
+    lie in an artery beyond an occlusion: look at the curves, with `analysis.region_curve`, before one is used for
     deconvolution.
 
     Memory holds twice 14 bytes a voxel of one block in space for each thread, and 44 bytes for each voxel of a vessel.

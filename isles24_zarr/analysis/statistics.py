@@ -133,7 +133,7 @@ def mask_statistics(
     ----------
     image
         (z, y, x), any values. Those that are not finite are left out, and counted; so is, of perfusion maps, what was
-        not computed: 0, and in Tmax all that is not above 0 (see `blocks.computed_voxels`).
+        not computed: 0, and in Tmax all that is not above 0 (see `analysis.computed_voxels`).
     mask
         Of the same grid, booleans, labels or fractions; 0 is outside.
     voxel_volume
@@ -155,7 +155,7 @@ def mask_statistics(
     Raises
     ------
     GeometryError
-        The mask is not on the grid of the image, or that is a series; see `curves.time_curve`.
+        The mask is not on the grid of the image, or that is a series; see `analysis.time_curve`.
     MaskError
         The values of the mask are neither labels nor fractions between 0 and 1.
     UnknownNameError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import signal
 import sys
@@ -80,17 +81,17 @@ _INTERRUPTED: Final = "interrupted; what was committed stays, the same command r
 
 
 def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
-    """Turn a function that tells whether all is good into a command with the exit codes of this module."""
+    """Turn a function that tells if all is good into a command, with --verbose and the exit codes of this module."""
 
-    @functools.wraps(function)
     def command(*args: Arguments.args, **options: Arguments.kwargs) -> None:
+        verbose = options.pop("verbose", False)
         # to be ended by the system is to be interrupted: workers stop, nothing is left half done
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             check_working_folder()
             good = function(*args, **options)
         except Isles24Error as error:
-            if options.get("verbose"):
+            if verbose:
                 raise
             err().print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
@@ -100,6 +101,11 @@ def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
         if not good:
             raise typer.Exit(1)
 
+    functools.update_wrapper(command, function)
+    own = inspect.signature(function, eval_str=True)
+    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    command.__signature__ = own.replace(parameters=[*own.parameters.values(), verbose])  # type: ignore[attr-defined]
+    command.__annotations__ = {**inspect.get_annotations(function, eval_str=True), "verbose": Verbose}
     app.command()(command)
     return command
 
@@ -110,7 +116,6 @@ def scan(
     *,
     storage_option: Options = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """List the subjects, images and tables of a release, and everything odd. Reads headers only."""
     from isles24_zarr.conversion import scan as scan_release
@@ -137,7 +142,6 @@ def convert(
     storage_option: Options = None,
     spool: Spool = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
     options = options_from_texts(storage_option)
@@ -185,7 +189,6 @@ def info(
     *,
     storage_option: Options = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Show the cohort of a store, or the grids and arrays of one subject with their sizes."""
     from isles24_zarr.cohorts import open_cohort
@@ -223,7 +226,6 @@ def verify(
     scheduler: Scheduler = None,
     storage_option: Options = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Read every array again and compare its checksum, to prove that the store is what was written."""
     import isles24_zarr
@@ -262,7 +264,6 @@ def export(
     workers: Workers = None,
     scheduler: Scheduler = None,
     storage_option: Options = None,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Write the NIfTI tree back: once decompressed, every file is the one that was converted."""
     import isles24_zarr
@@ -297,7 +298,6 @@ def fetch(
         list[str] | None, typer.Option("--file", help="Only this file of the record; may be repeated.")
     ] = None,
     api: Annotated[str | None, typer.Option(help="Another server that answers as Zenodo does.")] = None,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Download the release from Zenodo, 99 GB. Run it again to resume where it stopped."""
     from isles24_zarr.release import RECORD, ZENODO
@@ -324,7 +324,6 @@ def serve(
         list[str] | None,
         typer.Option("--origin", help="Pages of this web site may read, '*' for all; may be repeated."),
     ] = None,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Serve a store over HTTP, read-only, until Ctrl-C: for browsers and for Zarr on other machines."""
     from isles24_zarr.serve import serve as run
@@ -347,7 +346,6 @@ def synthesize(
     subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     scale: Annotated[Literal["tiny", "small", "full"], typer.Option(help="Size of the volumes.")] = "small",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other patients.")] = 0,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Write a synthetic release in the real layout, to try things on."""
     from isles24_zarr.synthetic import synthesize as write_release
@@ -359,8 +357,6 @@ def synthesize(
 @_command
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where to work; made if need be.")] = Path("isles24-demo"),
-    *,
-    verbose: Verbose = False,  # noqa: ARG001
 ) -> bool:
     """Make a small synthetic release, convert it, open it, compute and plot: all in one go."""
     import isles24_zarr

@@ -72,7 +72,7 @@ def value_from_cell(cell: Any, variable: ClinicalVariable | None) -> tuple[Value
     Parameters
     ----------
     cell
-        As `tables.sheets_from_table` gives it.
+        As `clinical.tables.sheets_from_table` gives it.
     variable
         What its column holds; ``None`` where it is unknown, and any number or text is one.
 

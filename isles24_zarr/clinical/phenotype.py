@@ -32,7 +32,7 @@ class ClinicalRecord:
     Parameters
     ----------
     values
-        By name, as `cells.value_from_cell` gives them; ``None`` where missing or unread.
+        By name, as `clinical.value_from_cell` gives them; ``None`` where missing or unread.
     unread
         By name, the raw text of cells that could not be understood, or can be no value of their variable.
     problems
@@ -62,7 +62,7 @@ def dictionary_from_table(data: bytes, *, path: str) -> dict[str, DictionaryEntr
     Parameters
     ----------
     data, path
-        As for `rows.rows_from_table`; the header may stand below a title.
+        As for `clinical.rows_from_table`; the header may stand below a title.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def record_from_row(row: Mapping[str, Any], *, table: str, path: str, subject: s
     Parameters
     ----------
     row
-        Cells by header, as `rows.rows_from_table` gives them.
+        Cells by header, as `clinical.rows_from_table` gives them.
     table
         `vocabulary.BASELINE` or `vocabulary.OUTCOME`: columns of the other are read too, with a notice.
     path, subject

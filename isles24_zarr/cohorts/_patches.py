@@ -133,7 +133,7 @@ def patch_plan(
     space: str = "ncct",
     seed: int = 0,
 ) -> PatchPlan:
-    """Check what was asked for, and who has it; see `training.torch_dataset` for the parameters.
+    """Check what was asked for, and who has it; see `cohorts.training.torch_dataset` for the parameters.
 
     Raises
     ------

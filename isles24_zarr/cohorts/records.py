@@ -247,7 +247,7 @@ def hf_dataset(
     Parameters
     ----------
     cohort
-        As from `cohort.open_cohort`.
+        As from `open_cohort`.
     cache_dir
         Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library. The same cohort
         with the same content is taken from there, not written again.

@@ -128,7 +128,7 @@ def torch_dataset(
     Parameters
     ----------
     cohort
-        As from `cohort.open_cohort`, or a part of it.
+        As from `open_cohort`, or a part of it.
     images
         Names of volumes, which become the channels; all on one grid.
     label

@@ -4,7 +4,7 @@ Tasks carry paths and plans, never voxels. The process that called `convert` is 
 group is published when the last of its files has been dealt with, the cohort table and the root at the very end.
 
 A second run does what is missing. A subject is left alone when its record lists the same files, by path, size and
-stamp; within a subject that is redone, so is every array whose file is the same (see `ingest`).
+stamp; within a subject that is redone, so is every array whose file is the same .
 """
 
 from __future__ import annotations

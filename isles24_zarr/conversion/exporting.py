@@ -1,7 +1,7 @@
 """The release tree back out of a store: every decompressed file is the one that was converted, byte for byte.
 
 A file is published when its voxels have given the checksum that the conversion recorded, and not before. The
-orientation is undone by `grid.file_from_canonical`; header and extensions come verbatim from the attributes.
+orientation is undone by `geometry.file_from_canonical`; header and extensions come verbatim from the attributes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class BucketFiles(FsspecStore):  # type: ignore[misc]
     profile
         In ``~/.aws``, whose credentials boto3 finds.
     options
-        As from `options.bucket_options`.
+        As from `places.bucket_options`.
     """
 
     scheme: ClassVar[str]

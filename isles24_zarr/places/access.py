@@ -82,7 +82,7 @@ def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     url
         Of a bucket, which obstore reaches whatever fsspec would take; of an archive in one; or any other of fsspec.
     options
-        As for `options.own_options`.
+        As for `places.own_options`.
 
     Raises
     ------

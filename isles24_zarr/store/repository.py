@@ -128,7 +128,7 @@ def storage(place: Place, options: Mapping[str, Any]) -> Any:
     place
         The repository.
     options
-        As for a store in S3, see `options.bucket_options`; what is not given comes from the environment.
+        As for a store in S3, see `places.bucket_options`; what is not given comes from the environment.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Proof that a store is what was written: every array is read again, and every document compared.
 
-Voxels are read as they are for users, their orientation is undone by index arithmetic of `recheck`, which the writer
-does not use, and source files are decompressed by the standard library. Whatever is damaged is a
-finding, and the rest is verified.
+Voxels are read as they are for users, their orientation is undone by index arithmetic of their own, which the writer
+does not use, and source files are decompressed by the standard library. Whatever is damaged is a finding, and the
+rest is verified.
 """
 
 from __future__ import annotations
