@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluster clusters cohort convert dataset export \
 	hostile images masks metrics records resume s3 shards synthetic tables urls verify versions))
 
-QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,accessors architecture cells charts grid layout masks nifti options \
+QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,accessors architecture charts grid layout masks nifti options \
 	phenotype release rows shards))
 
 .PHONY: demo test test-quick test-versions fuzz lint types bench notebooks docs check clean
