@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from benchmarks.loaders import Found
     from benchmarks.readers import Fetch, Reader
 
+for peer in ("blosc2", "h5py", "hdf5plugin", "zarrs"):  # of the extra bench
+    pytest.importorskip(peer)
+
 ROOT = Path(__file__).parent.parent
 
 
