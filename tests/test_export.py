@@ -151,8 +151,10 @@ def test_texts_come_back_and_are_no_formulas(texts: list[str]) -> None:
         images={},
         arrays={},
         files={},
+        stamps={},
         clinical=record.values,
         clinical_unread=dict(record.unread),
+        problems=(),
         seal=None,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.conversion._ingest import FileTask
 from isles24_zarr.errors import Problem, StoreDamageError
-from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, SubjectPlan, seal, subject_plan
+from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
+    FORMAT_VERSION,
+    SubjectPlan,
+    SubjectRecord,
+    listed_members,
+    seal,
+    subject_plan,
+)
 from isles24_zarr.store import ZARR_JSON, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
@@ -39,19 +47,19 @@ class PreviousRun:
     Parameters
     ----------
     record
-        Of its commit; empty where it is not committed.
+        Of its commit; None where it is not committed.
     images
         Names of the images that were written, committed or not.
     damage
         The first object that the commit lists and that is lost or cut short.
     """
 
-    record: Mapping[str, Any]
+    record: SubjectRecord | None
     images: frozenset[str]
     damage: str | None = None
 
 
-NO_RUN: Final = PreviousRun(record={}, images=frozenset())
+NO_RUN: Final = PreviousRun(record=None, images=frozenset())
 """Of a subject that is new, or to be converted afresh."""
 
 
@@ -76,7 +84,7 @@ class Job:
     subject: Subject
     plan: SubjectPlan
     reason: str
-    record: Mapping[str, Any]
+    record: SubjectRecord | None
     files: tuple[SourceFile, ...]
     problems: list[Problem]
     pending: set[str] = dataclasses.field(default_factory=set)
@@ -113,13 +121,13 @@ def previous_run(store: Store, name: str) -> PreviousRun:
     """Look at what the store holds of a subject. A commit that cannot be read, or was edited, is none."""
     try:
         document = read_document(store, name) or {}
+        record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
+        members = listed_members(document, name)
     except StoreDamageError:
-        document = {}
-    record: dict[str, Any] = document.get("attributes", {}).get(ATTRIBUTE_KEY, {})
-    if "arrays" not in record or record.get("seal") != seal(document):
-        return PreviousRun(record={}, images=_written_images(store, name))
-    members = document.get("consolidated_metadata", {}).get("metadata", {})
-    return PreviousRun(record=record, images=frozenset(record["images"]), damage=_damage(store, name, members))
+        return PreviousRun(record=None, images=_written_images(store, name))
+    if record.seal != seal(document):
+        return PreviousRun(record=None, images=_written_images(store, name))
+    return PreviousRun(record=record, images=frozenset(record.images), damage=_damage(store, name, members))
 
 
 def _written_images(store: Store, name: str) -> frozenset[str]:
@@ -134,11 +142,11 @@ def _written_images(store: Store, name: str) -> frozenset[str]:
 def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
     found = listed_keys(store, name)
     for path, document in members.items():
-        ours = document["attributes"].get(ATTRIBUTE_KEY, {})
+        recorded = document["attributes"].get(ATTRIBUTE_KEY, {})
         size = found.get(f"{name}/{path}/{ZARR_JSON}")
-        if size is None or ("shards" in ours and size != len(encoded_document(document))):
+        if size is None or ("shards" in recorded and size != len(encoded_document(document))):
             return f"{name}/{path}/{ZARR_JSON}"
-        for key, size in ours.get("shards", {}).items():
+        for key, size in recorded.get("shards", {}).items():
             if found.get(f"{name}/{path}/{key}") != size:
                 return f"{name}/{path}/{key}"
     return None
@@ -170,17 +178,17 @@ def decided_job(
     files = [file for (_, image), file in subject.images.items() if image in wanted]
     files += subject.tables.values()
     of_release = {file.path for file in files}
-    for path in sorted(record.get("arrays", {}).values()):
+    for path in sorted(record.arrays.values()) if record else ():
         if path not in of_release or path in unreadable:
             kept = kept_as_it_was(subject.name, path, unreadable.get(path))
-            if record.get("format_version") != FORMAT_VERSION:
+            if record and record.format_version != FORMAT_VERSION:
                 what = f"{kept.message}; until then nothing reads it, as it is of an older format"
                 kept = dataclasses.replace(kept, message=what, severity="error")
             return None, [kept]
     changed = [file.path for file in files if not is_recorded(file, record)]
-    current = record.get("format_version") == FORMAT_VERSION and record.get("package_version") == PACKAGE_VERSION
-    if current and not changed and not earlier.damage:
-        return None, [Problem(subject=subject.name, **problem) for problem in record["problems"]]
+    current = record and (record.format_version, record.package_version) == (FORMAT_VERSION, PACKAGE_VERSION)
+    if record and current and not changed and not earlier.damage:
+        return None, list(record.problems)
     plan = only_images(subject_plan(subject, headers), wanted)
     found = [unreadable[file.path] for file in files if file.path in unreadable]
     job = Job(
@@ -194,16 +202,16 @@ def decided_job(
     return job, []
 
 
-def _reason(record: Mapping[str, Any], damage: str | None, changed: list[str]) -> str:
-    if not record:
+def _reason(record: SubjectRecord | None, damage: str | None, changed: list[str]) -> str:
+    if record is None:
         return FIRST_TIME
     if damage:
         return f"{damage} is lost or damaged"
     if changed:
         return f"new or changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
-    if record.get("format_version") != FORMAT_VERSION:
-        return f"written in format version {record.get('format_version', 1)}"
-    return f"written by version {record['package_version']}"
+    if record.format_version != FORMAT_VERSION:
+        return f"written in format version {record.format_version}"
+    return f"written by version {record.package_version}"
 
 
 def kept_as_it_was(subject: str, path: str, problem: Problem | None) -> Problem:
@@ -223,12 +231,11 @@ def only_images(plan: SubjectPlan, images: frozenset[str]) -> SubjectPlan:
     return dataclasses.replace(plan, grids=tuple(grid for grid in grids if grid.arrays))
 
 
-def is_recorded(file: SourceFile, record: Mapping[str, Any]) -> bool:
+def is_recorded(file: SourceFile, record: SubjectRecord | None) -> bool:
     """Tell whether a file is the one that a commit lists."""
-    if not record:
+    if record is None:
         return False
-    stamps = record.get("times", {}).get("stamps", {})  # not under the seal
-    return bool(record["files"].get(file.path) == file.size and stamps.get(file.path) == file.stamp)
+    return record.files.get(file.path) == file.size and record.stamps.get(file.path) == file.stamp
 
 
 def prepare(store: Store, job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format.documents import checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_orientation
@@ -149,13 +149,15 @@ class SubjectRecord:
     images
         Groups that hold each image, by its name.
     arrays
-        Seal of each array's document, by its path below the subject.
-    files
-        Size of each file of the subject, by its path.
+        Path of the file of each array, by the path of the array below the subject.
+    files, stamps
+        Size of each file of the subject that was considered, and what tells that it has not changed, by its path.
     clinical
         Values by name, missing ones left out.
     clinical_unread
         Text of cells that were not understood, by name.
+    problems
+        What was found while it was converted.
     seal
         Of the document.
     """
@@ -166,8 +168,10 @@ class SubjectRecord:
     images: Mapping[str, list[str]]
     arrays: Mapping[str, str]
     files: Mapping[str, int]
+    stamps: Mapping[str, str]
     clinical: Mapping[str, Any]
     clinical_unread: Mapping[str, str]
+    problems: tuple[Problem, ...]
     seal: str | None
 
     @classmethod
@@ -188,7 +192,18 @@ class SubjectRecord:
             images=recorded["images"],
             arrays=recorded["arrays"],
             files=recorded["files"],
+            stamps=recorded["times"].get("stamps", {}),
             clinical={name: value for name, value in attributes.items() if name != ATTRIBUTE_KEY},
             clinical_unread=recorded["clinical_unread"],
+            problems=tuple(
+                Problem(
+                    path=each["path"],
+                    message=each["message"],
+                    severity=each["severity"],
+                    subject=path.rsplit("/", 1)[-1],
+                    image=each.get("image"),
+                )
+                for each in recorded["problems"]
+            ),
             seal=recorded.get("seal"),
         )
