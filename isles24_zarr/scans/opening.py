@@ -101,40 +101,20 @@ def open_scan(
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     group = f"{subject}/space-{space.removeprefix('space-')}"
-    # all at once, as far as it is known what there is to read
-    coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
-    documents = {path: f"{path}/{ZARR_JSON}" for path in (subject, group)}
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
     seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
-    objects = read_objects(opened, [*documents.values(), *coordinates.values()]) if plain else {}
-    own, document = (
-        document_from_bytes(objects.get(key), path=f"{target.url}/{key}", members=path == group)
-        for path, key in documents.items()
-    )
+    own, document, chunk_of = _read_at_once(target, opened, subject, group) if plain else (None, None, {})
     record = _subject_record(target, opened, subject, own)
     groups = sorted({group for groups in record.images.values() for group in groups})
     if group.removeprefix(f"{subject}/") not in groups:
         spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
     if document is None:
-        raise StoreDamageError(f"{target.url}/{documents[group]}", "is lost")
-    members = checked_group(document, f"{target.url}/{group}")
-    coords = {
-        name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], objects[key])
-        for name, key in coordinates.items()
-        if name in members
-    }
-    images = {}
-    for name in IMAGES:
-        if name in members:
-            images[name] = image_variable(
-                opened, ArrayRecord.from_checked(members[name], f"{group}/{name}"), document["attributes"]
-            )
+        raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
+    coords, images = _lazy_variables(target, opened, group, document, chunk_of)
+    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
     # matrices are no attributes of netCDF, and would be wrong after any selection
     attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
-    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
-    # the one string type that Zarr, netCDF and tables take alike
-    coords["subject"] = xr.Variable((), np.array(subject, dtype=np.dtypes.StringDType()))
     scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
     if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
@@ -146,6 +126,40 @@ def open_scan(
     sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
     # what is small stays in memory
     return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
+
+
+def _read_at_once(
+    target: StorePlace, store: Store, subject: str, group: str
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None, Mapping[str, bytes | None]]:
+    """Read, in one go, the documents of a subject and of a grid, and the one chunk of each coordinate it may have."""
+    coordinates = {name: f"{group}/{name}/{ONLY_CHUNK}" for name in COORDINATES}
+    own, document = f"{subject}/{ZARR_JSON}", f"{group}/{ZARR_JSON}"
+    objects = read_objects(store, [own, document, *coordinates.values()])
+    return (
+        document_from_bytes(objects[own], path=f"{target.url}/{own}", members=False),
+        document_from_bytes(objects[document], path=f"{target.url}/{document}"),
+        {name: objects[key] for name, key in coordinates.items()},
+    )
+
+
+def _lazy_variables(
+    target: StorePlace, store: Store, group: str, document: Mapping[str, Any], chunk_of: Mapping[str, bytes | None]
+) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
+    """Return coordinates, in memory, and images, lazy, of the document of a grid and the chunks of its coordinates."""
+    members = checked_group(document, f"{target.url}/{group}")
+    coords: dict[str, xr.Variable] = {
+        name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], chunk_of[name])
+        for name in COORDINATES
+        if name in members
+    }
+    images = {
+        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), document["attributes"])
+        for name in IMAGES
+        if name in members
+    }
+    # the one string type that Zarr, netCDF and tables take alike
+    coords["subject"] = xr.Variable((), np.array(group.partition("/")[0], dtype=np.dtypes.StringDType()))
+    return coords, images
 
 
 def _subject_record(
