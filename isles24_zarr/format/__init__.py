@@ -34,7 +34,7 @@ from isles24_zarr.format.layout import (
     subject_plan,
 )
 from isles24_zarr.format.mask_plans import mask_notices, mask_plan
-from isles24_zarr.format.records import ArrayRecord, SourceRecord, SubjectRecord
+from isles24_zarr.format.records import ArrayRecord, GridRecord, SourceRecord, SubjectRecord
 from isles24_zarr.format.shards import (
     ABSENT,
     CHECKSUM_BYTES,
@@ -59,6 +59,7 @@ __all__ = [
     "ArrayPlan",
     "ArrayRecord",
     "GridPlan",
+    "GridRecord",
     "MaskValues",
     "SourceRecord",
     "SubjectPlan",

@@ -117,10 +117,10 @@ class ArrayPlan:
         return blocks_of_array(self.shape, self.shards, self.orientation)
 
 
-def recorded_orientation(ours: Mapping[str, Any]) -> Orientation:
+def recorded_orientation(recorded: Mapping[str, Any]) -> Orientation:
     """Return the orientation of an array from what its attribute `ATTRIBUTE_KEY` holds."""
-    x, y, z = ours["orientation"]["axes"]
-    flip_x, flip_y, flip_z = map(bool, ours["orientation"]["flips"])
+    x, y, z = recorded["orientation"]["axes"]
+    flip_x, flip_y, flip_z = map(bool, recorded["orientation"]["flips"])
     return Orientation(axes=(x, y, z), flips=(flip_x, flip_y, flip_z))
 
 
@@ -340,11 +340,11 @@ def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, 
     shard_sizes
         Bytes of each shard by its key below the array: what is not there any more, or shorter, is damaged.
     """
-    ours = dict(plan.attributes[ATTRIBUTE_KEY])
-    ours["source"] = {**ours["source"], "size": digest.file_bytes, "sha256": digest.file_sha256}
-    ours["checksum"] = {"algorithm": "xxh3-128", "of": "voxel bytes in file order", "value": digest.voxel_xxh3}
-    ours["shards"] = dict(shard_sizes)
-    return {**plan.attributes, ATTRIBUTE_KEY: ours}
+    recorded = dict(plan.attributes[ATTRIBUTE_KEY])
+    recorded["source"] = {**recorded["source"], "size": digest.file_bytes, "sha256": digest.file_sha256}
+    recorded["checksum"] = {"algorithm": "xxh3-128", "of": "voxel bytes in file order", "value": digest.voxel_xxh3}
+    recorded["shards"] = dict(shard_sizes)
+    return {**plan.attributes, ATTRIBUTE_KEY: recorded}
 
 
 def seal(document: Mapping[str, Any]) -> str:
@@ -356,7 +356,7 @@ def seal(document: Mapping[str, Any]) -> str:
         As read from JSON. Of the text of its JSON, with sorted keys and no spaces, the digest is taken.
     """
     attributes = dict(document["attributes"])
-    ours = attributes.get(ATTRIBUTE_KEY, {})
-    attributes[ATTRIBUTE_KEY] = {name: value for name, value in ours.items() if name not in ("seal", "times")}
+    recorded = attributes.get(ATTRIBUTE_KEY, {})
+    attributes[ATTRIBUTE_KEY] = {name: value for name, value in recorded.items() if name not in ("seal", "times")}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return xxhash.xxh3_128_hexdigest(text.encode())

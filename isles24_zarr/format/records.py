@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from isles24_zarr.errors import Problem, StoreDamageError
-from isles24_zarr.format.documents import checked_image, checked_record
+from isles24_zarr.format.documents import checked_group, checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_orientation
 
@@ -134,6 +134,47 @@ class ArrayRecord:
     def file_voxel_bytes(self) -> int:
         """Bytes of the voxels in the file, decompressed."""
         return math.prod(self.shape) * self.file_dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GridRecord:
+    """A group of arrays that share a grid, as its document describes it.
+
+    Parameters
+    ----------
+    subject, space, reference, orientation
+        Whose it is, what it is called, whose grid it has, and where its axes point.
+    affine
+        4 x 4, from voxel indices (x, y, z) to RAS mm.
+    members
+        Documents of all that is in it, by name.
+    """
+
+    subject: str
+    space: str
+    reference: str
+    orientation: str
+    affine: list[list[float]]
+    members: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], path: str) -> Self:
+        """Read the document of a grid.
+
+        Raises
+        ------
+        StoreDamageError
+            It, or that of a member, is not as `convert` writes it.
+        """
+        members = checked_group(document, path)
+        names = ("subject", "space", "reference", "orientation", "affine")
+        return cls(members=members, **{name: document["attributes"][name] for name in names})
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Those of a Dataset: matrices are none in netCDF, and would be wrong after any selection."""
+        names = ("subject", "space", "reference", "orientation")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from isles24_zarr.format import (
     DASK_CHUNK_BYTES,
     MAX_SHARD_BYTES,
     ArrayRecord,
+    GridRecord,
     SubjectRecord,
-    checked_group,
     dask_chunks,
     listed_members,
 )
@@ -111,11 +111,10 @@ def open_scan(
         raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
-    coords, images = _lazy_variables(target, opened, group, document, chunk_of)
+    grid = GridRecord.from_document(document, f"{target.url}/{group}")
+    coords, images = _lazy_variables(target, opened, group, grid, chunk_of)
     numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
-    # matrices are no attributes of netCDF, and would be wrong after any selection
-    attributes = {name: document["attributes"][name] for name in ("subject", "space", "reference", "orientation")}
-    scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, attributes)
+    scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, grid.attributes)
     scan.encoding["source"] = f"{target.url}/{group}"
     if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
         raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
@@ -143,17 +142,17 @@ def _read_at_once(
 
 
 def _lazy_variables(
-    target: StorePlace, store: Store, group: str, document: Mapping[str, Any], chunk_of: Mapping[str, bytes | None]
+    target: StorePlace, store: Store, group: str, grid: GridRecord, chunk_of: Mapping[str, bytes | None]
 ) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
-    """Return coordinates, in memory, and images, lazy, of the document of a grid and the chunks of its coordinates."""
-    members = checked_group(document, f"{target.url}/{group}")
+    """Return coordinates, in memory, and images, lazy, of a grid and the chunks of its coordinates."""
+    members = grid.members
     coords: dict[str, xr.Variable] = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], chunk_of[name])
         for name in COORDINATES
         if name in members
     }
     images = {
-        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), document["attributes"])
+        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid)
         for name in IMAGES
         if name in members
     }

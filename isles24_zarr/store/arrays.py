@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-    from isles24_zarr.format import ArrayRecord
+    from isles24_zarr.format import ArrayRecord, GridRecord
     from isles24_zarr.store.voxels import Index
 
 ONLY_CHUNK: Final = "c/0"
@@ -84,7 +84,7 @@ def _positions(key: tuple[Any, ...], shape: tuple[int, ...]) -> list[NDArray[np.
     return found
 
 
-def image_variable(store: Store, record: ArrayRecord, grid: Mapping[str, Any]) -> xr.Variable:
+def image_variable(store: Store, record: ArrayRecord, grid: GridRecord) -> xr.Variable:
     """Return an image as a lazy variable, in its physical units where its header scales it.
 
     Parameters
@@ -92,7 +92,7 @@ def image_variable(store: Store, record: ArrayRecord, grid: Mapping[str, Any]) -
     store, record
         Where the array is, and its metadata.
     grid
-        Attributes of its group.
+        That it is on.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def image_variable(store: Store, record: ArrayRecord, grid: Mapping[str, Any]) -
         takes their place.
     """
     attributes = dict(record.document["attributes"])
-    shapes = {"chunk_shape": record.chunk_shape, "shard_shape": record.shard_shape, "affine": grid["affine"]}
+    shapes = {"chunk_shape": record.chunk_shape, "shard_shape": record.shard_shape, "affine": grid.affine}
     recorded = {**attributes.pop(ATTRIBUTE_KEY), **shapes}
     if record.affine_source != "none":
         attributes["file_orientation"] = record.orientation.file_codes

@@ -230,23 +230,23 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
         document = read_document(store, plan.path) or {}
     except StoreDamageError:
         return None
-    ours = dict(document.get("attributes", {}).get(ATTRIBUTE_KEY, {}))
-    shards = ours.get("shards")
-    if not (ours.get("checksum") and shards and ours.get("source", {}).get("sha256")):
+    recorded = dict(document.get("attributes", {}).get(ATTRIBUTE_KEY, {}))
+    shards = recorded.get("shards")
+    if not (recorded.get("checksum") and shards and recorded.get("source", {}).get("sha256")):
         return None
     sizes = listed_keys(store, plan.path)
     if any(sizes.get(f"{plan.path}/{key}") != size for key, size in shards.items()):
         return None
     if plan.is_mask:
         try:
-            plan = mask_plan(plan, MaskValues.from_json(ours["mask"]))
+            plan = mask_plan(plan, MaskValues.from_json(recorded["mask"]))
         except (KeyError, TypeError, ValueError):
             return None
     measured = ("shards", "checksum")
-    bare = {name: value for name, value in ours.items() if name not in measured}
+    bare = {name: value for name, value in recorded.items() if name not in measured}
     found = {**document["attributes"], ATTRIBUTE_KEY: {**bare, "source": plan.attributes[ATTRIBUTE_KEY]["source"]}}
-    same = {**document, "attributes": found} == _array_document(plan) and ours["source"]["path"] == plan.source.path
-    return (plan, ours) if same else None
+    same = {**document, "attributes": found} == _array_document(plan) and recorded["source"]["path"] == plan.source.path
+    return (plan, recorded) if same else None
 
 
 def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -> dict[str, Any]:
