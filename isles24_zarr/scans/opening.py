@@ -135,7 +135,7 @@ def _read_at_once(
     own, document = f"{subject}/{ZARR_JSON}", f"{group}/{ZARR_JSON}"
     objects = read_objects(store, [own, document, *coordinates.values()])
     return (
-        document_from_bytes(objects[own], path=f"{target.url}/{own}", members=False),
+        document_from_bytes(objects[own], path=f"{target.url}/{own}"),
         document_from_bytes(objects[document], path=f"{target.url}/{document}"),
         {name: objects[key] for name, key in coordinates.items()},
     )

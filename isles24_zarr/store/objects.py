@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 ZARR_JSON: Final = "zarr.json"
-_ATTRIBUTES: Final = b'\n  "attributes": {'
-_MEMBERS: Final = b',\n  "consolidated_metadata": {'
-"""Where the documents of what lies below a group begin in its own, as `encoded_document` writes it: no text in JSON has
-a line break, and nothing else that is indented so little has this name."""
 _READERS: Final = 8
 """Files that are read at the same time: on a network each takes as long as its answer."""
 
@@ -189,7 +186,7 @@ def read_members(store: Store, path: str) -> dict[str, dict[str, Any]]:
     return listed_members(document, f"{store}/{path}")
 
 
-def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) -> dict[str, Any] | None:
+def document_from_bytes(data: bytes | None, *, path: str) -> dict[str, Any] | None:
     """Parse a ``zarr.json``; one that is not there is ``None``.
 
     Parameters
@@ -198,33 +195,21 @@ def document_from_bytes(data: bytes | None, *, path: str, members: bool = True) 
         What is stored.
     path
         Where, for errors.
-    members
-        Parse the documents of what lies below it, too, which are most of it.
 
     Raises
     ------
     StoreDamageError
-        It is not what a ``zarr.json`` holds.
+        It is not what a ``zarr.json`` holds: strict JSON (RFC 8259), as orjson has it, of an object.
     """
     if data is None:
         return None
-    if not members and data.endswith(b"\n}"):
-        own, found, _ = data.partition(_MEMBERS)
-        data = own + b"\n}" if found and _ATTRIBUTES in own else data
     try:
-        text = data.decode()
-        document = json.loads(text, parse_constant=_refused)
-        if "\\ud" in text or "\\uD" in text:  # halves of a character, which no file and no terminal takes
-            json.dumps(document, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
         raise StoreDamageError(path, "is not a Zarr document")
     return document
-
-
-def _refused(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def read_objects(store: Store, keys: Sequence[str]) -> dict[str, bytes | None]:
@@ -322,7 +307,7 @@ def committed_subjects(
     for name in names:
         key = f"{name}/{ZARR_JSON}"
         try:
-            document = document_from_bytes(read_objects(store, [key])[key], path=name, members=False)
+            document = document_from_bytes(read_objects(store, [key])[key], path=name)
             if document is not None:
                 record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
                 # what an older version left stands aside until it is converted again
