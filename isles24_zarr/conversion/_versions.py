@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
-from isles24_zarr.format import ATTRIBUTE_KEY, PHENOTYPE
+from isles24_zarr.format import PHENOTYPE, recorded_of
 from isles24_zarr.store import (
     LOCAL,
     ZARR_JSON,
@@ -138,7 +138,7 @@ def _locked(place: Place) -> Iterator[None]:
 
 
 def _root_seal(store: Store) -> str | None:
-    found: str | None = (read_document(store, "") or {}).get("attributes", {}).get(ATTRIBUTE_KEY, {}).get("seal")
+    found: str | None = recorded_of((read_document(store, "") or {}).get("attributes", {})).get("seal")
     return found
 
 
@@ -158,7 +158,7 @@ def _copy(source: Store, target: Store, path: str) -> None:
     sizes = listed_keys(source, path)
     document = read_document(source, path) or {}
     for name, member in document.get("consolidated_metadata", {}).get("metadata", {}).items():
-        for key, size in member.get("attributes", {}).get(ATTRIBUTE_KEY, {}).get("shards", {}).items():
+        for key, size in recorded_of(member.get("attributes", {})).get("shards", {}).items():
             if sizes.get(f"{path}/{name}/{key}") != size:
                 raise StoreDamageError(f"{source}/{path}/{name}/{key}", "is lost or cut short")
     documents = sorted((key for key in sizes if key.endswith(ZARR_JSON)), key=lambda key: (key.count("/"), key))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.conversion._ingest import FileTask
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format import (
-    ATTRIBUTE_KEY,
     FORMAT_VERSION,
     SubjectPlan,
     SubjectRecord,
     listed_members,
+    recorded_of,
     seal,
     subject_plan,
 )
@@ -142,7 +142,7 @@ def _written_images(store: Store, name: str) -> frozenset[str]:
 def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
     found = listed_keys(store, name)
     for path, document in members.items():
-        recorded = document["attributes"].get(ATTRIBUTE_KEY, {})
+        recorded = recorded_of(document["attributes"])
         size = found.get(f"{name}/{path}/{ZARR_JSON}")
         if size is None or ("shards" in recorded and size != len(encoded_document(document))):
             return f"{name}/{path}/{ZARR_JSON}"

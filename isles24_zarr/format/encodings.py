@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.format.layout import ATTRIBUTE_KEY
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ def record_of(image: xr.DataArray | xr.Variable) -> Mapping[str, Any] | None:
 
 def stored_layout(variable: xr.Variable) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return the shapes of the chunks and of the shards that an image has in its store, where it is still known."""
-    record = variable.encoding.get(ATTRIBUTE_KEY, {})
+    record = recorded_of(variable.encoding)
     layout = tuple(record.get("chunk_shape", ())), tuple(record.get("shard_shape", ()))
     return layout if all(len(lengths) == variable.ndim for lengths in layout) and variable.ndim else None
 

@@ -117,6 +117,12 @@ class ArrayPlan:
         return blocks_of_array(self.shape, self.shards, self.orientation)
 
 
+def recorded_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what `convert` recorded in the attributes of a node; nothing where that is not as it writes it."""
+    found = attributes.get(ATTRIBUTE_KEY)
+    return found if isinstance(found, dict) else {}
+
+
 def recorded_orientation(recorded: Mapping[str, Any]) -> Orientation:
     """Return the orientation of an array from what its attribute `ATTRIBUTE_KEY` holds."""
     x, y, z = recorded["orientation"]["axes"]
@@ -356,7 +362,7 @@ def seal(document: Mapping[str, Any]) -> str:
         As read from JSON. Of the text of its JSON, with sorted keys and no spaces, the digest is taken.
     """
     attributes = dict(document["attributes"])
-    recorded = attributes.get(ATTRIBUTE_KEY, {})
+    recorded = recorded_of(attributes)
     attributes[ATTRIBUTE_KEY] = {name: value for name, value in recorded.items() if name not in ("seal", "times")}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return xxhash.xxh3_128_hexdigest(text.encode())

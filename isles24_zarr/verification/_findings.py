@@ -131,9 +131,9 @@ def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
             problems.append(damage(f"{subject}/{ZARR_JSON}", "is missing: the cohort table lists the subject"))
             continue
         with contextlib.suppress(StoreDamageError):  # of its document, which is reported with the subject
-            attributes = (_parsed(store, subject) or {}).get("attributes", {})
+            recorded = SubjectRecord.from_attributes((_parsed(store, subject) or {}).get("attributes", {}), subject)
             problems += _row_problems(
-                {name: values[row] for name, values in columns.items() if name != "image"}, subject, attributes
+                {name: values[row] for name, values in columns.items() if name != "image"}, subject, recorded.clinical
             )
     return problems
 

@@ -33,6 +33,7 @@ from isles24_zarr.format import (
     mask_plan,
     mask_values,
     merged,
+    recorded_of,
     seal,
     shard_key,
     values_of,
@@ -83,7 +84,7 @@ def write_group(
             "must_understand": False,
             "metadata": {name: dict(document) for name, document in members.items()},
         }
-    document["attributes"][ATTRIBUTE_KEY] = {**document["attributes"].get(ATTRIBUTE_KEY, {}), "seal": seal(document)}
+    document["attributes"][ATTRIBUTE_KEY] = {**recorded_of(document["attributes"]), "seal": seal(document)}
     _write_document(store, path, document)
     return document
 
@@ -230,7 +231,7 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
         document = read_document(store, plan.path) or {}
     except StoreDamageError:
         return None
-    recorded = dict(document.get("attributes", {}).get(ATTRIBUTE_KEY, {}))
+    recorded = dict(recorded_of(document.get("attributes", {})))
     shards = recorded.get("shards")
     if not (recorded.get("checksum") and shards and recorded.get("source", {}).get("sha256")):
         return None
