@@ -140,6 +140,7 @@ TEXTS += ["=70", "\uff1d1", "\t=1", "'", "a\u2028b", '=HYPERLINK("http://x")']
 
 @given(st.lists(st.sampled_from(TEXTS) | st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=2))
 @example(TEXTS)
+@example(["=1+1", "1E100", "-1e20"])
 def test_texts_come_back_and_are_no_formulas(texts: list[str]) -> None:
     """Texts of the store are as conversions write them: without spaces around them, and no number is a text."""
     row = {f"note {number}": text for number, text in enumerate(texts)}
