@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import google_crc32c
 import numpy as np
-from numcodecs.blosc import SHUFFLE, Blosc
+from numcodecs.blosc import BITSHUFFLE, NOSHUFFLE, SHUFFLE, Blosc
 
 from isles24_zarr.format import ABSENT, CHECKSUM_BYTES, with_index
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+_SHUFFLES: Final = {"noshuffle": NOSHUFFLE, "shuffle": SHUFFLE, "bitshuffle": BITSHUFFLE}
 
 
 def encoded_shard(document: Mapping[str, Any], voxels: NDArray[Any]) -> tuple[bytes, int]:
@@ -41,7 +43,7 @@ def encoded_shard(document: Mapping[str, Any], voxels: NDArray[Any]) -> tuple[by
     (sharding,) = document["codecs"]
     shape = tuple(sharding["configuration"]["chunk_shape"])
     (options,) = (codec["configuration"] for codec in sharding["configuration"]["codecs"] if codec["name"] == "blosc")
-    blosc = Blosc(options["cname"], options["clevel"], SHUFFLE, options["blocksize"])
+    blosc = Blosc(options["cname"], options["clevel"], _SHUFFLES[options["shuffle"]], options["blocksize"])
     shard = document["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [-(-len(voxels) // shape[0]), *map(operator.floordiv, shard[1:], shape[1:])]
     table = np.full((math.prod(counts), 2), ABSENT, np.uint64)
