@@ -56,16 +56,22 @@ def open_cohort(store: str | os.PathLike[str], *, storage_options: Mapping[str, 
     ------
     NotAStoreError, StoreVersionError, IncompleteStoreError
         There is no store, or it cannot be read by this version, or its conversion was interrupted.
+
+    Examples
+    --------
+    >>> cohort = isles24_zarr.open_cohort("isles24.zarr")
+    >>> cohort["phenotype"].sizes["subject"]
+    3
     """
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
-    attributes = read_root(opened)
-    if not isinstance(attributes.get("licence"), str):
+    root = read_root(opened)
+    if root.licence is None:
         raise StoreDamageError(f"{target.url}/{ZARR_JSON}", "lacks the licence of the data")
     table = column_table(opened, PHENOTYPE)
     if table is None:
         raise IncompleteStoreError(target.url, "its conversion has not finished, there is no cohort table yet")
-    return cohort_tree(table, attributes, target)
+    return cohort_tree(table, root.attributes, target)
 
 
 def cohort_tree(table: xr.Dataset, attributes: Mapping[Any, Any], target: StorePlace) -> xr.DataTree:

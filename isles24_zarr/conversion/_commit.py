@@ -24,7 +24,7 @@ from isles24_zarr.clinical import (
     rows_from_table,
 )
 from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_passwords
-from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, PHENOTYPE, recorded_of
+from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, PHENOTYPE, RootRecord
 from isles24_zarr.store import committed_subjects, read_document
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.writing import remove, write_dataset, write_grid, write_group, write_subject
@@ -192,6 +192,5 @@ def is_complete(store: Store, dictionary: Dictionary) -> bool:
     """Tell whether the last conversion ended, with the same data dictionary, and has its table."""
     if read_document(store, PHENOTYPE) is None:
         return False
-    attributes = (read_document(store, "") or {}).get("attributes", {})
-    recorded = recorded_of(attributes).get("dictionary")
-    return bool(attributes.get("state") == "complete" and recorded == dictionary.sha256)
+    root = RootRecord.from_document(read_document(store, ""))
+    return root.state == "complete" and root.dictionary == dictionary.sha256

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
-from isles24_zarr.format import PHENOTYPE, recorded_of
+from isles24_zarr.format import PHENOTYPE, RootRecord, recorded_of
 from isles24_zarr.store import (
     LOCAL,
     ZARR_JSON,
@@ -138,8 +138,7 @@ def _locked(place: Place) -> Iterator[None]:
 
 
 def _root_seal(store: Store) -> str | None:
-    found: str | None = recorded_of((read_document(store, "") or {}).get("attributes", {})).get("seal")
-    return found
+    return RootRecord.from_document(read_document(store, "")).seal
 
 
 def _write_whole(

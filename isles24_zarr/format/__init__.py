@@ -35,7 +35,7 @@ from isles24_zarr.format.layout import (
     subject_plan,
 )
 from isles24_zarr.format.mask_plans import mask_notices, mask_plan
-from isles24_zarr.format.records import ArrayRecord, GridRecord, SourceRecord, SubjectRecord
+from isles24_zarr.format.records import ArrayRecord, GridRecord, RootRecord, SourceRecord, SubjectRecord
 from isles24_zarr.format.shards import (
     ABSENT,
     CHECKSUM_BYTES,
@@ -62,6 +62,7 @@ __all__ = [
     "GridPlan",
     "GridRecord",
     "MaskValues",
+    "RootRecord",
     "SourceRecord",
     "SubjectPlan",
     "SubjectRecord",

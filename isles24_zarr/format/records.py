@@ -16,7 +16,7 @@ import numpy as np
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format.documents import checked_group, checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
-from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_orientation
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_of, recorded_orientation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -247,4 +247,46 @@ class SubjectRecord:
                 for each in recorded["problems"]
             ),
             seal=recorded.get("seal"),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RootRecord:
+    """What the root of a store says.
+
+    Parameters
+    ----------
+    attributes
+        All that it says, for those who open the cohort.
+    licence
+        Of the data; None where it is lost.
+    state
+        ``"complete"``, or ``"converting"`` while a conversion is under way or after it was killed.
+    dictionary
+        SHA-256 of the data dictionary that descriptions were taken from, if there was one.
+    seal
+        Of the document.
+    """
+
+    attributes: Mapping[str, Any]
+    licence: str | None
+    state: str | None
+    dictionary: str | None
+    seal: str | None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any] | None) -> Self:
+        """Read the document of the root; of none, or of another store, nothing is known."""
+        attributes = (document or {}).get("attributes", {})
+        recorded = recorded_of(attributes)
+
+        def text(found: object) -> str | None:
+            return found if isinstance(found, str) else None
+
+        return cls(
+            attributes=attributes,
+            licence=text(attributes.get("licence")),
+            state=text(attributes.get("state")),
+            dictionary=text(recorded.get("dictionary")),
+            seal=text(recorded.get("seal")),
         )

@@ -97,6 +97,12 @@ def open_scan(
         There is no store, or it does not hold this subject or space.
     StoreDamageError
         Part of an array is lost.
+
+    Examples
+    --------
+    >>> scan = isles24_zarr.open_scan("isles24.zarr", "sub-stroke0001")
+    >>> scan["ctp"].dims, scan["ctp"].dtype
+    (('time', 'z', 'y', 'x'), dtype('int16'))
     """
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
@@ -169,8 +175,7 @@ def _subject_record(
         record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
         check_version(f"{target.url}, {subject}", record.format_version)
         return record
-    attributes = read_root(store)
-    if attributes.get("state") != "complete" and subject in child_names(store, ""):
+    if read_root(store).state != "complete" and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 

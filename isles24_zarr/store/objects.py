@@ -26,7 +26,14 @@ from isles24_zarr.errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, SubjectRecord, checked_document, listed_members
+from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
+    FORMAT_VERSION,
+    RootRecord,
+    SubjectRecord,
+    checked_document,
+    listed_members,
+)
 from isles24_zarr.places import local_path, lock_file
 from isles24_zarr.store._lease import LOCK, leased
 from isles24_zarr.store.files import FileStamp, file_content, files_below, folder_entries
@@ -237,8 +244,8 @@ def _readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - those of the
     return ThreadPoolExecutor(_READERS, thread_name_prefix="isles24-documents")
 
 
-def read_root(store: Store) -> dict[str, Any]:
-    """Return the attributes of the root of an isles24-zarr store.
+def read_root(store: Store) -> RootRecord:
+    """Return what the root of an isles24-zarr store says.
 
     Raises
     ------
@@ -248,14 +255,14 @@ def read_root(store: Store) -> dict[str, Any]:
         A newer version wrote it, or one whose format is not read any more (`OldStoreError`).
     """
     document = read_document(store, "")
-    attributes: dict[str, Any] = (document or {}).get("attributes", {})
-    if not isinstance(attributes.get(ATTRIBUTE_KEY), dict):
+    root = RootRecord.from_document(document)
+    if not isinstance(root.attributes.get(ATTRIBUTE_KEY), dict):
         if document is None and isinstance(store, RemoteStore):
             store.check_place()
         what = "is a Zarr group, but not an isles24-zarr store" if document else "there is no isles24-zarr store"
         raise NotAStoreError(store, what)
-    check_version(store, attributes.get("format_version"))
-    return attributes
+    check_version(store, root.attributes.get("format_version"))
+    return root
 
 
 def check_version(where: object, version: object) -> None:
