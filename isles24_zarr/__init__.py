@@ -1,8 +1,9 @@
 """ISLES'24 stroke imaging as one chunked, sharded Zarr v3 store, opened lazily with xarray on Dask.
 
->>> import isles24_zarr  # doctest: +SKIP
->>> isles24_zarr.convert("train/", "isles24.zarr")  # doctest: +SKIP
->>> isles24_zarr.open_scan("isles24.zarr", "sub-stroke0001")  # doctest: +SKIP
+>>> import isles24_zarr
+>>> scan = isles24_zarr.open_scan("isles24.zarr", "sub-stroke0001")
+>>> scan.isles.volume("lesion_mask", threshold=0.5) > 0
+True
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of ``.isles`` are right, and its methods are documented in full."""
+"""The examples in the docstrings of the face and of ``.isles`` are right; methods are documented in full."""
 
 from __future__ import annotations
 
@@ -35,12 +35,28 @@ def objects(store: Path) -> dict[str, Any]:
 def test_examples(kind: type, name: str, objects: dict[str, Any]) -> None:
     member = inspect.getattr_static(kind, name)
     documented = member.fget if isinstance(member, property) else member
-    text = textwrap.dedent(f"    {documented.__doc__}")
-    found = doctest.DocTestParser().get_doctest(text, dict(objects), name, kind.__module__, 0)
+    check_examples(documented.__doc__, dict(objects), f"{kind.__name__}.{name}")
+
+
+def check_examples(text: str, names: dict[str, Any], what: str) -> None:
+    found = doctest.DocTestParser().get_doctest(textwrap.dedent(f"    {text}"), names, what, what, 0)
     assert found.examples
     told: list[str] = []
     doctest.DocTestRunner(verbose=False).run(found, out=told.append)
     assert not told, "".join(told)
+
+
+@pytest.mark.parametrize(
+    "name", ["", *(n for n in isles24_zarr.__all__ if inspect.isfunction(getattr(isles24_zarr, n)))]
+)
+def test_examples_of_the_face(
+    name: str, release: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train").symlink_to(release)
+    (tmp_path / "isles24.zarr").symlink_to(store)
+    monkeypatch.chdir(tmp_path)
+    documented = getattr(isles24_zarr, name) if name else isles24_zarr
+    check_examples(documented.__doc__, {"isles24_zarr": isles24_zarr}, name or "isles24_zarr")
 
 
 @pytest.mark.parametrize(("kind", "name"), MEMBERS)

@@ -45,6 +45,12 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     ------
     SourceNotFoundError
         There is no release.
+
+    Examples
+    --------
+    >>> release = isles24_zarr.scan("train")
+    >>> list(release.subjects)
+    ['sub-stroke0001', 'sub-stroke0002', 'sub-stroke0004']
     """
     place = Source.of(source, storage_options)
     release = place.listed()

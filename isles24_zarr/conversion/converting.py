@@ -131,6 +131,12 @@ def convert(
         store of an older format (`OldStoreError`), which is brought up to date as a whole.
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
+
+    Examples
+    --------
+    >>> report = isles24_zarr.convert("train", "new.zarr", subjects=["sub-stroke0001"], workers=1, progress=False)
+    >>> report.converted, report.images
+    (('sub-stroke0001',), 18)
     """
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)

@@ -110,6 +110,12 @@ def export(
     ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. A text that spreadsheet programs would
     compute has an apostrophe before it, which `convert` takes away again; ``participants.tsv`` has spaces for line
     breaks.
+
+    Examples
+    --------
+    >>> report = isles24_zarr.export("isles24.zarr", "back", images=["ncct"], workers=1, progress=False)
+    >>> report.ok, report.written
+    (True, 3)
     """
     from isles24_zarr.tasks import TaskLost, completed_tasks, dask_client
 

@@ -112,6 +112,10 @@ def fetch(
         The connection broke and would not be mended, or what came is not what the record lists.
     MissingExtraError
         The extra ``fetch`` is not installed.
+
+    Examples
+    --------
+    >>> isles24_zarr.fetch("downloads")  # doctest: +SKIP
     """
     try:
         import pooch

@@ -296,6 +296,11 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
         The destination is not an empty folder, and cannot be made one.
     UnknownNameError
         There is no such scale, number of subjects or seed.
+
+    Examples
+    --------
+    >>> isles24_zarr.synthesize("patients", subjects=1, scale="tiny").name
+    'patients'
     """
     folder, patients = Path(destination), _patients(subjects, scale, seed)
     try:

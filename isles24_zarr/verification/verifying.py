@@ -101,6 +101,11 @@ def verify(
     ------
     NotAStoreError, StoreVersionError, SourceNotFoundError, UnknownNameError
         There is nothing to verify, or nothing to compare with.
+
+    Examples
+    --------
+    >>> isles24_zarr.verify("isles24.zarr", "train", fast=True, workers=1, progress=False).ok
+    True
     """
     from isles24_zarr.tasks import TaskLost, dask_client
 
