@@ -26,7 +26,8 @@ from isles24_zarr.nifti.files import VoxelStream, read_header
 from isles24_zarr.release.paths import SourceFile, Subject
 from isles24_zarr.store.remote import RemoteStore
 from isles24_zarr.store.voxels import StoredVoxels
-from isles24_zarr.writing import encoded_shard, write_array
+from isles24_zarr.writing import write_array
+from isles24_zarr.writing._encoding import encoded_shard
 from tests.fuzz import header_bytes
 
 if TYPE_CHECKING:

@@ -5,9 +5,6 @@ from isles24_zarr.format.codecs import column_bytes, compressors
 from isles24_zarr.format.documents import (
     COORDINATES,
     checked_document,
-    checked_group,
-    checked_image,
-    checked_record,
     checked_small_array,
     listed_members,
 )
@@ -68,9 +65,6 @@ __all__ = [
     "SubjectRecord",
     "blocks_of_array",
     "checked_document",
-    "checked_group",
-    "checked_image",
-    "checked_record",
     "checked_small_array",
     "column_bytes",
     "compressors",

@@ -1,6 +1,5 @@
 """The only package that writes Zarr: shards, arrays by plan, groups by commit."""
 
-from isles24_zarr.writing._encoding import encoded_shard
 from isles24_zarr.writing._store import (
     looked_at,
     remove,
@@ -15,7 +14,6 @@ from isles24_zarr.writing._store import (
 )
 
 __all__ = [
-    "encoded_shard",
     "looked_at",
     "remove",
     "remove_partial_objects",
