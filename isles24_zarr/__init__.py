@@ -55,6 +55,7 @@ _HOMES: Final = {
     "analysis": [],
     "figures": [],
     "geometry": [],
+    "perfusion": [],
 }
 """Packages with what the face has of each: they are imported when they are first asked for, since together they take as
 long to import as xarray does."""

@@ -131,6 +131,14 @@ class MaskError(RequestError):
     advice = "give booleans, whole numbers from 0 on, or fractions between 0 and 1; fill gaps, as by .fillna(0)"
 
 
+class PerfusionError(RequestError):
+    """Perfusion cannot be computed of this series."""
+
+
+class PerfusionWarning(UserWarning):
+    """Perfusion was computed, but the series is too short, or starts too late, for some of it to be right."""
+
+
 class SoftMaskWarning(UserWarning):
     """A mask of fractions was taken for labels, by a threshold that was not asked for."""
 

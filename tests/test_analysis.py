@@ -20,7 +20,7 @@ from scipy import ndimage, stats
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.analysis import perfusion
+from isles24_zarr.analysis import lesions
 from isles24_zarr.analysis import statistics as analysis
 from isles24_zarr.vocabulary import COW_LABELS
 from tests import nifti_files
@@ -272,9 +272,16 @@ def test_images_that_do_not_belong_together() -> None:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("thresholds", [{}, {"tmax_threshold": 4.0, "cbf_fraction": 0.7}])
-def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds: dict[str, float]) -> None:
+@pytest.mark.parametrize("least", [-1.0, 9.0])
+def test_perfusion_lesions(
+    store: Path, release: Path, subject: str, thresholds: dict[str, float], least: float
+) -> None:
+    """Within a mask, which is everything or leaves out what has little flow, as scalp."""
     image = file_image(release, subject, "tmax")
     tmax, cbf = voxels(release, subject, "tmax"), voxels(release, subject, "cbf")
+    inside = cbf > least
+    left_out = (inside & ~was_computed(tmax, "tmax")).sum(), (inside & ~was_computed(cbf, "cbf")).sum()
+    tmax, cbf = np.where(inside, tmax, 0), np.where(inside, cbf, 0)
     x = nib.affines.apply_affine(image.affine, np.moveaxis(np.indices(tmax.shape), 0, -1))[..., 0]
     slow = tmax > thresholds.get("tmax_threshold", 6.0)
     midline = np.percentile(x[cbf != 0], [1, 99]).mean()
@@ -283,10 +290,11 @@ def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds:
     reference = np.median(other.astype(np.float64))
     core = slow & (cbf != 0) & (cbf < thresholds.get("cbf_fraction", 0.3) * reference)
     assert core.sum() < slow.sum()
-    assert core.any() or not thresholds  # scalp lowers the median flow of the other side
+    assert core.any() or not thresholds or least > 0  # scalp lowers the median flow of the other side
     ml = voxel_ml(image)
     for scan in variants(store, subject):
-        found = scan.isles.perfusion_lesions(**thresholds)
+        brain = scan["cbf"] > least
+        found = scan.isles.perfusion_lesions(brain=brain, **thresholds)
         assert found.side == ("right" if on_right else "left")
         assert found.midline == pytest.approx(midline, abs=1e-4)
         assert found.reference_cbf == pytest.approx(reference)
@@ -295,9 +303,14 @@ def test_perfusion_lesions(store: Path, release: Path, subject: str, thresholds:
         assert found.mismatch == pytest.approx((slow.sum() - core.sum()) * ml)
         assert found.mismatch_ratio == (pytest.approx(slow.sum() / core.sum()) if core.any() else np.inf)
         assert found.unknown == pytest.approx((slow & (cbf == 0)).sum() * ml)
-        left_out = (~was_computed(tmax, "tmax")).sum(), (~was_computed(cbf, "cbf")).sum()
+        on_left = np.count_nonzero(slow & (cbf != 0) & (x < midline))
+        slow_with_flow = np.count_nonzero(slow & (cbf != 0))
+        assert found.laterality == pytest.approx((slow_with_flow - 2 * on_left) / slow_with_flow)
+        assert found.intensity_ratio == pytest.approx(np.count_nonzero(slow & (tmax > 10)) / slow.sum())
+        assert found.brain == pytest.approx(inside.sum() * ml)
+        assert found.coverage == pytest.approx((cbf != 0).sum() / inside.sum())
         assert (found.tmax_left_out, found.cbf_left_out) == left_out
-        masks = scan.isles.perfusion_masks(**thresholds)
+        masks = scan.isles.perfusion_masks(brain=brain, **thresholds)
         assert masks["hypoperfusion"].isles.volume() == pytest.approx(found.hypoperfusion)
         assert masks["core"].isles.volume() == pytest.approx(found.core)
 
@@ -325,7 +338,7 @@ def test_the_other_side_is_that_of_the_patient(side: int, flips: tuple[int, int,
     affine[:3, :3] = turn * [2.0, 2.0, 4.0] * np.array(flips)
     affine[:3, 3] = -affine[:3, :3] @ [17.5, 19.5, 9.5]
     tmax, cbf = head(side, affine)
-    found = perfusion.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
+    found = lesions.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
     assert found.side == ("right" if side == 1 else "left")
     assert found.midline == pytest.approx(3, abs=1)
     assert found.reference_cbf == 40
@@ -338,14 +351,14 @@ def test_maps_with_voxels_that_are_not_finite() -> None:
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
     affine[:3, 3] = (-35, -39, -38)
     tmax, cbf = head(1, affine)
-    clean = perfusion.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
+    clean = lesions.perfusion_lesions(make_volume(tmax, affine), make_volume(cbf, affine))
     slow = np.argwhere(tmax == 9)
     for place, value in zip(slow[:3], (np.nan, np.inf, -np.inf), strict=True):
         tmax[tuple(place)] = value
     for place, value in zip(slow[3:7], (np.nan, np.inf, -np.inf, 0), strict=True):
         cbf[tuple(place)] = value
     image, flow = make_volume(tmax, affine), make_volume(cbf, affine)
-    found = perfusion.perfusion_lesions(image, flow)
+    found = lesions.perfusion_lesions(image, flow)
     ml = 16 / 1000
     assert found.hypoperfusion == pytest.approx(clean.hypoperfusion - 3 * ml)
     assert found.core == pytest.approx(clean.core - 7 * ml)
@@ -353,23 +366,23 @@ def test_maps_with_voxels_that_are_not_finite() -> None:
     assert found.tmax_left_out == clean.tmax_left_out + 3
     assert found.cbf_left_out == clean.cbf_left_out + 4
     assert found.reference_cbf == clean.reference_cbf
-    masks = perfusion.perfusion_masks(image.chunk(y=7), flow)
+    masks = lesions.perfusion_masks(image.chunk(y=7), flow)
     assert all(mask.chunks for mask in masks.values())
     assert masks["core"].isles.volume() == pytest.approx(found.core)
 
 
 def test_nothing_is_hypoperfused() -> None:
     tmax = make_volume(np.full((3, 4, 5), 2.0))
-    found = perfusion.perfusion_lesions(tmax, tmax * 20)
+    found = lesions.perfusion_lesions(tmax, tmax * 20)
     assert (found.hypoperfusion, found.core, found.mismatch, found.side) == (0, 0, 0, None)
     assert np.isnan(found.mismatch_ratio)
     assert np.isnan(found.reference_cbf)
-    empty = perfusion.perfusion_lesions(tmax * 0, tmax * np.nan)
+    empty = lesions.perfusion_lesions(tmax * 0, tmax * np.nan)
     assert empty.cbf_left_out == empty.tmax_left_out == 60
     assert np.isnan(empty.midline)
-    no_core = perfusion.perfusion_lesions(tmax * 5, tmax)
+    no_core = lesions.perfusion_lesions(tmax * 5, tmax)
     assert no_core.mismatch_ratio == np.inf
-    assert not perfusion.perfusion_masks(tmax, tmax)["core"].any()
+    assert not lesions.perfusion_masks(tmax, tmax)["core"].any()
 
 
 # --- overlaps ---

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,7 @@ from hypothesis.extra.numpy import arrays
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.analysis import metrics
 from isles24_zarr.analysis.metrics import challenge_metrics, lesion_components
-
-pytest.importorskip("scipy")
 
 SHAPE = (6, 9, 8)
 
@@ -312,9 +308,3 @@ def test_masks_on_different_grids() -> None:
         challenge_metrics(mask, mask)
     with pytest.raises(errors.GeometryError, match="z, y and x"):
         challenge_metrics(mask[0], mask[0], 1.0)
-
-
-def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-    with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[analysis\]"):
-        metrics.lesion_components(np.zeros(SHAPE))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import xarray as xr
+
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.vocabulary import CT_WINDOWS
 
 if TYPE_CHECKING:
     import numpy as np
-    import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
+    from isles24_zarr.analysis import ResamplingMethod
     from isles24_zarr.geometry import Grid
 
 
@@ -107,6 +109,43 @@ class GeometryAccessor:
         from isles24_zarr.geometry import nearest_voxels
 
         return nearest_voxels(self._scan, positions)
+
+    def resample_like(self, reference: xr.Dataset | xr.DataArray, *, method: ResamplingMethod = "nearest") -> Any:
+        """Return these data on the grid of others, through both affines, lazily.
+
+        Parameters
+        ----------
+        reference
+            A scan or an image, whose grid the result has.
+        method
+            ``"nearest"``, or ``"linear"`` for images that are no labels.
+
+        Returns
+        -------
+        xarray.Dataset or xarray.DataArray
+            On Dask. Outside of these data, masks are 0 and all else is NaN. See `analysis.resampled_like`, which says
+            what headers do not promise.
+
+        Raises
+        ------
+        GeometryError
+            An axis is gone, or the orientation of one of both is not known.
+        MaskError
+            Labels cannot be interpolated linearly.
+        UnknownNameError
+            There is no such method.
+
+        Examples
+        --------
+        >>> acquired = cohort.isles.scan("sub-stroke0001", space="ctp")
+        >>> scan["lesion_mask"].isles.resample_like(acquired).shape == acquired["tmax"].shape
+        True
+        """
+        from isles24_zarr.analysis import resampled_like
+
+        if isinstance(self._scan, xr.Dataset):
+            return self._scan.map(resampled_like, args=(reference,), method=method)
+        return resampled_like(self._scan, reference, method=method)
 
 
 def ct_window(name: str) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from isles24_zarr.accessors._geometry import GeometryAccessor, ct_window
+from isles24_zarr.accessors._geometry import ct_window
+from isles24_zarr.accessors._perfusion import SeriesAccessor
 from isles24_zarr.conventions import BASELINE_FRAMES, MATCHING_THRESHOLD
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_dataarray_accessor("isles")
-class ImageAccessor(GeometryAccessor):
+class ImageAccessor(SeriesAccessor):
     """``scan["ctp"].isles``: geometry and numbers of one image."""
 
     def to_nifti(self, *, like: str | xr.DataArray | None = None) -> nib.Nifti1Image | nib.Nifti2Image:
@@ -218,8 +219,6 @@ class ImageAccessor(GeometryAccessor):
         ------
         GeometryError, MaskError
             The masks are on different grids, or no masks.
-        MissingExtraError
-            scipy is not installed.
 
         Examples
         --------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.accessors._geometry import GeometryAccessor
+from isles24_zarr.accessors._perfusion import ScanPerfusionAccessor
 from isles24_zarr.conventions import CBF_FRACTION, TMAX_THRESHOLD
 from isles24_zarr.errors import UnknownNameError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from isles24_zarr.analysis import PerfusionLesions
 
 
-class MeasuresAccessor(GeometryAccessor):
+class MeasuresAccessor(ScanPerfusionAccessor):
     """Numbers of the images and masks of a scan."""
 
     def volume(self, name: str = "lesion_mask", *, label: int | None = None, threshold: float | None = None) -> float:
@@ -133,12 +133,19 @@ class MeasuresAccessor(GeometryAccessor):
         )
 
     def perfusion_lesions(
-        self, *, tmax_threshold: float = TMAX_THRESHOLD, cbf_fraction: float = CBF_FRACTION
+        self,
+        *,
+        brain: str | ArrayLike | None = None,
+        tmax_threshold: float = TMAX_THRESHOLD,
+        cbf_fraction: float = CBF_FRACTION,
     ) -> PerfusionLesions:
         """Measure hypoperfusion, ischaemic core and their mismatch by Tmax and CBF.
 
         Parameters
         ----------
+        brain
+            Mask, or its name, outside of which nothing counts; by default that of `brain_mask` where the scan has an
+            NCCT, and all of the maps where not, as derived ones stop at the brain by themselves.
         tmax_threshold
             In s: tissue above is hypoperfused.
         cbf_fraction
@@ -163,17 +170,25 @@ class MeasuresAccessor(GeometryAccessor):
         from isles24_zarr.analysis import perfusion_lesions
 
         return perfusion_lesions(
-            self._image("tmax"), self._image("cbf"), tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction
+            self._image("tmax"),
+            self._image("cbf"),
+            brain=self._brain(brain),
+            tmax_threshold=tmax_threshold,
+            cbf_fraction=cbf_fraction,
         )
 
     def perfusion_masks(
-        self, *, tmax_threshold: float = TMAX_THRESHOLD, cbf_fraction: float = CBF_FRACTION
+        self,
+        *,
+        brain: str | ArrayLike | None = None,
+        tmax_threshold: float = TMAX_THRESHOLD,
+        cbf_fraction: float = CBF_FRACTION,
     ) -> xr.Dataset:
         """Return where tissue is hypoperfused, and where it is core.
 
         Parameters
         ----------
-        tmax_threshold, cbf_fraction
+        brain, tmax_threshold, cbf_fraction
             As for `perfusion_lesions`, which is computed at once.
 
         Returns
@@ -194,7 +209,11 @@ class MeasuresAccessor(GeometryAccessor):
         from isles24_zarr.analysis import perfusion_masks
 
         return perfusion_masks(
-            self._image("tmax"), self._image("cbf"), tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction
+            self._image("tmax"),
+            self._image("cbf"),
+            brain=self._brain(brain),
+            tmax_threshold=tmax_threshold,
+            cbf_fraction=cbf_fraction,
         )
 
     def overlaps(
@@ -202,6 +221,7 @@ class MeasuresAccessor(GeometryAccessor):
         mask: str | ArrayLike = "lesion_mask",
         *,
         threshold: float | None = None,
+        brain: str | ArrayLike | None = None,
         tmax_threshold: float = TMAX_THRESHOLD,
         cbf_fraction: float = CBF_FRACTION,
     ) -> pd.DataFrame:
@@ -213,7 +233,7 @@ class MeasuresAccessor(GeometryAccessor):
             Name of a mask of this scan, or a mask on its grid: booleans, labels or fractions.
         threshold
             Fraction from which on voxels of a soft mask count.
-        tmax_threshold, cbf_fraction
+        brain, tmax_threshold, cbf_fraction
             As for `perfusion_lesions`.
 
         Returns
@@ -236,14 +256,17 @@ class MeasuresAccessor(GeometryAccessor):
         """
         from isles24_zarr.analysis import mask_overlaps
 
-        lesions = self.perfusion_masks(tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction).data_vars
-        return mask_overlaps(self._mask(mask), lesions, self.voxel_volume, threshold=threshold)
+        lesions = self.perfusion_masks(brain=brain, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
+        return mask_overlaps(self._mask(mask), lesions.data_vars, self.voxel_volume, threshold=threshold)
 
     def _image(self, name: str) -> xr.DataArray:
         if name not in self._scan:
             raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
         image: xr.DataArray = self._scan[name]
         return image
+
+    def _brain(self, brain: str | ArrayLike | None) -> Any:
+        return self._mask(brain) if brain is not None else self.brain_mask() if "ncct" in self._scan else None
 
     def _mask(self, mask: str | ArrayLike) -> Any:
         return self._image(mask) if isinstance(mask, str) else mask

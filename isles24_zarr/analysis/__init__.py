@@ -1,16 +1,18 @@
 """What is computed of arrays: volumes, statistics, curves, perfusion, metrics. Needs no store."""
 
-from isles24_zarr.analysis.arteries import arterial_input_candidates
+from isles24_zarr.analysis.arteries import arterial_input_candidates, arterial_of, enhancing_vessels, venous_of
 from isles24_zarr.analysis.blockwise import SPATIAL, computed_voxels, name_of, on_same_grid
-from isles24_zarr.analysis.curves import ball_mask, enhancement, region_curve, time_curve, time_to_peak
-from isles24_zarr.analysis.masks import LabelRule, label_rule, labelled, slice_areas
-from isles24_zarr.analysis.metrics import ChallengeMetrics, challenge_metrics, dice_coefficient, lesion_components
-from isles24_zarr.analysis.perfusion import (
+from isles24_zarr.analysis.brain import brain_mask
+from isles24_zarr.analysis.curves import ball_mask, enhancement, region_curve, series_axes, time_curve, time_to_peak
+from isles24_zarr.analysis.lesions import (
     PerfusionLesions,
     hypoperfusion_mask,
     perfusion_lesions,
     perfusion_masks,
 )
+from isles24_zarr.analysis.masks import LabelRule, label_rule, labelled, slice_areas
+from isles24_zarr.analysis.metrics import ChallengeMetrics, challenge_metrics, dice_coefficient, lesion_components
+from isles24_zarr.analysis.resampling import ResamplingMethod, resampled_like
 from isles24_zarr.analysis.statistics import label_volumes, mask_overlaps, mask_statistics, mask_volume, windowed
 
 __all__ = [
@@ -18,12 +20,16 @@ __all__ = [
     "ChallengeMetrics",
     "LabelRule",
     "PerfusionLesions",
+    "ResamplingMethod",
     "arterial_input_candidates",
+    "arterial_of",
     "ball_mask",
+    "brain_mask",
     "challenge_metrics",
     "computed_voxels",
     "dice_coefficient",
     "enhancement",
+    "enhancing_vessels",
     "hypoperfusion_mask",
     "label_rule",
     "label_volumes",
@@ -37,8 +43,11 @@ __all__ = [
     "perfusion_lesions",
     "perfusion_masks",
     "region_curve",
+    "resampled_like",
+    "series_axes",
     "slice_areas",
     "time_curve",
     "time_to_peak",
+    "venous_of",
     "windowed",
 ]

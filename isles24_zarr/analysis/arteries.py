@@ -1,4 +1,4 @@
-"""Arteries in CT perfusion: voxels whose curves may serve as arterial input function.
+"""Vessels in CT perfusion: voxels whose curves may serve as arterial input function or as venous output.
 
 A series is read once, block by block; of each voxel, four numbers are kept while its frames go by.
 """
@@ -83,11 +83,26 @@ def arterial_input_candidates(
     .. [2] Rempp KA, Brix G, Wenz F, et al. Quantification of regional cerebral blood flow and volume with dynamic
        susceptibility contrast-enhanced MR imaging. Radiology 1994;193:637-641.
     """
+    vessels = enhancing_vessels(series, baseline_frames=baseline_frames, lowest_peak=lowest_peak)
+    return arterial_of(vessels, count)
+
+
+def enhancing_vessels(series: xr.DataArray, *, baseline_frames: int, lowest_peak: float) -> pd.DataFrame:
+    """Return all voxels whose curves are those of vessels.
+
+    Parameters
+    ----------
+    series, baseline_frames, lowest_peak
+        As for `arterial_input_candidates`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of z, y and x: its columns, and ``i``, ``j``, ``k``, the indices along x, y and z.
+    """
     import pandas as pd
 
     check_baseline(series, baseline_frames)
-    if count < 1:
-        raise UnknownNameError(count, "is not a number of candidates, ask for 1 or more")
     series = series_axes(series)
     volume_axes(series.isel(time=0))
     grid = scan_grid(series)
@@ -97,25 +112,55 @@ def arterial_input_candidates(
     columns = itertools.groupby(blocks(series, innermost="time"), key=lambda block: block.start[1:])
     parts = computed([_vessels_of_column(rule, list(column)) for _, column in columns])
     vessels = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    chosen = _arterial(vessels).head(count)
-    positions = world_from_voxel(grid.affine, chosen[["i", "j", "k"]].to_numpy())
-    table = pd.DataFrame(positions, columns=["x", "y", "z"])
-    return table.join(chosen[["baseline", "peak", "time_to_peak", "width"]].reset_index(drop=True))
+    vessels = vessels.sort_values(["k", "j", "i"], ignore_index=True)
+    positions = world_from_voxel(grid.affine, vessels[["i", "j", "k"]].to_numpy())
+    return vessels.join(pd.DataFrame(positions, columns=["x", "y", "z"]))
 
 
-def _arterial(vessels: pd.DataFrame) -> pd.DataFrame:
-    """Keep what is high and early, high and narrow curves first; of equal ones, in the order of the axes."""
-    if vessels.empty:
-        return vessels
-    high = vessels[vessels["peak"] >= vessels["peak"].quantile(0.99) / 2]
+def arterial_of(vessels: pd.DataFrame, count: int | None = None) -> pd.DataFrame:
+    """Return vessels that are early, high and narrow, the best first, as `arterial_input_candidates` does."""
+    if count is not None and count < 1:
+        raise UnknownNameError(count, "is not a number of candidates, ask for 1 or more")
+    high = _high(vessels)
     early = high[high["time_to_peak"] <= high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
-    ranked = early.assign(score=early["peak"] / early["width"])
-    return ranked.sort_values(["score", "k", "j", "i"], ascending=[False, True, True, True])
+    return _best(early, early["peak"] / early["width"], count)
+
+
+def venous_of(vessels: pd.DataFrame) -> pd.DataFrame:
+    """Return those of `enhancing_vessels` that are high and late, the highest first.
+
+    Parameters
+    ----------
+    vessels
+        As of `enhancing_vessels`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `arterial_input_candidates`, of vessels that peak later than all that may be arteries: the highest are those
+        of voxels that hold blood and nothing else.
+    """
+    high = _high(vessels)
+    late = high[high["time_to_peak"] > high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
+    return _best(late, late["peak"])
+
+
+_COLUMNS: Final = ["x", "y", "z", "baseline", "peak", "time_to_peak", "width"]
+
+
+def _high(vessels: pd.DataFrame) -> pd.DataFrame:
+    return vessels[vessels["peak"] >= vessels["peak"].quantile(0.99) / 2]
+
+
+def _best(vessels: pd.DataFrame, score: pd.Series[float], count: int | None = None) -> pd.DataFrame:
+    """Return vessels of the highest score first; of equal ones, in the order of the axes."""
+    order = score.sort_values(ascending=False, kind="stable").index[:count]
+    return vessels.loc[order, _COLUMNS].reset_index(drop=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """What makes a vessel: arguments of `arterial_input_candidates`, and the times of the frames in s."""
+    """What makes a vessel: arguments of `enhancing_vessels`, and the times of the frames in s."""
 
     baseline_frames: int
     lowest_peak: float

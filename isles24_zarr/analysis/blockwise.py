@@ -85,6 +85,11 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
     return other.transpose(*spatial)
 
 
+def on_dask(image: xr.DataArray) -> xr.DataArray:
+    """Return an image on Dask, in blocks of about `DASK_CHUNK_BYTES` where it is not yet."""
+    return image if image.chunks is not None else image.chunk(_cuts(image))
+
+
 def computed_voxels(values: Any, image: str) -> Any:
     """Return where an image holds values, and not what stands for none: booleans, lazy if it is.
 

@@ -25,11 +25,11 @@ import xarray as xr
 from isles24_zarr.analysis.blockwise import SPATIAL, block_results, name_of, on_same_grid, volume_axes
 from isles24_zarr.analysis.masks import LabelRule, label_rule, marked_box
 from isles24_zarr.conventions import MATCHING_THRESHOLD, MM3_PER_ML
-from isles24_zarr.errors import GeometryError, MaskError, MissingExtraError, UnknownNameError
+from isles24_zarr.errors import GeometryError, MaskError, UnknownNameError
 from isles24_zarr.geometry import scan_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -96,8 +96,6 @@ def challenge_metrics(
         The matching threshold is not possible.
     GeometryError
         The masks are not on one grid, or nothing tells how large a voxel is.
-    MissingExtraError
-        scipy is not installed.
 
     Notes
     -----
@@ -156,26 +154,12 @@ def lesion_components(mask: ArrayLike) -> tuple[NDArray[np.int32], int]:
         (z, y, x), from 1 on, 0 outside of lesions.
     count : int
         How many lesions there are.
-
-    Raises
-    ------
-    MissingExtraError
-        scipy is not installed.
     """
+    from scipy.ndimage import label
+
     marked = np.asarray(mask) != 0
-    labels, count = _scipy_label()(marked, structure=np.ones((3,) * marked.ndim, dtype=bool), output=np.int32)
+    labels, count = label(marked, structure=np.ones((3,) * marked.ndim, dtype=bool), output=np.int32)
     return labels, int(count)
-
-
-def _scipy_label() -> Callable[..., Any]:
-    try:
-        from scipy.ndimage import label
-    except ImportError as error:
-        raise MissingExtraError(
-            "scipy", "is not installed, lesions need it: pip install 'isles24-zarr[analysis]'"
-        ) from error
-    function: Callable[..., Any] = label
-    return function
 
 
 def _matched_lesions(true: NDArray[np.bool_], found: NDArray[np.bool_], threshold: float) -> tuple[int, int, int]:

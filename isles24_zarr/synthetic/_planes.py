@@ -4,8 +4,9 @@ Most images are tables over the phantom's codes, by (tissue, level). The perfusi
 as acquired, as software makes them, and resampled for the registered ones.
 
 Perfusion follows the indicator-dilution model (Ostergaard 1996, doi:10.1002/mrm.1910360510): a tissue curve is
-CBF x AIF(t - Tmax) convolved with exp(-t / MTT), MTT = CBV / CBF, and the arterial input AIF a gamma variate. In
-vessels the maps stop at a limit, below what their curves would give.
+CBF x AIF(t - Tmax) convolved with exp(-t / MTT), MTT = CBV / CBF, the arterial input AIF a gamma variate, and the
+factor for haematocrit and density that of the literature. In vessels the maps stop at a limit, below what their curves
+would give.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from isles24_zarr.conventions import blood_factor
 from isles24_zarr.synthetic._phantom import (
     AIR,
     BONE,
@@ -228,7 +230,9 @@ def series_table(tables: dict[str, Floats], bolus: Bolus, seconds: Floats) -> Fl
             # residue at the middle of each step: the area under the curve is CBV times the arterial one
             residue = np.exp(-(fine + _FINE_STEP / 2) / mtt)
             response = np.convolve(arterial(tmax), residue)[: fine.size]
-            curves[:, tissue, level] = cbf / 6000 * _FINE_STEP * np.interp(seconds, fine, response)[:, None]
+            curves[:, tissue, level] = (
+                cbf / 6000 / blood_factor() * _FINE_STEP * np.interp(seconds, fine, response)[:, None]
+            )
     return tables["ncct"] + curves
 
 

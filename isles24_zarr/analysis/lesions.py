@@ -13,11 +13,11 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.analysis.blockwise import block_results, computed_voxels, on_same_grid, volume_axes
-from isles24_zarr.conventions import CBF_FRACTION, MM3_PER_ML, TMAX_THRESHOLD
+from isles24_zarr.conventions import CBF_FRACTION, MM3_PER_ML, SEVERE_TMAX, TMAX_THRESHOLD
 from isles24_zarr.geometry import scan_grid
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 def hypoperfusion_mask(tmax: xr.DataArray, *, tmax_threshold: float = TMAX_THRESHOLD) -> xr.DataArray:
@@ -39,8 +39,15 @@ class PerfusionLesions:
         The hemisphere, ``"left"`` or ``"right"``, that holds more of the hypoperfused tissue; None if there is none.
     midline
         x in RAS mm of the plane between the hemispheres.
+    laterality
+        (right - left) / (right + left) of the hypoperfused tissue that has a CBF: 1 where all of it is on the right.
+    intensity_ratio
+        Hypoperfusion intensity ratio: the part of the hypoperfused tissue whose Tmax is above 10 s.
     reference_cbf
         Median CBF of the other hemisphere, in mL/100 g/min; NaN without hypoperfusion.
+    brain, coverage
+        Volume of the brain, and which part of it has a CBF: a slab often covers less than half. NaN without a brain
+        mask.
     unknown
         Volume of hypoperfused tissue for which there is no CBF, so that it does not count as core.
     tmax_left_out, cbf_left_out
@@ -55,7 +62,11 @@ class PerfusionLesions:
     mismatch_ratio: float
     side: Literal["left", "right"] | None
     midline: float
+    laterality: float
+    intensity_ratio: float
     reference_cbf: float
+    brain: float
+    coverage: float
     unknown: float
     tmax_left_out: int
     cbf_left_out: int
@@ -67,6 +78,7 @@ def perfusion_lesions(
     tmax: xr.DataArray,
     cbf: xr.DataArray,
     *,
+    brain: xr.DataArray | ArrayLike | None = None,
     tmax_threshold: float = TMAX_THRESHOLD,
     cbf_fraction: float = CBF_FRACTION,
 ) -> PerfusionLesions:
@@ -79,6 +91,8 @@ def perfusion_lesions(
     cbf
         On the same grid, in mL/100 g/min. Hypoperfused tissue is core where it is below `cbf_fraction` of the median
         CBF of the other hemisphere.
+    brain
+        Mask on the same grid, such as `analysis.brain_mask`: nothing outside of it counts. By default everything does.
     tmax_threshold
         In s; 6 is that of DEFUSE 3 [1]_ and EXTEND-IA [2]_.
     cbf_fraction
@@ -99,10 +113,10 @@ def perfusion_lesions(
     neither lesion nor reference, and counted. Hemispheres are the sides of the sagittal plane of the scanner halfway
     between the 1st and the 99th percentile of x (RAS, by the affine) of the voxels that have a CBF.
 
-    What this does not do: it follows no head that is turned or tipped in the scanner, tells neither vessels nor CSF nor
-    scalp, which the released maps cover, from tissue of the brain beyond what the maps leave out, removes no small or
-    scattered components, and pairs no mirrored regions. Volumes of commercial software will differ, and none of it is
-    meant for treating patients.
+    The released maps cover scalp and neck, whose low flow makes the reference too low, and the core too small: give
+    the brain. What this does not do: it follows no head that is turned or tipped in the scanner, tells neither vessels
+    nor CSF from tissue beyond what the maps leave out, removes no small or scattered components, and pairs no mirrored
+    regions. Volumes of commercial software will differ, and none of it is meant for treating patients.
 
     Memory holds the CBF and 5 bytes more for each voxel that has one, and a few blocks of the maps.
 
@@ -118,17 +132,20 @@ def perfusion_lesions(
     """
     tmax = volume_axes(tmax)
     cbf = on_same_grid(tmax, cbf)
+    masks = [] if brain is None else [on_same_grid(tmax, brain)]
     grid = scan_grid(tmax)
     ml = grid.voxel_volume / MM3_PER_ML
-    parts = block_results(functools.partial(_flows, grid.affine[0], tmax_threshold), tmax, cbf, starts=True)
+    measure = functools.partial(_flows, grid.affine[0], tmax_threshold)
+    parts = block_results(measure, tmax, cbf, *masks, starts=True)
     flow, x, low = (np.concatenate([part[0][index] for part in parts]) for index in range(3))
-    slow, tmax_left_out, cbf_left_out = (sum(part[1][index] for part in parts) for index in range(3))
+    slow, severe, tmax_left_out, cbf_left_out, inside = (sum(part[1][index] for part in parts) for index in range(5))
     midline = float(np.mean(np.percentile(x, (1, 99)))) if x.size else np.nan
     right = x > midline
+    rights, lows = int(np.count_nonzero(right[low])), int(np.count_nonzero(low))
     side: Literal["left", "right"] | None = None
     reference, core = np.nan, 0
-    if low.any():
-        side = "right" if np.count_nonzero(right[low]) > np.count_nonzero(~right[low]) else "left"
+    if lows:
+        side = "right" if 2 * rights > lows else "left"
         other = flow[~right if side == "right" else right]
         reference = float(np.median(other.astype(np.float64))) if other.size else np.nan
         core = int(np.count_nonzero(flow[low].astype(np.float64) < cbf_fraction * reference))
@@ -140,8 +157,12 @@ def perfusion_lesions(
         mismatch_ratio=ratio,
         side=side,
         midline=midline,
+        laterality=(2 * rights - lows) / lows if lows else np.nan,
+        intensity_ratio=severe / slow if slow else np.nan,
         reference_cbf=reference,
-        unknown=(slow - int(np.count_nonzero(low))) * ml,
+        brain=inside * ml if masks else np.nan,
+        coverage=x.size / inside if masks and inside else np.nan,
+        unknown=(slow - lows) * ml,
         tmax_left_out=tmax_left_out,
         cbf_left_out=cbf_left_out,
         tmax_threshold=tmax_threshold,
@@ -150,26 +171,36 @@ def perfusion_lesions(
 
 
 def _flows(
-    to_x: NDArray[np.float64], threshold: float, start: tuple[int, ...], tmax: NDArray[Any], cbf: NDArray[Any]
-) -> tuple[tuple[NDArray[Any], ...], tuple[int, int, int]]:
-    """Return CBF, x in mm and whether Tmax is long of voxels that have a CBF; how many are slow, and were left out."""
-    slow = (tmax > threshold) & np.isfinite(tmax)
-    known = computed_voxels(cbf, "cbf")
+    to_x: NDArray[np.float64],
+    threshold: float,
+    start: tuple[int, ...],
+    tmax: NDArray[Any],
+    cbf: NDArray[Any],
+    brain: NDArray[Any] | None = None,
+) -> tuple[tuple[NDArray[Any], ...], tuple[int, ...]]:
+    """Return CBF, x in mm and whether Tmax is long of voxels that have a CBF; and counts.
+
+    These are how many voxels are slow, and very slow, how many each map leaves out, and how many the brain has.
+    """
+    inside = np.ones(tmax.shape, dtype=bool) if brain is None else brain != 0
+    finite = np.isfinite(tmax) & inside
+    slow = finite & (tmax > threshold)
+    known = computed_voxels(cbf, "cbf") & inside
     # x of each voxel, as its affine says: to_x runs over (x, y, z), the axes of a block over (z, y, x)
     k, j, i = (
         (step * (first + np.arange(count))).astype(np.float32)
         for step, first, count in zip(to_x[2::-1], start, known.shape, strict=True)
     )
     x = (i + (j[:, None] + (k + np.float32(to_x[3]))[:, None, None]))[known]
-    counts = (slow, ~computed_voxels(tmax, "tmax"), ~known)
-    first, second, third = (int(np.count_nonzero(each)) for each in counts)
-    return (cbf[known], x, slow[known]), (first, second, third)
+    counts = (slow, slow & (tmax > SEVERE_TMAX), inside & ~computed_voxels(tmax, "tmax"), inside & ~known, inside)
+    return (cbf[known], x, slow[known]), tuple(int(np.count_nonzero(each)) for each in counts)
 
 
 def perfusion_masks(
     tmax: xr.DataArray,
     cbf: xr.DataArray,
     *,
+    brain: xr.DataArray | ArrayLike | None = None,
     tmax_threshold: float = TMAX_THRESHOLD,
     cbf_fraction: float = CBF_FRACTION,
 ) -> xr.Dataset:
@@ -177,7 +208,7 @@ def perfusion_masks(
 
     Parameters
     ----------
-    tmax, cbf, tmax_threshold, cbf_fraction
+    tmax, cbf, brain, tmax_threshold, cbf_fraction
         As for `perfusion_lesions`, which is computed at once: the core depends on the CBF of the other side.
 
     Returns
@@ -186,11 +217,14 @@ def perfusion_masks(
         Booleans ``hypoperfusion`` and ``core`` (z, y, x), lazy if the maps are; their volumes are those of
         `perfusion_lesions`.
     """
-    lesions = perfusion_lesions(tmax, cbf, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
+    lesions = perfusion_lesions(tmax, cbf, brain=brain, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
     tmax = volume_axes(tmax)
     # both maps are on one grid, though the last digits of their coordinates need not agree
     flow = on_same_grid(tmax, cbf).astype(np.float64)
     slow = hypoperfusion_mask(tmax, tmax_threshold=tmax_threshold)
+    if brain is not None:
+        within = on_same_grid(tmax, brain) != 0
+        slow = slow & within.drop_vars(list(within.coords))
     low = (flow < cbf_fraction * lesions.reference_cbf) & computed_voxels(flow, "cbf")
     lost = slow & low.drop_vars(list(flow.coords))
     return xr.Dataset({"hypoperfusion": slow, "core": lost.rename("core").assign_attrs(units="1")})

@@ -1,0 +1,23 @@
+"""Maps of CT perfusion from the series: arterial input, deconvolution, maps, and how well they agree with others."""
+
+from isles24_zarr.perfusion.deconvolution import (
+    Deconvolution,
+    DeconvolutionMethod,
+    Flows,
+    bolus_arrival,
+    deconvolution_of,
+)
+from isles24_zarr.perfusion.inputs import PerfusionInputs, baseline_image, perfusion_inputs
+from isles24_zarr.perfusion.maps import perfusion_maps
+
+__all__ = [
+    "Deconvolution",
+    "DeconvolutionMethod",
+    "Flows",
+    "PerfusionInputs",
+    "baseline_image",
+    "bolus_arrival",
+    "deconvolution_of",
+    "perfusion_inputs",
+    "perfusion_maps",
+]

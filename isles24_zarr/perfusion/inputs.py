@@ -1,0 +1,223 @@
+"""What perfusion maps take besides the series: the curves of an artery and of a vein, the arrival of the bolus."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+
+from isles24_zarr.analysis import arterial_of, enhancing_vessels, name_of, region_curve, venous_of
+from isles24_zarr.errors import PerfusionError, PerfusionWarning
+from isles24_zarr.perfusion.deconvolution import bolus_arrival
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+_LOWEST_PEAK: Final = 50.0
+"""Enhancement in HU from which on a voxel is a vessel: several times that of tissue."""
+
+_FEWEST_VOXELS: Final = 10
+"""Of an artery or vein, where there are so many. Of more, the better half is taken: few are the best by their noise."""
+
+_SLICES: Final = 3
+"""Slices, evenly spread, from which the arrival of the bolus is first estimated."""
+
+_LATE_FRACTION: Final = 0.5
+"""A curve that ends above this part of its peak was cut off before the bolus had passed."""
+
+_FEWEST_FRAMES: Final = 6
+"""From the arrival of the bolus on; with fewer there is no curve to speak of."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PerfusionInputs:
+    """Arterial input and venous output of a series, as they are used for its maps.
+
+    Parameters
+    ----------
+    arterial_input
+        (time,), float64, in HU with their baseline.
+    venous_output
+        The same of a vein; None where there is none.
+    baseline_frames
+        Frames before the bolus arrives in the artery, whose mean is the baseline of all curves; at least 1.
+    bolus_arrival
+        When it does, in s on the time axis of the series.
+    venous_scale
+        Area under the enhancement of the vein over that of the artery, no less than 1: an artery is thinner than a
+        voxel, and shares it with tissue.
+    arteries, veins
+        Where the curves were found, as `analysis.arterial_input_candidates` tells; None where they were given.
+    findings
+        Sentences on what is wrong with the series: too short, or without a baseline.
+    """
+
+    arterial_input: xr.DataArray
+    venous_output: xr.DataArray | None
+    baseline_frames: int
+    bolus_arrival: float
+    venous_scale: float
+    arteries: pd.DataFrame | None
+    veins: pd.DataFrame | None
+    findings: tuple[str, ...]
+
+
+def perfusion_inputs(
+    series: xr.DataArray,
+    arterial_input: xr.DataArray | ArrayLike | None = None,
+    venous_output: xr.DataArray | ArrayLike | None = None,
+) -> PerfusionInputs:
+    """Find, or take, the arterial input and the venous output of a series.
+
+    Parameters
+    ----------
+    series
+        (time, z, y, x), in HU.
+    arterial_input
+        A curve over time in HU, as `analysis.time_curve` gives it, (time,); or a mask (z, y, x); or positions (3,) or
+        (n, 3), RAS in mm; the mean of a region is taken. By default the better half of all candidates, see
+        `analysis.arterial_input_candidates`.
+    venous_output
+        The same of a vein. By default, where the artery is found too, the higher half of what enhances like vessels and
+        peaks later than arteries; where an artery is given, none.
+
+    Returns
+    -------
+    PerfusionInputs
+
+    Raises
+    ------
+    PerfusionError
+        There is no artery to be found, or no bolus in what was given.
+    GeometryError
+        The series has no time axis, or a region is not on its grid.
+
+    Warns
+    -----
+    PerfusionWarning
+        The series begins after the bolus, or ends before it has passed.
+
+    Notes
+    -----
+    To find vessels the series is read once, block by block; three slices of it are read before, as it takes the arrival
+    of the bolus to know the baseline. Choosing vessels by their curves alone is a heuristic in the spirit of Straka et
+    al., J Magn Reson Imaging 2010;32:1024-1037, doi:10.1002/jmri.22338: look at the curves.
+
+    Examples
+    --------
+    >>> from isles24_zarr.perfusion import perfusion_inputs
+    >>> inputs = perfusion_inputs(scan["ctp"])
+    >>> inputs.baseline_frames, inputs.arterial_input.dims
+    """
+    arteries = veins = None
+    if arterial_input is None:
+        vessels = enhancing_vessels(series, baseline_frames=_first_baseline(series), lowest_peak=_LOWEST_PEAK)
+        arteries = _better_half(arterial_of(vessels))
+        if arteries.empty:
+            what = f"no voxel enhances by {_LOWEST_PEAK:g} HU as arteries do"
+            raise PerfusionError(name_of(series), f"{what}; give arterial_input a curve, a mask or positions")
+        arterial_input = arteries[["x", "y", "z"]].to_numpy()
+        if venous_output is None:
+            veins = _better_half(venous_of(vessels))
+            venous_output = None if veins.empty else veins[["x", "y", "z"]].to_numpy()
+    artery = _curve(series, arterial_input)
+    vein = None if venous_output is None else _curve(series, venous_output)
+    frames = bolus_arrival(artery)
+    findings = _findings(artery, vein, frames)
+    for finding in findings:
+        warnings.warn(f"{name_of(series)}: {finding}", PerfusionWarning, stacklevel=2)
+    return PerfusionInputs(
+        arterial_input=artery,
+        venous_output=vein,
+        baseline_frames=max(1, frames),
+        bolus_arrival=float(series["time"][frames]),
+        venous_scale=_venous_scale(artery, vein, max(1, frames)),
+        arteries=arteries,
+        veins=veins,
+        findings=findings,
+    )
+
+
+def _better_half(candidates: pd.DataFrame) -> pd.DataFrame:
+    return candidates.head(max(_FEWEST_VOXELS, len(candidates) // 2))
+
+
+def baseline_image(series: xr.DataArray) -> xr.DataArray:
+    """Return the mean of a series before the bolus, a CT without contrast agent.
+
+    Parameters
+    ----------
+    series
+        (time, z, y, x), in HU.
+
+    Returns
+    -------
+    xarray.DataArray
+        (z, y, x), float32, lazy if the series is. The arrival of the bolus is estimated at once, by three slices.
+
+    Examples
+    --------
+    >>> from isles24_zarr.perfusion import baseline_image
+    >>> baseline_image(scan["ctp"]).dims
+    ('z', 'y', 'x')
+    """
+    image: xr.DataArray = series.isel(time=slice(_first_baseline(series))).mean("time", dtype=np.float32)
+    return image.rename("baseline").assign_attrs(long_name="CT before the bolus", units="HU")
+
+
+def _first_baseline(series: xr.DataArray) -> int:
+    """Return how many frames are surely before the bolus, by the mean of a few slices."""
+    slices = np.linspace(0, series.sizes.get("z", 1), _SLICES + 2)[1:-1].astype(int)
+    part = series.isel(z=np.unique(slices)) if "z" in series.dims else series
+    curve = part.where(np.isfinite(part)).mean([dim for dim in part.dims if dim != "time"], dtype=np.float64)
+    return max(1, bolus_arrival(curve) - 1)
+
+
+def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:
+    """Return the curve of an artery or vein, (time,), in HU."""
+    count = series.sizes["time"]
+    is_curve = given.dims == ("time",) if isinstance(given, xr.DataArray) else np.shape(given) == (count,) != (3,)
+    if not is_curve:
+        curve = region_curve(series, given)
+    elif np.size(given) != count:
+        raise PerfusionError(name_of(series), f"has {count} frames, the curve that was given {np.size(given)}")
+    else:
+        values = np.asarray(given, dtype=np.float64)
+        curve = xr.DataArray(values, dims="time", coords={"time": series["time"]}, attrs={"units": "HU"})
+    if not np.isfinite(curve).all():
+        raise PerfusionError(
+            name_of(series), "has no finite curve in the region of its arterial input or venous output"
+        )
+    return curve
+
+
+def _venous_scale(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> float:
+    if vein is None:
+        return 1.0
+    areas = [_area(curve, frames) for curve in (vein, artery)]
+    return max(1.0, areas[0] / areas[1]) if areas[1] > 0 else 1.0
+
+
+def _area(curve: xr.DataArray, frames: int) -> float:
+    lifted = curve.to_numpy() - curve.to_numpy()[:frames].mean()
+    return float(np.trapezoid(lifted, curve["time"].to_numpy()))
+
+
+def _findings(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> tuple[str, ...]:
+    """Return what is wrong with a series by the curves of its vessels."""
+    found = []
+    if frames == 0:
+        found.append("the bolus is there in the first frame, which is taken for the baseline: maps are too low")
+    late = vein if vein is not None else artery
+    start = float(late[: max(1, frames)].mean())
+    left = float(late[-2:].mean() - start) / float(late.max() - start)
+    if left > _LATE_FRACTION:
+        what = f"it ends while the {'vein' if vein is not None else 'artery'} is at {left:.0%} of its peak"
+        found.append(f"{what}: CBV and MTT are too low, Tmax too")
+    if artery.size - frames < _FEWEST_FRAMES:
+        found.append(f"it has {artery.size - frames} frames from the arrival of the bolus on, too few for maps")
+    return tuple(found)
