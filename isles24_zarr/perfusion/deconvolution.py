@@ -209,8 +209,9 @@ def deconvolution_of(
     >>> times = np.arange(40.0)
     >>> artery = 300 * np.exp(-((times - 12) ** 2) / 18)
     >>> tissue = 0.01 * np.convolve(artery, np.exp(-times / 4))[:40]  # 60 mL/100 mL/min, for 4 s
-    >>> flows = deconvolution_of(artery, times, baseline_frames=0).flows(tissue[:, None])
-    >>> [round(float(each[0]), 3) for each in flows]
+    >>> flows = deconvolution_of(artery, times, baseline_frames=0).flows(tissue)
+    >>> [round(float(each), 3) for each in flows]
+    [0.006, 0.045, 1.765]
     """
     arterial, seconds = np.asarray(arterial_input, np.float64), np.asarray(times, np.float64)
     if method not in METHODS:

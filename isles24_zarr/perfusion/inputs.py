@@ -29,6 +29,9 @@ _SLICES: Final = 3
 _LATE_FRACTION: Final = 0.5
 """A curve that ends above this part of its peak was cut off before the bolus had passed."""
 
+_MOST_BLOOD_HU: Final = 100.0
+"""Of blood without contrast agent."""
+
 _FEWEST_FRAMES: Final = 6
 """From the arrival of the bolus on; with fewer there is no curve to speak of."""
 
@@ -44,7 +47,7 @@ class PerfusionInputs:
     venous_output
         The same of a vein; None where there is none.
     baseline_frames
-        Frames before the bolus arrives in the artery, whose mean is the baseline of all curves; at least 1.
+        Frames before the bolus arrives in the artery, whose mean is the baseline of all curves.
     bolus_arrival
         When it does, in s on the time axis of the series.
     venous_scale
@@ -111,7 +114,8 @@ def perfusion_inputs(
     --------
     >>> from isles24_zarr.perfusion import perfusion_inputs
     >>> inputs = perfusion_inputs(scan["ctp"])
-    >>> inputs.baseline_frames, inputs.arterial_input.dims
+    >>> inputs.arterial_input.dims, inputs.findings
+    (('time',), ())
     """
     arteries = veins = None
     if arterial_input is None:
@@ -127,15 +131,18 @@ def perfusion_inputs(
     artery = _curve(series, arterial_input)
     vein = None if venous_output is None else _curve(series, venous_output)
     frames = bolus_arrival(artery)
+    if frames == 0:
+        what = "its arterial input is highest in the first frame, or flat: there is no bolus in it"
+        raise PerfusionError(name_of(series), f"{what}; look at its curve, and give another as arterial_input")
     findings = _findings(artery, vein, frames)
     for finding in findings:
         warnings.warn(f"{name_of(series)}: {finding}", PerfusionWarning, stacklevel=2)
     return PerfusionInputs(
         arterial_input=artery,
         venous_output=vein,
-        baseline_frames=max(1, frames),
+        baseline_frames=frames,
         bolus_arrival=float(series["time"][frames]),
-        venous_scale=_venous_scale(artery, vein, max(1, frames)),
+        venous_scale=_venous_scale(artery, vein, frames),
         arteries=arteries,
         veins=veins,
         findings=findings,
@@ -210,13 +217,14 @@ def _area(curve: xr.DataArray, frames: int) -> float:
 def _findings(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> tuple[str, ...]:
     """Return what is wrong with a series by the curves of its vessels."""
     found = []
-    if frames == 0:
-        found.append("the bolus is there in the first frame, which is taken for the baseline: maps are too low")
+    before = float(artery[:frames].mean())
+    if before > _MOST_BLOOD_HU:
+        found.append(f"its artery begins at {before:.0f} HU, where the bolus has come already: maps are too low")
     late = vein if vein is not None else artery
-    start = float(late[: max(1, frames)].mean())
-    left = float(late[-2:].mean() - start) / float(late.max() - start)
-    if left > _LATE_FRACTION:
-        what = f"it ends while the {'vein' if vein is not None else 'artery'} is at {left:.0%} of its peak"
+    start = float(late[:frames].mean())
+    end, height = float(late[-2:].mean()) - start, float(late.max()) - start
+    if end > _LATE_FRACTION * height:
+        what = f"it ends while the {'vein' if vein is not None else 'artery'} is at {end / height:.0%} of its peak"
         found.append(f"{what}: CBV and MTT are too low, Tmax too")
     if artery.size - frames < _FEWEST_FRAMES:
         found.append(f"it has {artery.size - frames} frames from the arrival of the bolus on, too few for maps")
