@@ -1,7 +1,7 @@
 """Maps from the series: against a phantom of known flow, singular value decomposition by LAPACK, and recorded curves.
 
-The phantom is made after Kudo et al., Radiology 2013;267:201-211: tiles of blood volume, transit time and delay, with the
-arterial input of the literature, sampled as a scanner does, on a grid that is tilted and flipped.
+The phantom is made after Kudo et al., Radiology 2013;267:201-211: tiles of blood volume, transit time and delay, with
+the arterial input of the literature, sampled as a scanner does, on a grid that is tilted and flipped.
 """
 
 from __future__ import annotations
@@ -372,8 +372,8 @@ def test_voxels_without_a_curve() -> None:
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float64"])
 def test_types_and_axes(dtype: str) -> None:
     seconds = np.arange(0, 60.0)
-    values = np.rint(100 * (35 + tissue(seconds, 4, 5, 1)))[:, None, None, None] * np.ones((1, 2, 3, 4))
-    artery = np.rint(100 * (40 + arterial(seconds)))
+    values = np.rint(2 * (35 + tissue(seconds, 4, 5, 1)))[:, None, None, None] * np.ones((1, 2, 3, 4))
+    artery = np.rint(2 * (40 + arterial(seconds)))
     wanted = perfusion_maps(make_series(values, AFFINE, seconds), artery).compute()
     series = make_series(values.astype(dtype), AFFINE, seconds).transpose("x", "time", "z", "y")
     found = perfusion_maps(series, artery).compute()

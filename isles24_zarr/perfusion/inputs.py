@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import arterial_of, enhancing_vessels, name_of, region_curve, venous_of
+from isles24_zarr.analysis import arterial_of, enhancing_vessels, name_of, region_curve, series_axes, venous_of
 from isles24_zarr.errors import PerfusionError, PerfusionWarning
 from isles24_zarr.perfusion.deconvolution import bolus_arrival
 
@@ -117,6 +117,7 @@ def perfusion_inputs(
     >>> inputs.arterial_input.dims, inputs.findings
     (('time',), ())
     """
+    series = series_axes(series)
     arteries = veins = None
     if arterial_input is None:
         vessels = enhancing_vessels(series, baseline_frames=_first_baseline(series), lowest_peak=_LOWEST_PEAK)
