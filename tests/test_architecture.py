@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "conversion": "geometry places nifti clinical release format store writing tasks",
     "verification": "geometry places release format store tasks",
     "cohorts": "geometry nifti release format store tasks analysis scans",
-    "figures": "geometry format analysis scans cohorts",
+    "figures": "geometry format analysis perfusion scans cohorts",
     "accessors": "geometry analysis perfusion scans cohorts figures",
     "synthetic": "geometry nifti release",
     "serve": "store",

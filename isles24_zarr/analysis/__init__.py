@@ -1,7 +1,7 @@
 """What is computed of arrays: volumes, statistics, curves, perfusion, metrics. Needs no store."""
 
 from isles24_zarr.analysis.arteries import arterial_input_candidates, arterial_of, enhancing_vessels, venous_of
-from isles24_zarr.analysis.blockwise import SPATIAL, computed_voxels, name_of, on_same_grid
+from isles24_zarr.analysis.blockwise import SPATIAL, block_results, computed_voxels, name_of, on_same_grid
 from isles24_zarr.analysis.brain import brain_mask
 from isles24_zarr.analysis.curves import ball_mask, enhancement, region_curve, series_axes, time_curve, time_to_peak
 from isles24_zarr.analysis.lesions import (
@@ -24,6 +24,7 @@ __all__ = [
     "arterial_input_candidates",
     "arterial_of",
     "ball_mask",
+    "block_results",
     "brain_mask",
     "challenge_metrics",
     "computed_voxels",

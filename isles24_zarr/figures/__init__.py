@@ -1,5 +1,6 @@
 """Figures of scans and cohorts, by Matplotlib."""
 
+from isles24_zarr.figures.agreement import agreement_plot
 from isles24_zarr.figures.cohort import grid_row, grid_sizes, missingness, outcome_by_volume
 from isles24_zarr.figures.curves import time_curves
 from isles24_zarr.figures.slices import montage
@@ -7,6 +8,7 @@ from isles24_zarr.figures.subject_page import SubjectSummary, subject_summary
 
 __all__ = [
     "SubjectSummary",
+    "agreement_plot",
     "grid_row",
     "grid_sizes",
     "missingness",

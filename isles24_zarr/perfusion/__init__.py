@@ -1,5 +1,6 @@
 """Maps of CT perfusion from the series: arterial input, deconvolution, maps, and how well they agree with others."""
 
+from isles24_zarr.perfusion.agreement import VolumeAgreement, map_agreement, perfusion_agreement, volume_agreement
 from isles24_zarr.perfusion.deconvolution import (
     Deconvolution,
     DeconvolutionMethod,
@@ -15,9 +16,13 @@ __all__ = [
     "DeconvolutionMethod",
     "Flows",
     "PerfusionInputs",
+    "VolumeAgreement",
     "baseline_image",
     "bolus_arrival",
     "deconvolution_of",
+    "map_agreement",
+    "perfusion_agreement",
     "perfusion_inputs",
     "perfusion_maps",
+    "volume_agreement",
 ]
