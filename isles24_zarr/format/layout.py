@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,18 @@ ATTRIBUTE_KEY: Final = "isles24_zarr"
 
 PHENOTYPE: Final = "phenotype"
 
+DERIVATIVES: Final = "derivatives"
+"""The group of results, one group below it for each pipeline."""
+
+PIPELINE_NAME: Final = re.compile(r"(?!sub-)[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
+"""As BIDS has it; a folder of a subject is none."""
+
+RESULT_NAME: Final = re.compile(r"(?!(?:[xyzijk]|time|subject)$)[a-z][a-z0-9_]*", re.ASCII)
+"""Of an array of a pipeline: no coordinate."""
+
+MASK_NAME: Final = re.compile(r"(^|_)(mask|msk|seg|dseg|labels?)$", re.ASCII)
+"""How names of derivatives end that are masks."""
+
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
 """Settings of Blosc. A chunk is one block."""
 
@@ -73,6 +86,11 @@ class ArrayPlan:
         All that is known before the voxels are read.
     mask
         What the values of a mask mean, once they were looked at, see `mask_plan`.
+    pipeline
+        Of a derivative; empty for an image of the release.
+    separator
+        In the keys of its shards: ``"/"``, or ``"."`` for a derivative that replaces one with slashes, whose shards
+        stay until the new ones are committed.
     """
 
     subject: str
@@ -86,16 +104,21 @@ class ArrayPlan:
     orientation: Orientation
     attributes: Mapping[str, Any]
     mask: MaskValues | None = None
+    pipeline: str = ""
+    separator: str = "/"
 
     @property
     def is_mask(self) -> bool:
         """Whether the image is a mask, of which nothing is known before its values were looked at."""
+        if self.pipeline:
+            return MASK_NAME.search(self.image) is not None
         return vocabulary.IMAGES[self.image].is_mask
 
     @property
     def path(self) -> str:
         """Of the array in the store."""
-        return f"{self.subject}/{self.group}/{self.image}"
+        above = f"{DERIVATIVES}/{self.pipeline}/" if self.pipeline else ""
+        return f"{above}{self.subject}/{self.group}/{self.image}"
 
     @property
     def dimension_names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from isles24_zarr.store.arrays import (
     coordinate_variable,
     image_variable,
 )
-from isles24_zarr.store.file_order import file_blocks, file_voxels
+from isles24_zarr.store.file_order import file_blocks, file_voxels, voxel_checksum
 from isles24_zarr.store.files import NO_FILE, opened_file
 from isles24_zarr.store.objects import (
     ZARR_JSON,
@@ -59,6 +59,7 @@ __all__ = [
     "read_objects",
     "read_root",
     "reading",
+    "voxel_checksum",
     "writable_repository",
     "write_errors",
 ]

@@ -114,7 +114,7 @@ def file_order_cuts(task: ArrayTask) -> Iterator[tuple[str, tuple[slice, ...]]]:
         places[slow] = places[slow][::-1]
     for place in itertools.product(*places):
         cut = tuple(slice(at * shard, (at + 1) * shard) for at, shard in zip(place, shards, strict=True))
-        yield "/".join(map(str, ("c", *place))), cut
+        yield task.record.separator.join(map(str, ("c", *place))), cut
 
 
 def _file_order_voxels(task: ArrayTask, array: StoredVoxels, cut: tuple[slice, ...]) -> Iterator[NDArray[Any]]:
