@@ -107,9 +107,7 @@ class DerivativeRecord:
     def grid_document(self, group: str) -> dict[str, Any]:
         """Return the document of a grid with those of all that is in it."""
         inside = {
-            path.partition("/")[2]: document
-            for path, document in self.members.items()
-            if path.startswith(f"{group}/")
+            path.partition("/")[2]: document for path, document in self.members.items() if path.startswith(f"{group}/")
         }
         listed = {"kind": "inline", "must_understand": False, "metadata": inside}
         return {**self.members.get(group, {}), "consolidated_metadata": listed}

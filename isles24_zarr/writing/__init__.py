@@ -19,6 +19,7 @@ from isles24_zarr.writing._store import (
     write_grid,
     write_group,
     write_subject,
+    written_document,
     written_record,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "write_result_grid",
     "write_shard",
     "write_subject",
+    "written_document",
     "written_record",
 ]
