@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.conversion import store_errors
+from isles24_zarr.conversion import committing, store_errors
 from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, pipeline_path, recorded_of
+from isles24_zarr.store import is_versioned, read_root
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.writing import remove_shards, write_derivative, write_result_grid, written_document
 
@@ -22,14 +24,31 @@ if TYPE_CHECKING:
     from isles24_zarr.store import StorePlace
 
 
-@contextlib.contextmanager
-def writing(target: StorePlace) -> Iterator[tuple[Store, Callable[[], None]]]:
-    """Hold a store for writing.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Writer:
+    """A store that is held for writing.
 
-    Yields
-    ------
-    tuple
-        The store, and what raises where the lock was lost, to be called before a commit.
+    Parameters
+    ----------
+    store
+        To write into.
+    confirm
+        Raises where the lock was lost; called before each commit.
+    publish
+        Makes visible what was written, told what it is: a commit to an Icechunk repository, nothing elsewhere.
+    shared
+        Whether workers can write into it: a session of Icechunk belongs to this process.
+    """
+
+    store: Store
+    confirm: Callable[[], None]
+    publish: Callable[[str], None]
+    shared: bool = True
+
+
+@contextlib.contextmanager
+def writing(target: StorePlace) -> Iterator[Writer]:
+    """Hold a store for writing.
 
     Raises
     ------
@@ -38,8 +57,14 @@ def writing(target: StorePlace) -> Iterator[tuple[Store, Callable[[], None]]]:
     StoreWriteError
         It cannot be written.
     """
+    if is_versioned(target.url):
+        with committing(target.url, target.storage_options) as (store, commit):
+            yield Writer(store=store, confirm=lambda: None, publish=commit, shared=False)
+        return
     with store_errors(target), target.locked() as confirm:
-        yield target.opened(read_only=False), confirm
+        store = target.opened(read_only=False)
+        read_root(store)
+        yield Writer(store=store, confirm=confirm, publish=lambda _: None)
 
 
 def commit_results(

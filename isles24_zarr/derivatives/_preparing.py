@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from isles24_zarr.format import (
     result_plan,
 )
 from isles24_zarr.geometry import UNKNOWN_ORIENTATION, Grid, same_positions, scan_grid
-from isles24_zarr.store import ONLY_CHUNK, coordinate_variable, read_document, read_objects
+from isles24_zarr.store import ONLY_CHUNK, coordinate_variable, is_versioned, read_document, read_objects
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
@@ -177,6 +177,13 @@ def stored_grid(store: Store, place: ScanPlace) -> GridRecord:
     return GridRecord.from_document(document, f"{place.target.url}/{place.path}")
 
 
+def whole_grid(grid: GridRecord) -> Grid:
+    """Return where the voxels of a group of images lie."""
+    x, y, z = (int(grid.members[axis]["shape"][0]) for axis in "xyz")
+    oriented = grid.orientation != UNKNOWN_ORIENTATION
+    return Grid(shape=(x, y, z), affine=np.array(grid.affine), oriented=oriented)
+
+
 def image_records(grid: GridRecord, place: ScanPlace) -> dict[str, ArrayRecord]:
     """Return the images of a grid, that which gave it first."""
     names = sorted((name for name in IMAGES if name in grid.members), key=lambda name: name != grid.reference)
@@ -234,7 +241,7 @@ def prepared(
     for name, array in arrays.items():
         _check_grid(name, array, grid, place, times)
     earlier = earlier_record(store, pipeline.name, place.subject)
-    _check_names(place, pipeline.name, arrays, grid, earlier, overwrite=overwrite)
+    check_names(place, pipeline.name, arrays, grid, earlier, overwrite=overwrite)
     recorded = {
         "generated_by": list(pipeline.generated_by),
         "sources": {record.path: record.checksum for name, record in images.items() if name in (sources or images)},
@@ -261,7 +268,9 @@ def prepared(
                 ATTRIBUTE_KEY: recorded,
             },
         )
-        plans.append(dataclasses.replace(plan, separator=_next_separator(earlier, plan)))
+        plans.append(
+            dataclasses.replace(plan, separator=next_separator(earlier, plan, versioned=is_versioned(place.target.url)))
+        )
     axes = ("time", "z", "y", "x")
     return Prepared(
         place=place,
@@ -294,12 +303,7 @@ def _check_grid(
         raise GeometryError(
             name, f"has the axes {', '.join(map(str, array.dims))}, not z, y and x, or time before them"
         )
-    lengths = [int(grid.members[axis]["shape"][0]) for axis in "xyz"]
-    whole = Grid(
-        shape=(lengths[0], lengths[1], lengths[2]),
-        affine=np.array(grid.affine),
-        oriented=grid.orientation != UNKNOWN_ORIENTATION,
-    )
+    whole = whole_grid(grid)
     own = scan_grid(array)
     if own.shape != whole.shape:
         shapes = [" x ".join(map(str, each.shape)) for each in (own, whole)]
@@ -315,10 +319,10 @@ def _check_grid(
         raise GeometryError(name, f"has other frames than {place.path}")
 
 
-def _check_names(
+def check_names(
     place: ScanPlace,
     pipeline: str,
-    arrays: Mapping[str, Any],
+    arrays: Collection[str],
     grid: GridRecord,
     earlier: DerivativeRecord | None,
     *,
@@ -327,7 +331,7 @@ def _check_names(
     """Make sure that results can be added to those that the pipeline has."""
     own = [path.partition("/")[2] for path in earlier.arrays if path.startswith(f"{place.group}/")] if earlier else []
     where = f"{place.target.url}/{pipeline_path(pipeline, place.subject, place.group)}"
-    if (there := sorted(arrays.keys() & set(own))) and not overwrite:
+    if (there := sorted(set(arrays) & set(own))) and not overwrite:
         raise DestinationError(where, f"has {', '.join(there)} already; give overwrite=True to replace it")
     labels: dict[str, str] = {}
     for name in sorted({*arrays, *own}):
@@ -338,7 +342,7 @@ def _check_names(
         old = earlier.members[place.group].get("attributes", {})
         sizes = {axis: earlier.members.get(f"{place.group}/{axis}", {}).get("shape") for axis in "xyz"}
         same = old.get("affine") == grid.affine and all(sizes[axis] == grid.members[axis]["shape"] for axis in "xyz")
-        if not same and not set(own) <= arrays.keys():
+        if not same and not set(own) <= set(arrays):
             what = "holds results on the grid that this scan had before it was converted again; remove them first"
             raise DestinationError(where, what)
 
@@ -386,9 +390,9 @@ def _plain(value: Any) -> Any:
         return None
 
 
-def _next_separator(earlier: DerivativeRecord | None, plan: ArrayPlan) -> str:
+def next_separator(earlier: DerivativeRecord | None, plan: ArrayPlan, *, versioned: bool) -> str:
     """Return the separator for keys of shards that what is there has not: its shards stay until the commit."""
     document = earlier.members.get(f"{plan.group}/{plan.image}") if earlier else None
-    if document is None:
+    if document is None or versioned:  # a version stays as it is
         return "/"
     return "." if document["chunk_key_encoding"]["configuration"]["separator"] == "/" else "/"

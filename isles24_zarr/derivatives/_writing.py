@@ -12,8 +12,17 @@ from isles24_zarr.errors import StoreWriteError, VoxelTypeError
 from isles24_zarr.format import ArrayRecord, pipeline_path, shard_key
 from isles24_zarr.geometry import file_from_canonical
 from isles24_zarr.progress import ProgressBar
-from isles24_zarr.store import child_names, voxel_checksum
-from isles24_zarr.writing import remove, remove_shards, result_document, write_result, write_shard
+from isles24_zarr.store import ZARR_JSON, child_names, is_versioned, read_objects, voxel_checksum
+from isles24_zarr.writing import (
+    array_document,
+    remove,
+    remove_shards,
+    result_document,
+    write_document,
+    write_group,
+    write_result,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +193,8 @@ def write_results_on(client: Client, store: Store, prepared: Prepared, *, progre
     from isles24_zarr.tasks import TaskLost, completed_tasks
 
     clear_places(store, prepared)
-    there, here = [], []
+    there: list[RegionTask] = []
+    here: list[RegionTask] = []
     for task in region_tasks(prepared):
         lazy = _culled(task)
         (there if lazy is not None and len(dumps(lazy)) <= _MOST_MESSAGE else here).append(lazy or task)
@@ -222,6 +232,9 @@ def clear_places(store: Store, prepared: Prepared) -> None:
     """Delete what interrupted runs left of the subject: what is committed stays, down to the shard."""
     place, earlier = prepared.place, prepared.earlier
     path = pipeline_path(prepared.pipeline.name, place.subject)
+    if is_versioned(place.target.url):
+        _make_nodes(store, prepared)
+        return
     if earlier is None:
         remove(store, path)
         return
@@ -231,6 +244,18 @@ def clear_places(store: Store, prepared: Prepared) -> None:
                 remove(store, f"{path}/{group}/{name}")
     for plan in prepared.plans:
         remove_shards(store, plan.path, but=_committed_shards(prepared, plan))
+
+
+def _make_nodes(store: Store, prepared: Prepared) -> None:
+    """Write the documents of all nodes anew, as Icechunk takes no chunk of an array that is not there."""
+    for plan in prepared.plans:
+        remove(store, plan.path)
+        above = plan.path.split("/")[:-1]
+        for count in range(1, len(above) + 1):
+            path = "/".join(above[:count])
+            if read_objects(store, [f"{path}/{ZARR_JSON}"])[f"{path}/{ZARR_JSON}"] is None:
+                write_group(store, path, {})
+        write_document(store, plan.path, array_document(plan))
 
 
 def _committed_shards(prepared: Prepared, plan: ArrayPlan) -> Mapping[str, int]:

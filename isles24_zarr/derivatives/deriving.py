@@ -8,16 +8,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.cohorts import cohort_target, subject_names
-from isles24_zarr.derivatives._commit import commit_results, writing
+from isles24_zarr.derivatives._commit import Writer, commit_results, writing
 from isles24_zarr.derivatives._preparing import Pipeline, earlier_record, image_records, prepared, stored_grid
 from isles24_zarr.derivatives._writing import write_results
 from isles24_zarr.errors import Isles24Error, one_line
 from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
+from isles24_zarr.store import is_versioned
+from isles24_zarr.tasks import current_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
     import xarray as xr
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.derivatives._preparing import Prepared
+    from isles24_zarr.store import StorePlace
+
+
+_Row = tuple[str, str | None]
+"""State and error of a subject."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,33 +117,42 @@ def derived_subjects(
     """
     import pandas as pd
 
-    from isles24_zarr.tasks import TaskLost, completed_tasks, current_client, dask_client, threaded_tasks
-
     target, order = cohort_target(cohort), subject_names(cohort)
     wanted = set(selected_names(order, subjects, of="the cohort"))
+    names = [name for name in order if name in wanted]
     whose = Pipeline.of(pipeline, description, version, generated_by, _identity(function))
-    rows: dict[str, tuple[str, str | None]] = {}
-    with writing(target) as (store, confirm):
-        tasks = []
-        for name in order:
-            if name in wanted:
-                place = ScanPlace.of(target, name, space)
-                state = "missing" if overwrite else _state(store, place, whose)
-                if state == "kept":
-                    rows[name] = "kept", None
-                else:
-                    again = overwrite or state == "outdated"
-                    tasks.append(_SubjectTask(place=place, pipeline=whose, overwrite=again))
+    places = [ScanPlace.of(target, name, space) for name in names]
+    if is_versioned(target.url):
+        rows = _derived_versions(function, places, whose, overwrite=overwrite)
+    else:
+        rows = _derived_tasks(function, target, places, whose, current_client(client), overwrite, progress=progress)
+    frame = pd.DataFrame([rows[name] for name in names], columns=["state", "error"], dtype=object)
+    frame["error"] = frame["error"].map(lambda text: None if text is None else one_line(text))
+    return frame.set_index(pd.Index(names, name="subject"))
+
+
+def _derived_tasks(
+    function: Callable[[xr.Dataset], Any],
+    target: StorePlace,
+    places: Sequence[ScanPlace],
+    pipeline: Pipeline,
+    client: Client | None,
+    overwrite: bool,  # noqa: FBT001 - of a function of this module
+    *,
+    progress: bool,
+) -> dict[str, _Row]:
+    """Derive subjects in tasks, and commit each as it ends."""
+    from isles24_zarr.tasks import TaskLost, completed_tasks, dask_client, threaded_tasks
+
+    rows: dict[str, _Row] = {}
+    with writing(target) as writer:
+        tasks = _tasks(writer.store, places, pipeline, rows, overwrite=overwrite)
 
         def commit(task: _SubjectTask, derived: _Derived) -> None:
-            done = derived.written
-            if done is not None:
-                confirm()
-                commit_results(store, task.place, whose, done.grid_attributes, done.plans, done.earlier)
-            rows[task.place.subject] = ("failed", derived.error) if done is None else ("written", None)
+            rows[task.place.subject] = _committed(writer, task, derived)
 
-        running, title = current_client(client), f"deriving {pipeline}"
-        if running is None:
+        title = f"deriving {pipeline.name}"
+        if client is None:
             lock = threading.Lock()
 
             def work(task: _SubjectTask) -> None:
@@ -145,28 +161,64 @@ def derived_subjects(
                     commit(task, derived)
 
             threaded_tasks(work, tasks, title=title, progress=progress)
+            return rows
+        with dask_client(client, None, target.url):
+            there = functools.partial(_derived, function)
+            for task, found in completed_tasks(client, there, tasks, sizes=None, title=title, progress=progress):
+                commit(task, _Derived(written=None, error=found.why) if isinstance(found, TaskLost) else found)
+    return rows
+
+
+def _derived_versions(
+    function: Callable[[xr.Dataset], Any], places: Sequence[ScanPlace], pipeline: Pipeline, *, overwrite: bool
+) -> dict[str, _Row]:
+    """Derive subjects one after the other, each a commit to an Icechunk repository."""
+    rows: dict[str, _Row] = {}
+    for place in places:
+        with writing(place.target) as writer:
+            for task in _tasks(writer.store, [place], pipeline, rows, overwrite=overwrite):
+                rows[place.subject] = _committed(writer, task, _derived(function, task, store=writer.store))
+    return rows
+
+
+def _tasks(
+    store: Store, places: Iterable[ScanPlace], pipeline: Pipeline, rows: dict[str, _Row], *, overwrite: bool
+) -> list[_SubjectTask]:
+    """Return a task for each subject that has not been done; rows of the others are filled in."""
+    tasks = []
+    for place in places:
+        state = "missing" if overwrite else _state(store, place, pipeline)
+        if state == "kept":
+            rows[place.subject] = "kept", None
         else:
-            with dask_client(running, None, target.url):
-                work_there = functools.partial(_derived, function)
-                for task, result in completed_tasks(
-                    running, work_there, tasks, sizes=None, title=title, progress=progress
-                ):
-                    lost = isinstance(result, TaskLost)
-                    commit(task, _Derived(written=None, error=result.why) if lost else result)
-    index = pd.Index([name for name in order if name in wanted], name="subject")
-    frame = pd.DataFrame([rows[name] for name in index], columns=["state", "error"], index=index, dtype=object)
-    frame["error"] = frame["error"].map(lambda text: None if text is None else one_line(text))
-    return frame
+            again = overwrite or state == "outdated"
+            tasks.append(_SubjectTask(place=place, pipeline=pipeline, overwrite=again))
+    return tasks
 
 
-def _derived(function: Callable[[xr.Dataset], Any], task: _SubjectTask, topic: str = "") -> _Derived:  # noqa: ARG001
+def _committed(writer: Writer, task: _SubjectTask, derived: _Derived) -> _Row:
+    done = derived.written
+    if done is None:
+        return "failed", derived.error
+    writer.confirm()
+    commit_results(writer.store, task.place, task.pipeline, done.grid_attributes, done.plans, done.earlier)
+    writer.publish(f"{task.pipeline.name}: {task.place.subject}")
+    return "written", None
+
+
+def _derived(
+    function: Callable[[xr.Dataset], Any],
+    task: _SubjectTask,
+    topic: str = "",  # noqa: ARG001 - each result of a subject is one step of the bar
+    store: Store | None = None,
+) -> _Derived:
     """Derive and write the results of a subject, on a worker or in a thread of this process."""
     from isles24_zarr.tasks import COMPUTED_HERE
 
     place = task.place
     options = place.target.storage_options
     try:
-        store = place.target.opened(read_only=False)
+        store = store or place.target.opened(read_only=False)
         with (
             COMPUTED_HERE,
             open_scan(place.target.url, place.subject, place.group, storage_options=options) as scan,

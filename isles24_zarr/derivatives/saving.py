@@ -80,14 +80,16 @@ def save_results(
     place = scan_place(scan)
     whose = Pipeline.of(pipeline, description, version, generated_by)
     running = current_client(client)
-    with writing(place.target) as (store, confirm):
+    with writing(place.target) as writer:
+        store = writer.store
         results = prepared(store, place, arrays, whose, sources=sources, overwrite=overwrite)
-        if running is None:
+        if running is None or not writer.shared:
             write_results(store, results, "threads", progress=progress)
         else:
             with dask_client(running, None, place.target.url):
                 write_results_on(running, store, results, progress=progress)
-        confirm()
+        writer.confirm()
         commit_results(store, place, whose, results.grid_attributes, results.plans, results.earlier)
+        writer.publish(f"{pipeline}: {place.subject}")
     options = place.target.storage_options
     return open_scan(place.target.url, place.subject, place.group, pipeline=pipeline, storage_options=options)

@@ -4,6 +4,7 @@ from isles24_zarr.format.chunking import MAX_SHARD_BYTES, blocks_of_array, shard
 from isles24_zarr.format.codecs import column_bytes, compressors
 from isles24_zarr.format.derivatives import (
     DerivativeRecord,
+    added_plan,
     derivative_file,
     file_label,
     pipeline_path,
@@ -82,6 +83,7 @@ __all__ = [
     "SourceRecord",
     "SubjectPlan",
     "SubjectRecord",
+    "added_plan",
     "blocks_of_array",
     "checked_document",
     "checked_small_array",

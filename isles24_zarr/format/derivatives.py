@@ -17,7 +17,7 @@ from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format._derivative_checks import checked_derivative
 from isles24_zarr.format.chunking import chunks_and_shards, slow_axis
 from isles24_zarr.format.documents import listed_members
-from isles24_zarr.format.layout import ATTRIBUTE_KEY, DERIVATIVES, PIPELINE_NAME, ArrayPlan
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, DERIVATIVES, PIPELINE_NAME, ArrayPlan, file_record
 from isles24_zarr.nifti import result_header
 from isles24_zarr.release import SourceFile
 from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from isles24_zarr.format.records import ArrayRecord
+    from isles24_zarr.geometry import Orientation
+    from isles24_zarr.nifti import Header
 
 SPACE: Final = "space-"
 
@@ -168,6 +170,58 @@ def result_plan(
         shards=shards,
         orientation=reference.orientation,
         attributes={**attributes, ATTRIBUTE_KEY: recorded},
+        pipeline=pipeline,
+    )
+
+
+def added_plan(
+    name: str,
+    *,
+    pipeline: str,
+    subject: str,
+    group: str,
+    file: SourceFile,
+    header: Header,
+    orientation: Orientation,
+    recorded: Mapping[str, Any],
+    session: int,
+) -> ArrayPlan:
+    """Decide how a file of others is stored as a result: as an image of the release is.
+
+    Parameters
+    ----------
+    name, pipeline, subject, group
+        Of the array, and where it goes.
+    file, header, orientation
+        Of the file, and how its axes become those of the grid.
+    recorded
+        ``generated_by`` and ``sources``.
+    session
+        Of the image that gave the grid.
+    """
+    kind = IMAGES.get(name)
+    x, y, z = (header.volume_shape[axis] for axis in orientation.axes)
+    shape = (*((header.frames,) if header.frames else ()), z, y, x)
+    chunks, shards = chunks_and_shards(shape, header.dtype.itemsize, slow_axis=slow_axis(orientation))
+    attributes: dict[str, Any] = {
+        "long_name": kind.long_name if kind else name.replace("_", " "),
+        "units": kind.units if kind else None,
+        "session": session,
+    }
+    if header.slope is not None:
+        attributes |= {"scale_factor": header.slope, "add_offset": header.intercept}
+    attributes[ATTRIBUTE_KEY] = {"pipeline": pipeline, **recorded, **file_record(header, orientation, file)}
+    return ArrayPlan(
+        subject=subject,
+        group=group,
+        image=name,
+        source=file,
+        shape=shape,
+        dtype=header.dtype.newbyteorder("<").str,
+        chunks=chunks,
+        shards=shards,
+        orientation=orientation,
+        attributes=attributes,
         pipeline=pipeline,
     )
 

@@ -346,15 +346,20 @@ def _array_attributes(volume: _Volume) -> dict[str, Any]:
     attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
     if header.slope is not None:
         attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept
-    attributes[ATTRIBUTE_KEY] = {
+    attributes[ATTRIBUTE_KEY] = file_record(header, volume.orientation, volume.file)
+    return attributes
+
+
+def file_record(header: Header, orientation: Orientation, file: SourceFile) -> dict[str, Any]:
+    """Return what is recorded of a file before its voxels are read."""
+    return {
         "header": base64.b64encode(header.raw).decode("ascii"),
         "file_shape": list(header.shape),
         "file_dtype": header.dtype.str,
         "affine_source": header.affine_source,
-        "orientation": {"axes": list(volume.orientation.axes), "flips": list(volume.orientation.flips)},
-        "source": {"path": volume.file.path, "size": volume.file.size},
+        "orientation": {"axes": list(orientation.axes), "flips": list(orientation.flips)},
+        "source": {"path": file.path, "size": file.size},
     }
-    return attributes
 
 
 def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from isles24_zarr.store.objects import (
     reading,
 )
 from isles24_zarr.store.remote import RemoteStore
-from isles24_zarr.store.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
+from isles24_zarr.store.repository import (
+    LOCAL,
+    Place,
+    VersionStore,
+    is_versioned,
+    opened_version,
+    writable_repository,
+    write_errors,
+)
 from isles24_zarr.store.voxels import StoredVoxels
 
 __all__ = [
@@ -39,6 +47,7 @@ __all__ = [
     "StorePlace",
     "StoredArray",
     "StoredVoxels",
+    "VersionStore",
     "check_version",
     "child_names",
     "column_table",

@@ -10,12 +10,14 @@ from isles24_zarr.writing._results import (
     write_shard,
 )
 from isles24_zarr.writing._store import (
+    array_document,
     looked_at,
     remove,
     remove_partial_objects,
     withdraw,
     write_array,
     write_dataset,
+    write_document,
     write_grid,
     write_group,
     write_subject,
@@ -24,6 +26,7 @@ from isles24_zarr.writing._store import (
 )
 
 __all__ = [
+    "array_document",
     "list_pipelines",
     "looked_at",
     "remove",
@@ -34,6 +37,7 @@ __all__ = [
     "write_array",
     "write_dataset",
     "write_derivative",
+    "write_document",
     "write_grid",
     "write_group",
     "write_result",

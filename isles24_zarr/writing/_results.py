@@ -120,7 +120,8 @@ def write_result_grid(
         chunk = read_objects(store, [key])[key]
         if document is None or chunk is None:
             raise StoreDamageError(f"{store}/{key}", "is lost")
-        copied = {f"{ONLY_CHUNK}": chunk, ZARR_JSON: encoded_document(document)}
+        # the document first, as Icechunk wants it: nobody reads the coordinates of a group that is not committed
+        copied = {ZARR_JSON: encoded_document(document), ONLY_CHUNK: chunk}
         for below, content in copied.items():
             target = f"{path}/{name}/{below}"
             if read_objects(store, [target])[target] != content:
