@@ -16,7 +16,6 @@ from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
 from isles24_zarr.store import is_versioned
-from isles24_zarr.tasks import current_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -116,6 +115,8 @@ def derived_subjects(
     it ends: a run that was killed is resumed by the same call.
     """
     import pandas as pd
+
+    from isles24_zarr.tasks import current_client
 
     target, order = cohort_target(cohort), subject_names(cohort)
     wanted = set(selected_names(order, subjects, of="the cohort"))
