@@ -190,7 +190,9 @@ def test_what_never_is_imported_is_not_loaded(package: str) -> None:
 
 def test_reading_imports_without_fcntl() -> None:
     """As on Windows, where there is none; Dask's cluster has a way of its own there."""
-    reading = ", ".join(f"isles24_zarr.{name}" for name in ("analysis", "scans", "cohorts", "figures", "verification", "derivatives"))
+    reading = ", ".join(
+        f"isles24_zarr.{name}" for name in ("analysis", "scans", "cohorts", "figures", "verification", "derivatives")
+    )
     loaded(
         f"import sys; sys.modules['fcntl'] = None\nfrom isles24_zarr import open_cohort, open_scan\nimport {reading}"
     )

@@ -127,9 +127,10 @@ def derived_subjects(
         rows = _derived_versions(function, places, whose, overwrite=overwrite)
     else:
         rows = _derived_tasks(function, target, places, whose, current_client(client), overwrite, progress=progress)
-    frame = pd.DataFrame([rows[name] for name in names], columns=["state", "error"], dtype=object)
-    frame["error"] = frame["error"].map(lambda text: None if text is None else one_line(text))
-    return frame.set_index(pd.Index(names, name="subject"))
+    index = pd.Index(names, name="subject")
+    # as objects, so that none stays None
+    errors = pd.Series([(error := rows[name][1]) and one_line(error) for name in names], index=index, dtype=object)
+    return pd.DataFrame({"state": [rows[name][0] for name in names], "error": errors}, index=index)
 
 
 def _derived_tasks(
