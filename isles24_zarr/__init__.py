@@ -19,24 +19,29 @@ from isles24_zarr.version import PACKAGE_VERSION
 if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
     from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
+    from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
     from isles24_zarr.release import FetchReport, Release, fetch
     from isles24_zarr.scans import open_scan
     from isles24_zarr.synthetic import synthesize
     from isles24_zarr.verification import VerifyReport, verify
 
 __all__ = [
+    "AddReport",
     "ConvertReport",
     "ExportReport",
     "FetchReport",
     "Problem",
     "Release",
+    "RemoveReport",
     "VerifyReport",
+    "add",
     "convert",
     "errors",
     "export",
     "fetch",
     "open_cohort",
     "open_scan",
+    "remove",
     "scan",
     "synthesize",
     "verify",
@@ -48,6 +53,7 @@ __version__ = PACKAGE_VERSION
 _HOMES: Final = {
     "cohorts": ["open_cohort"],
     "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
+    "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
     "release": ["FetchReport", "Release", "fetch"],
     "scans": ["open_scan"],
     "synthetic": ["synthesize"],

@@ -309,6 +309,12 @@ class StoreDamageError(Isles24Error):
     advice = "convert the subject again with '--overwrite --subject'"
 
 
+class DerivativeDamageError(StoreDamageError):
+    """Part of a result of a pipeline is lost or damaged; the images are not concerned."""
+
+    advice = "derive, save or add it again with overwrite, or take it out with 'isles24-zarr remove --derivative'"
+
+
 class UnreadableObjectError(StoreDamageError):
     """A file or folder of the store may not be read, or the disk fails."""
 

@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "conversion": "geometry places nifti clinical release format store writing tasks",
     "verification": "geometry places release format store tasks",
     "cohorts": "geometry nifti release format store tasks analysis scans",
+    "derivatives": "geometry nifti release format store writing tasks scans conversion cohorts",
     "figures": "geometry format analysis perfusion scans cohorts",
-    "accessors": "geometry analysis perfusion scans cohorts figures",
+    "accessors": "geometry analysis perfusion scans cohorts derivatives figures",
     "synthetic": "geometry nifti release",
     "serve": "store",
-    "cli": "places release format tasks scans conversion verification cohorts figures synthetic serve",
+    "cli": "places release format tasks scans conversion verification cohorts derivatives figures synthetic serve",
 }
 """Each package, and those that it may import from; all may use the modules of the root."""
 
@@ -138,18 +139,22 @@ def test_rooms_are_of_a_size_to_live_in() -> None:
 
 def test_the_public_surface() -> None:
     assert isles24_zarr.__all__ == [
+        "AddReport",
         "ConvertReport",
         "ExportReport",
         "FetchReport",
         "Problem",
         "Release",
+        "RemoveReport",
         "VerifyReport",
+        "add",
         "convert",
         "errors",
         "export",
         "fetch",
         "open_cohort",
         "open_scan",
+        "remove",
         "scan",
         "synthesize",
         "verify",
@@ -186,7 +191,9 @@ def test_what_never_is_imported_is_not_loaded(package: str) -> None:
 
 def test_reading_imports_without_fcntl() -> None:
     """As on Windows, where there is none; Dask's cluster has a way of its own there."""
-    reading = ", ".join(f"isles24_zarr.{name}" for name in ("analysis", "scans", "cohorts", "figures", "verification"))
+    reading = ", ".join(
+        f"isles24_zarr.{name}" for name in ("analysis", "scans", "cohorts", "figures", "verification", "derivatives")
+    )
     loaded(
         f"import sys; sys.modules['fcntl'] = None\nfrom isles24_zarr import open_cohort, open_scan\nimport {reading}"
     )

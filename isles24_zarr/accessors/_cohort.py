@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from isles24_zarr.accessors._results import DerivingAccessor
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor:
+class CohortAccessor(DerivingAccessor):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:
@@ -114,7 +116,9 @@ class CohortAccessor:
 
         return split_cohort(self._cohort, test_size, seed=seed, by=by)
 
-    def scan(self, subject: str, space: str = "ncct", *, chunks: Any = "auto") -> xr.Dataset:
+    def scan(
+        self, subject: str, space: str = "ncct", *, pipeline: str | None = None, chunks: Any = "auto"
+    ) -> xr.Dataset:
         """Open a scan of a subject; no voxel is read.
 
         Parameters
@@ -123,6 +127,8 @@ class CohortAccessor:
             Its name.
         space
             ``"ncct"`` for registered images; ``"ctp"``, ``"cta"`` ... for images as acquired.
+        pipeline
+            The results that were saved under this name, in place of the images.
         chunks
             ``"auto"``: Dask chunks of tens of MB. ``None``: no Dask, lazy NumPy. Else as for `xarray.Dataset.chunk`.
 
@@ -134,7 +140,7 @@ class CohortAccessor:
         Raises
         ------
         UnknownNameError, StoreDamageError
-            There is no such subject or space, or part of it is lost.
+            There is no such subject, space or pipeline, or part of it is lost.
 
         Examples
         --------
@@ -145,7 +151,8 @@ class CohortAccessor:
         from isles24_zarr.scans import open_scan
 
         target = cohort_target(self._cohort)
-        return open_scan(target.url, subject, space, chunks=chunks, storage_options=target.storage_options)
+        options = target.storage_options
+        return open_scan(target.url, subject, space, pipeline=pipeline, chunks=chunks, storage_options=options)
 
     def map(
         self,

@@ -8,6 +8,7 @@ import xarray as xr
 
 from isles24_zarr.accessors._geometry import ct_window
 from isles24_zarr.accessors._measures import MeasuresAccessor
+from isles24_zarr.accessors._results import SavingAccessor
 from isles24_zarr.conventions import BASELINE_FRAMES
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_dataset_accessor("isles")
-class ScanAccessor(MeasuresAccessor):
+class ScanAccessor(MeasuresAccessor, SavingAccessor):
     """``scan.isles``: geometry, volumes, curves and figures of a scan."""
 
     def window(self, name: str) -> xr.Dataset:

@@ -17,6 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
 
 import typer
 
+from isles24_zarr.cli import _results
+from isles24_zarr.cli._options import (
+    AsJson,
+    Images,
+    Options,
+    Scheduler,
+    Source,
+    Spool,
+    Store,
+    Subjects,
+    Verbose,
+    Workers,
+)
 from isles24_zarr.cli._rendering import (
     check_working_folder,
     err,
@@ -48,34 +61,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
-        "or a URL."
-    ),
-]
-Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
-Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
-Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
-Spool = Annotated[
-    str | None,
-    typer.Option(help="Folder for copies of an archive's members, some GB at a time; where the store is by default."),
-]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--storage-option",
-        metavar="NAME=VALUE",
-        help="For places that are URLs, as 'endpoint_url=https://s3.example.org' or 'anon=true'; may be repeated.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
-
 
 _INTERRUPTED: Final = "interrupted; what was committed stays, the same command resumes"
 
@@ -192,24 +177,30 @@ def info(
 ) -> bool:
     """Show the cohort of a store, or the grids and arrays of one subject with their sizes."""
     from isles24_zarr.cohorts import open_cohort
+    from isles24_zarr.derivatives import described_pipelines
     from isles24_zarr.scans import described_arrays, read_path
 
     options = options_from_texts(storage_option)
     reader = read_path(store, storage_options=options)
+    pipelines = described_pipelines(store, subject, storage_options=options)
+    listed = [dataclasses.asdict(pipeline) for pipeline in pipelines]
     if subject is None:
         cohort = open_cohort(store, storage_options=options)
         if as_json:
             table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
-            print_json(attributes=cohort.attrs, read_by=reader, subjects=table)
+            print_json(attributes=cohort.attrs, read_by=reader, subjects=table, pipelines=listed)
         else:
             print_cohort(cohort)
+            _results.print_pipelines(pipelines)
             out().print(f"read by {reader}")
         return True
     arrays = described_arrays(store, subject, storage_options=options)
     if as_json:
-        print_json(subject=subject, read_by=reader, arrays=[dataclasses.asdict(array) for array in arrays])
+        described = [dataclasses.asdict(array) for array in arrays]
+        print_json(subject=subject, read_by=reader, arrays=described, pipelines=listed)
         return True
     print_arrays(arrays)
+    _results.print_pipelines(pipelines)
     out().print(f"read by {reader}")
     return True
 
@@ -261,6 +252,9 @@ def export(
     *,
     subject: Subjects = None,
     image: Images = None,
+    pipeline: Annotated[
+        list[str] | None, typer.Option("--pipeline", help="Only the results of this pipeline; may be repeated.")
+    ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     storage_option: Options = None,
@@ -276,6 +270,7 @@ def export(
             destination,
             subjects=subject,
             images=image,
+            pipelines=pipeline,
             client=client,
             workers=workers,
             storage_options=options,
@@ -285,6 +280,10 @@ def export(
         soft_wrap=True,
     )
     return tell_problems(report.problems)
+
+
+for _function in (_results.add, _results.remove):
+    _command(_function)
 
 
 @_command

@@ -16,12 +16,13 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
-from isles24_zarr.format import PHENOTYPE, RootRecord, recorded_of
+from isles24_zarr.format import DERIVATIVES, PHENOTYPE, RootRecord, pipeline_path, pipelines_of, recorded_of
 from isles24_zarr.store import (
     LOCAL,
     ZARR_JSON,
     Place,
     StorePlace,
+    VersionStore,
     child_names,
     committed_subjects,
     is_versioned,
@@ -33,10 +34,10 @@ from isles24_zarr.store import (
     write_errors,
 )
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.writing import write_dataset
+from isles24_zarr.writing import write_dataset, write_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from zarr.abc.store import Store
 
@@ -92,7 +93,7 @@ def commit_versions(
     Returns
     -------
     dict
-        The snapshot of each commit, by subject.
+        The snapshot of each commit, by subject; and of what pipelines have, by pipeline.
 
     Raises
     ------
@@ -127,7 +128,58 @@ def commit_versions(
         if _root_seal(session.store) != _root_seal(store):
             _write_whole(store, session.store, there, dictionary)
             session.commit("root and cohort table", metadata={"package_version": PACKAGE_VERSION})
+        _commit_derivatives(store, place, options, there, snapshots)
     return snapshots
+
+
+@contextlib.contextmanager
+def committing(url: str, options: Mapping[str, Any]) -> Iterator[tuple[Store, Callable[[str], None]]]:
+    """Give the store of a branch of a repository to write into, and what commits it, once, with a message.
+
+    What was not committed is dropped.
+
+    Raises
+    ------
+    UnknownNameError
+        The URL names no branch.
+    StoreWriteError
+        The repository cannot be written, or somebody else has committed.
+    """
+    place = Place.of(url)
+    with _locked(place), write_errors(place):
+        session = writable_repository(place, options).writable_session(place.name)
+        store = VersionStore(session.store, place.url)
+        read_root(store)
+        yield store, lambda message: session.commit(message, metadata={"package_version": PACKAGE_VERSION})
+
+
+def _commit_derivatives(
+    store: Store, place: Place, options: Mapping[str, Any], subjects: Collection[str], snapshots: dict[str, str]
+) -> None:
+    """Commit what pipelines have of subjects, where a repository has not, or not in the same state."""
+    pipelines = pipelines_of(read_document(store, DERIVATIVES))
+    for pipeline in pipelines:
+        session = writable_repository(place, options).writable_session(place.name)
+        there = VersionStore(session.store, place.url)
+        new = [
+            subject
+            for subject in subjects
+            if (seal := _seal(store, pipeline_path(pipeline, subject)))
+            and seal != _seal(there, pipeline_path(pipeline, subject))
+        ]
+        if not new:
+            continue
+        known = set(pipelines_of(read_document(there, DERIVATIVES)))
+        write_group(there, DERIVATIVES, {"pipelines": sorted({*known, pipeline})})
+        _copy_objects(store, there, [f"{pipeline_path(pipeline)}/{ZARR_JSON}"])
+        for subject in new:
+            _copy(store, there, pipeline_path(pipeline, subject))
+        snapshot = session.commit(f"{pipeline}: {len(new)} subjects", metadata={"package_version": PACKAGE_VERSION})
+        snapshots[pipeline] = snapshot
+
+
+def _seal(store: Store, path: str) -> Any:
+    return recorded_of((read_document(store, path) or {}).get("attributes", {})).get("seal")
 
 
 @contextlib.contextmanager

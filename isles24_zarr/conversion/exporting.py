@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
 from isles24_zarr.clinical import UnreadCellError, guarded_text, value_from_cell
+from isles24_zarr.conversion._derivative_files import derivative_arrays, derivative_records, descriptions, sidecar
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
 from isles24_zarr.format import ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import VoxelStream, whole_file, write_nifti
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
     from numpy.typing import NDArray
+
+    from isles24_zarr.format import DerivativeRecord
 
 _DURATIONS: Final = [name for name, variable in vocabulary.CLINICAL.items() if variable.kind == "duration"]
 
@@ -76,6 +79,7 @@ def export(
     *,
     subjects: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
+    pipelines: Sequence[str] | None = None,
     client: Client | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -91,6 +95,9 @@ def export(
         A folder of this machine, or one that all workers share; made if need be.
     subjects, images
         Names to write; all by default.
+    pipelines
+        Names of those whose results are written: by default all beside all images, and none where images are named.
+        Where they are named, and images are not, they are all that is written.
     client, workers, progress, storage_options
         As for `convert`.
 
@@ -106,6 +113,9 @@ def export(
 
     Notes
     -----
+    Results of pipelines are written as derivatives of BIDS, in the axes of the file that gave their grid; what was
+    added from a file, as that file, byte for byte once decompressed.
+
     Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
     ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. A text that spreadsheet programs would
     compute has an apostrophe before it, which `convert` takes away again; ``participants.tsv`` has spaces for line
@@ -131,7 +141,14 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]
     records = {name: records[name] for name in chosen if name in records}
-    tasks = list(_tasks(target, records, wanted, folder, problems))
+    tasks = list(_tasks(target, records, wanted, folder, problems)) if images or pipelines is None else []
+    derived = []
+    if images is None or pipelines is not None:
+        derived = list(derivative_records(opened, records, pipelines, problems))
+        arrays = list(derivative_arrays(derived, problems))
+        tasks += [ExportTask(target=target, record=record, file=folder / file) for record, file in arrays]
+        with _write_errors(folder):
+            _write_descriptions(folder, derived, arrays)
     done = {True: 0, False: 0}
     if tasks:
         sizes = [task.record.file_voxel_bytes for task in tasks]
@@ -147,8 +164,8 @@ def export(
                 else:
                     message = result.why if isinstance(result, TaskLost) else result.message
                     path = task.record.path
-                    problems.append(Problem(path=path, message=message, subject=path.split("/")[0]))
-    if images is None:
+                    problems.append(Problem(path=path, message=message, subject=path.split("/")[-3]))
+    if images is None and pipelines is None:
         with _write_errors(folder):
             _write_tables(folder, records)
     return ExportReport(
@@ -245,6 +262,17 @@ def _is_exported(task: ExportTask) -> bool:
             return bool(stream.read_to_end().voxel_xxh3 == task.record.checksum)
     except SourceError:
         return False
+
+
+def _write_descriptions(
+    folder: Path, records: Sequence[DerivativeRecord], arrays: Sequence[tuple[ArrayRecord, str]]
+) -> None:
+    """Write what describes the files of pipelines."""
+    texts = descriptions(records)
+    texts |= {f"{file.removesuffix('.nii.gz')}.json": sidecar(record) for record, file in arrays}
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / path, text)
 
 
 def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord]) -> None:

@@ -9,10 +9,11 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.nifti import MAX_AXIS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     Test = Callable[[Any], bool]
 
@@ -89,3 +90,12 @@ def fields(**tests: Test) -> Test:
 def optional(test: Test) -> Test:
     """Make the test of what may be null."""
     return lambda value: value is None or test(value)
+
+
+def require(tests: Mapping[str, Test], values: Mapping[str, Any], path: str, prefix: str = "") -> None:
+    """Make sure that all keys are there, with values of their kind."""
+    for name, test in tests.items():
+        if name not in values:
+            raise StoreDamageError(path, f"lacks {prefix}{name}")
+        if not test(values[name]):
+            raise StoreDamageError(path, f"has a {prefix}{name} that convert does not write")

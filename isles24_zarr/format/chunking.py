@@ -103,9 +103,9 @@ def blocks_of_array(shape: tuple[int, ...], shards: tuple[int, ...], orientation
             yield FileBlock(file_shape=file_shape, region=tuple(region), step=step)
 
 
-def shard_key(block: FileBlock, shards: tuple[int, ...]) -> str:
+def shard_key(block: FileBlock, shards: tuple[int, ...], separator: str = "/") -> str:
     """Return the key of the shard that a block becomes, below its array."""
-    return "/".join(["c", *(str(cut.start // size) for cut, size in zip(block.region, shards, strict=True))])
+    return separator.join(["c", *(str(cut.start // size) for cut, size in zip(block.region, shards, strict=True))])
 
 
 def chunks_and_shards(

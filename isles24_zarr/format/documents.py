@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.format._derivative_checks import GROUP, checked_derivative, image_tests
 from isles24_zarr.format._kinds import (
     fields,
     is_cell,
@@ -32,6 +33,7 @@ from isles24_zarr.format._kinds import (
     list_of,
     mapping_of,
     optional,
+    require,
 )
 from isles24_zarr.format.layout import ATTRIBUTE_KEY
 from isles24_zarr.format.shards import index_bytes
@@ -52,7 +54,6 @@ _MOST_ROWS: Final = 10**6
 _TYPES: Final = {
     np.dtype(code).name: np.dtype(code) for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 }
-_GROUP: Final = re.compile(r"space-[0-9A-Za-z]+(_desc-[0-9A-Za-z_]+)?", re.ASCII)
 _FILE_TYPE: Final = re.compile(r"[<>|]([iu][1248]|f[48])", re.ASCII)
 _NO_IMAGE_HAS: Final = ("_FillValue", "missing_value", "_Unsigned", "dtype", "calendar")
 """Attributes by which xarray would make other values of voxels."""
@@ -73,6 +74,8 @@ _ARRAY_KEYS: Final = frozenset(
 )
 _AXES: Final = [list(axes) for axes in itertools.permutations(range(3))]
 _KEYS: Final = {"name": "default", "configuration": {"separator": "/"}}
+_DOTTED_KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
+"""Of a derivative that has replaced another one."""
 
 
 def _is_header(value: Any) -> bool:
@@ -111,9 +114,9 @@ _LABELS: Final[Mapping[str, Test]] = {
     "highest": is_label,
 }
 _SCALING: Final[Mapping[str, Test]] = {"scale_factor": is_number, "add_offset": is_number}
-_IS_ARRAY: Final = re.compile(rf"{_GROUP.pattern}/({'|'.join(IMAGES)})", re.ASCII)
+_IS_ARRAY: Final = re.compile(rf"{GROUP.pattern}/({'|'.join(IMAGES)})", re.ASCII)
 _SUBJECT_RECORD: Final[Mapping[str, Test]] = {
-    "images": mapping_of(IMAGES.__contains__, list_of(lambda name: is_text(name) and bool(_GROUP.fullmatch(name)))),
+    "images": mapping_of(IMAGES.__contains__, list_of(lambda name: is_text(name) and bool(GROUP.fullmatch(name)))),
     "arrays": mapping_of(lambda path: bool(_IS_ARRAY.fullmatch(path)), is_text),
     "files": mapping_of(is_text, is_count),
     "clinical_unread": mapping_of(is_text, is_text),
@@ -132,15 +135,6 @@ _AXIS_ATTRIBUTES: Final[Mapping[str, Test]] = {
     "direction": list_of(is_number, 3),
     "spacing": lambda value: is_number(value) and value > 0,
 }
-
-
-def _require(tests: Mapping[str, Test], values: Mapping[str, Any], path: str, prefix: str = "") -> None:
-    """Make sure that all keys are there, with values of their kind."""
-    for name, test in tests.items():
-        if name not in values:
-            raise StoreDamageError(path, f"lacks {prefix}{name}")
-        if not test(values[name]):
-            raise StoreDamageError(path, f"has a {prefix}{name} that convert does not write")
 
 
 # --- documents ---
@@ -177,9 +171,9 @@ def checked_group(document: Mapping[str, Any], path: str) -> dict[str, dict[str,
     attributes = document.get("attributes", {})
     name = path.rsplit("/", 1)[-1]
     if SUBJECT_NAME.fullmatch(name):
-        checked_record(attributes, path)
+        (checked_derivative if attributes.get("pipeline") else checked_record)(attributes, path)
     elif name.startswith("space-"):
-        _require(_GRID_ATTRIBUTES, attributes, path)
+        require(_GRID_ATTRIBUTES, attributes, path)
     members = listed_members(document, path)
     for below, each in members.items():
         checked_document(each, f"{path}/{below}")
@@ -207,7 +201,7 @@ def checked_record(attributes: Mapping[str, Any], path: str) -> None:
     record = attributes.get(ATTRIBUTE_KEY)
     if not isinstance(record, dict):
         raise StoreDamageError(path, f"lacks {ATTRIBUTE_KEY}")
-    _require(_SUBJECT_RECORD, record, path, f"{ATTRIBUTE_KEY}.")
+    require(_SUBJECT_RECORD, record, path, f"{ATTRIBUTE_KEY}.")
     wrong = [name for name, value in attributes.items() if name != ATTRIBUTE_KEY and not is_cell(value)]
     if wrong:
         raise StoreDamageError(path, f"has a {wrong[0]} that convert does not write")
@@ -226,13 +220,14 @@ def _check_sizes(members: Mapping[str, Any], path: str) -> None:
 def checked_image(document: Mapping[str, Any], path: str) -> None:
     """Make sure that the document of an image is as `convert` writes it, and agrees with itself."""
     attributes: Mapping[str, Any] = document.get("attributes", {})
-    _require(_IMAGE_ATTRIBUTES, attributes, path)
+    require(_IMAGE_ATTRIBUTES, attributes, path)
     for tests in (_MASK_ATTRIBUTES, _SCALING):
         if any(name in attributes for name in tests):
-            _require(tests, attributes, path)
+            require(tests, attributes, path)
     if odd := [name for name in _NO_IMAGE_HAS if name in attributes]:
         raise StoreDamageError(path, f"has a {odd[0]}, which no image has")
-    _require(_IMAGE_RECORD, attributes[ATTRIBUTE_KEY], path, f"{ATTRIBUTE_KEY}.")
+    record = attributes[ATTRIBUTE_KEY]
+    require(image_tests(record, _IMAGE_RECORD), record, path, f"{ATTRIBUTE_KEY}.")
     shape: Any = document.get("shape")
     dtype = _TYPES.get(str(document.get("data_type")))
     if not is_shape(shape) or len(shape) not in (3, 4) or dtype is None:
@@ -252,22 +247,24 @@ def _check_file(shape: list[int], record: Mapping[str, Any], path: str) -> None:
     volume = [(x, y, z)[axis] for axis in reversed(record["orientation"]["axes"])]
     if shape[-3:] != volume or math.prod(frames) != math.prod(shape[:-3]):
         raise StoreDamageError(path, "has another shape than its file")
-    if math.prod(shape) * np.dtype(record["file_dtype"]).itemsize > MAX_DEFLATE_RATIO * record["source"]["size"]:
+    most = MAX_DEFLATE_RATIO * record["source"]["size"] if "source" in record else math.inf
+    if math.prod(shape) * np.dtype(record["file_dtype"]).itemsize > most:
         raise StoreDamageError(path, "has more voxels than its file can hold")
 
 
 def _check_type(dtype: np.dtype[Any], attributes: Mapping[str, Any], path: str) -> None:
     """Make sure that an array has the type of its file or, of a mask, of the labels that are listed."""
     record, mask = attributes[ATTRIBUTE_KEY], attributes[ATTRIBUTE_KEY].get("mask")
-    is_mask = IMAGES[path.rsplit("/", 1)[-1]].is_mask if path.rsplit("/", 1)[-1] in IMAGES else mask is not None
+    kind = None if "pipeline" in record else IMAGES.get(path.rsplit("/", 1)[-1])
+    is_mask = kind.is_mask if kind else mask is not None
     if (mask is not None) != is_mask:
         raise StoreDamageError(path, f"{'lacks' if is_mask else 'has'} {ATTRIBUTE_KEY}.mask")
     wanted = np.dtype(record["file_dtype"]).newbyteorder("=")
     if mask is not None:
-        _require({"kind": ("labels", "soft", "other").__contains__}, mask if type(mask) is dict else {}, path, "mask.")
+        require({"kind": ("labels", "soft", "other").__contains__}, mask if type(mask) is dict else {}, path, "mask.")
         if mask["kind"] == "labels":
-            _require(_LABELS, mask, path, f"{ATTRIBUTE_KEY}.mask.")
-            _require(_MASK_ATTRIBUTES, attributes, path)
+            require(_LABELS, mask, path, f"{ATTRIBUTE_KEY}.mask.")
+            require(_MASK_ATTRIBUTES, attributes, path)
             stored, highest = mask.get("stored", mask["labels"]), max([*mask["labels"], mask["highest"]])
             if not list_of(is_stored, len(mask["labels"]))(stored) or highest != mask["highest"]:
                 raise StoreDamageError(path, f"has a {ATTRIBUTE_KEY}.mask that contradicts itself")
@@ -302,15 +299,16 @@ def _check_shards(document: Mapping[str, Any], itemsize: int, path: str) -> None
     ):
         raise StoreDamageError(path, "has chunks that no image has")
     listed = record["shards"]
-    if math.prod(counts) != len(listed) or listed.keys() != _shard_keys(counts):
+    separator = document["chunk_key_encoding"]["configuration"]["separator"]
+    if math.prod(counts) != len(listed) or listed.keys() != _shard_keys(counts, separator):
         raise StoreDamageError(path, "lists other shards than its shape has")
     if min(listed.values()) < index_bytes(whole // size):
         raise StoreDamageError(path, "lists shards that are too small for an index")
 
 
 @functools.lru_cache(256)
-def _shard_keys(counts: tuple[int, ...]) -> frozenset[str]:
-    return frozenset("/".join(map(str, ("c", *place))) for place in itertools.product(*map(range, counts)))
+def _shard_keys(counts: tuple[int, ...], separator: str) -> frozenset[str]:
+    return frozenset(separator.join(map(str, ("c", *place))) for place in itertools.product(*map(range, counts)))
 
 
 def is_as_converted(document: Mapping[str, Any]) -> bool:
@@ -326,7 +324,8 @@ def is_as_converted(document: Mapping[str, Any]) -> bool:
             and [codec["name"] for codec in outer] == ["bytes", "crc32c"]
             and "big" not in {codec.get("configuration", {}).get("endian") for codec in (inner[0], outer[0])}
             and inner[1]["configuration"]["blocksize"] > 0
-            and document["chunk_key_encoding"] == _KEYS
+            and document["chunk_key_encoding"]
+            in ([_KEYS, _DOTTED_KEYS] if "pipeline" in document["attributes"][ATTRIBUTE_KEY] else [_KEYS])
             and document["chunk_grid"]["name"] == "regular"
             and isinstance(document["chunk_grid"]["configuration"], dict)
             and ATTRIBUTE_KEY in document["attributes"]
@@ -351,7 +350,7 @@ def checked_small_array(document: Mapping[str, Any], path: str) -> None:
         if names != [name] or document.get("data_type") != "float64":
             raise StoreDamageError(path, "is no coordinate")
         if name != "time":
-            _require(_AXIS_ATTRIBUTES, attributes, path)
+            require(_AXIS_ATTRIBUTES, attributes, path)
     for key in ("long_name", "units", "description"):
         if not isinstance(attributes.get(key, ""), str):
             raise StoreDamageError(path, f"has a {key} that convert does not write")

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,18 @@ ATTRIBUTE_KEY: Final = "isles24_zarr"
 
 PHENOTYPE: Final = "phenotype"
 
+DERIVATIVES: Final = "derivatives"
+"""The group of results, one group below it for each pipeline."""
+
+PIPELINE_NAME: Final = re.compile(r"(?!sub-)[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
+"""As BIDS has it; a folder of a subject is none."""
+
+RESULT_NAME: Final = re.compile(r"(?!(?:[xyzijk]|time|subject)$)[a-z][a-z0-9_]*", re.ASCII)
+"""Of an array of a pipeline: no coordinate."""
+
+MASK_NAME: Final = re.compile(r"(^|_)(mask|msk|seg|dseg|labels?)$", re.ASCII)
+"""How names of derivatives end that are masks."""
+
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
 """Settings of Blosc. A chunk is one block."""
 
@@ -73,6 +86,11 @@ class ArrayPlan:
         All that is known before the voxels are read.
     mask
         What the values of a mask mean, once they were looked at, see `mask_plan`.
+    pipeline
+        Of a derivative; empty for an image of the release.
+    separator
+        In the keys of its shards: ``"/"``, or ``"."`` for a derivative that replaces one with slashes, whose shards
+        stay until the new ones are committed.
     """
 
     subject: str
@@ -86,16 +104,21 @@ class ArrayPlan:
     orientation: Orientation
     attributes: Mapping[str, Any]
     mask: MaskValues | None = None
+    pipeline: str = ""
+    separator: str = "/"
 
     @property
     def is_mask(self) -> bool:
         """Whether the image is a mask, of which nothing is known before its values were looked at."""
+        if self.pipeline:
+            return MASK_NAME.search(self.image) is not None
         return vocabulary.IMAGES[self.image].is_mask
 
     @property
     def path(self) -> str:
         """Of the array in the store."""
-        return f"{self.subject}/{self.group}/{self.image}"
+        above = f"{DERIVATIVES}/{self.pipeline}/" if self.pipeline else ""
+        return f"{above}{self.subject}/{self.group}/{self.image}"
 
     @property
     def dimension_names(self) -> tuple[str, ...]:
@@ -323,15 +346,20 @@ def _array_attributes(volume: _Volume) -> dict[str, Any]:
     attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
     if header.slope is not None:
         attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept
-    attributes[ATTRIBUTE_KEY] = {
+    attributes[ATTRIBUTE_KEY] = file_record(header, volume.orientation, volume.file)
+    return attributes
+
+
+def file_record(header: Header, orientation: Orientation, file: SourceFile) -> dict[str, Any]:
+    """Return what is recorded of a file before its voxels are read."""
+    return {
         "header": base64.b64encode(header.raw).decode("ascii"),
         "file_shape": list(header.shape),
         "file_dtype": header.dtype.str,
         "affine_source": header.affine_source,
-        "orientation": {"axes": list(volume.orientation.axes), "flips": list(volume.orientation.flips)},
-        "source": {"path": volume.file.path, "size": volume.file.size},
+        "orientation": {"axes": list(orientation.axes), "flips": list(orientation.flips)},
+        "source": {"path": file.path, "size": file.size},
     }
-    return attributes
 
 
 def final_attributes(plan: ArrayPlan, digest: Digest, shard_sizes: Mapping[str, int]) -> dict[str, Any]:

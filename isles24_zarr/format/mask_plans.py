@@ -32,12 +32,23 @@ def mask_plan(plan: ArrayPlan, found: MaskValues) -> ArrayPlan:
     attributes, dtype = dict(plan.attributes), plan.dtype
     attributes[ATTRIBUTE_KEY] = {**attributes[ATTRIBUTE_KEY], "mask": found.to_json()}
     if found.kind == "labels":
-        labels = vocabulary.IMAGES[plan.image].labels
+        labels = _meanings(plan, found)
         attributes = {name: each for name, each in attributes.items() if name not in ("scale_factor", "add_offset")}
         attributes["flag_values"] = [value for value, _ in labels]
         attributes["flag_meanings"] = " ".join(meaning for _, meaning in labels)
         dtype = found.dtype.newbyteorder("<").str
     return dataclasses.replace(plan, attributes=attributes, dtype=dtype, mask=found)
+
+
+def _meanings(plan: ArrayPlan, found: MaskValues) -> tuple[tuple[int, str], ...]:
+    """Return labels with their meanings: those of the image of the release or, of any other mask, the labels found."""
+    kind = vocabulary.IMAGES.get(plan.image)
+    if kind is not None and kind.is_mask:
+        return kind.labels
+    labels = sorted({0, *(found.labels or (found.highest,))})
+    if labels == [0, 1] or labels == [0]:
+        return (0, "background"), (1, plan.image)
+    return tuple((label, f"label_{label}" if label else "background") for label in labels)
 
 
 def mask_notices(plan: ArrayPlan) -> tuple[Problem, ...]:
@@ -59,7 +70,7 @@ def mask_notices(plan: ArrayPlan) -> tuple[Problem, ...]:
         return (notice(message=f"{found.why}; it is kept as it is, and {counted}"),)
     if found.kind == "other":
         return (notice(message=f"{found.why}; it is kept as it is, and refused by what needs labels"),)
-    known = dict(vocabulary.IMAGES[plan.image].labels)
+    known = dict(_meanings(plan, found))
     unknown = sorted({*found.labels, found.highest} - known.keys())[:10]
     if unknown:
         meant = ", ".join(f"{label} {meaning}" for label, meaning in known.items())

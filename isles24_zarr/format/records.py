@@ -56,7 +56,7 @@ class ArrayRecord:
     orientation
         How the file's axes became the array's.
     source
-        The file.
+        The file; empty of a derivative that was computed.
     checksum
         XXH3-128 of the voxel bytes in the order of the file.
     mask
@@ -102,6 +102,7 @@ class ArrayRecord:
     def from_checked(cls, document: Mapping[str, Any], path: str) -> Self:
         """Do the same for a document that was checked before, as those of a group are by `checked_group`."""
         recorded = document["attributes"][ATTRIBUTE_KEY]
+        source = recorded.get("source", {"path": "", "size": 0, "sha256": ""})
         (sharding,) = document["codecs"]
         try:
             mask = MaskValues.from_json(recorded["mask"]) if "mask" in recorded else None
@@ -120,10 +121,27 @@ class ArrayRecord:
             file_dtype=np.dtype(recorded["file_dtype"]),
             affine_source=recorded["affine_source"],
             orientation=recorded_orientation(recorded),
-            source=SourceRecord(**{name: recorded["source"][name] for name in ("path", "size", "sha256")}),
+            source=SourceRecord(**{name: source[name] for name in ("path", "size", "sha256")}),
             checksum=recorded["checksum"]["value"],
             mask=mask,
         )
+
+    @property
+    def separator(self) -> str:
+        """Between the parts of the keys of its shards."""
+        return str(self.document["chunk_key_encoding"]["configuration"]["separator"])
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Of a derivative: the checksums of the images that it was made from, by their paths in the store."""
+        found: Mapping[str, str] = self.document["attributes"][ATTRIBUTE_KEY].get("sources", {})
+        return found
+
+    @property
+    def generated_by(self) -> list[dict[str, Any]]:
+        """Of a derivative: what made it, as BIDS has it."""
+        found: list[dict[str, Any]] = self.document["attributes"][ATTRIBUTE_KEY].get("generated_by", [])
+        return found
 
     @property
     def header(self) -> bytes:

@@ -41,6 +41,7 @@ _TYPES: Final[Any] = nib.nifti1.data_type_codes
 _HEADER_CLASSES: Final[dict[int, Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 SMALLEST_HEADER: Final = 352
 _SPATIAL_UNITS: Final = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
+_SECONDS_UNIT: Final = 8
 _SECONDS_PER_UNIT: Final = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
 
@@ -135,6 +136,46 @@ def header_from_bytes(start: bytes, *, path: str) -> Header:
         frame_seconds=_frame_seconds_from_fields(fields),
         notices=notices,
     )
+
+
+def result_header(
+    reference: bytes, *, dtype: np.dtype[Any], shape: tuple[int, ...], frame_seconds: float | None = None
+) -> bytes:
+    """Return the header of an image that was computed on the grid of another one.
+
+    Parameters
+    ----------
+    reference
+        Header of the other image, which was checked.
+    dtype
+        Of the voxels.
+    shape
+        (x, y, z) as the other image has them, or with the number of frames behind.
+    frame_seconds
+        Between frames.
+
+    Returns
+    -------
+    bytes
+        Little endian, without extensions: place and orientation are those of the other image, byte for byte; values
+        are not scaled.
+    """
+    fields = _fields_from_bytes(reference, path="reference").as_byteswapped("<")
+    kind = type(fields)
+    header = kind(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    for name in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"):
+        header[name] = fields[name]
+    for name in ("qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units"):
+        header[name] = fields[name]
+    header["pixdim"][:4] = fields["pixdim"][:4]
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["vox_offset"] = header.single_vox_offset
+    if len(shape) > 3 and frame_seconds is not None:
+        header["pixdim"][4] = frame_seconds
+        header["xyzt_units"] = int(fields["xyzt_units"]) % 8 + _SECONDS_UNIT
+    return bytes(header.binaryblock) + bytes(4)
 
 
 def header_length(start: bytes, *, path: str) -> int:

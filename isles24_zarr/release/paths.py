@@ -199,6 +199,8 @@ def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
         return Stray(reason=f"is not below {parts[start]}/<subject>/<session>/")
     section, *folders, name = parts[start:]
     subject, session = folders[0], _SESSION.fullmatch(folders[1])
+    if section == "derivatives" and not subject.startswith("sub-") and SUBJECT_NAME.fullmatch(folders[1]):
+        return Stray(reason=f"is a result of the pipeline {subject}, which 'isles24-zarr add' takes")
     if not SUBJECT_NAME.fullmatch(subject):
         raise UnsafePathError(path, f"the subject name {subject!r} is not 'sub-' and a label of letters and digits")
     if session is None:

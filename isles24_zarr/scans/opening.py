@@ -18,12 +18,17 @@ from isles24_zarr.errors import (
 )
 from isles24_zarr.format import (
     DASK_CHUNK_BYTES,
+    DERIVATIVES,
     MAX_SHARD_BYTES,
+    PIPELINE_NAME,
     ArrayRecord,
+    DerivativeRecord,
     GridRecord,
     SubjectRecord,
     dask_chunks,
     listed_members,
+    pipeline_path,
+    pipelines_of,
 )
 from isles24_zarr.geometry import voxel_numbers
 from isles24_zarr.places import service_of
@@ -58,11 +63,56 @@ REMOTE_DASK_CHUNK_BYTES: Final = MAX_SHARD_BYTES
 COORDINATES: Final = ("time", "z", "y", "x")
 
 
+_PLACE: Final = "isles24_zarr_place"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScanPlace:
+    """Where a scan is: in the encoding of what was opened, so that results can be saved beside it.
+
+    Parameters
+    ----------
+    target
+        The store.
+    subject, group
+        Whose scan, and the name of its grid, as ``"space-ncct"``.
+    """
+
+    target: StorePlace
+    subject: str
+    group: str
+
+    @classmethod
+    def of(cls, target: StorePlace, subject: str, space: str) -> ScanPlace:
+        """Make the place of a space, with or without ``space-`` before its name."""
+        return cls(target=target, subject=subject, group=f"space-{space.removeprefix('space-')}")
+
+    @property
+    def path(self) -> str:
+        """Of the group of images in the store."""
+        return f"{self.subject}/{self.group}"
+
+
+def scan_place(scan: xr.Dataset) -> ScanPlace:
+    """Return where a scan was opened from.
+
+    Raises
+    ------
+    UnknownNameError
+        It was not opened by `open_scan`, or an operation has dropped where it came from.
+    """
+    place = scan.encoding.get(_PLACE)
+    if not isinstance(place, ScanPlace):
+        raise UnknownNameError("scan", "does not know its store any more; call this on a scan as open_scan gives it")
+    return place
+
+
 def open_scan(
     store: str | os.PathLike[str],
     subject: str,
     space: str = "ncct",
     *,
+    pipeline: str | None = None,
     chunks: Any = "auto",
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -77,6 +127,8 @@ def open_scan(
     space
         ``"ncct"`` for registered images, ``"ctp"``, ``"cta"`` ... for images as acquired. Where these lie is what their
         headers say, which does not align them with the NCCT: often they are off by some mm, now and then by more.
+    pipeline
+        The results that were saved under this name, on the same grid, in place of the images.
     chunks
         ``"auto"``: Dask chunks of tens of MB that never cross a shard. ``None``: no Dask, lazy NumPy. Anything else is
         for `xarray.Dataset.chunk`.
@@ -94,7 +146,7 @@ def open_scan(
     Raises
     ------
     NotAStoreError, StoreVersionError, IncompleteStoreError, UnknownNameError
-        There is no store, or it does not hold this subject or space.
+        There is no store, or it does not hold this subject, space or pipeline.
     StoreDamageError
         Part of an array is lost.
 
@@ -106,7 +158,10 @@ def open_scan(
     """
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
-    group = f"{subject}/space-{space.removeprefix('space-')}"
+    if pipeline is not None:
+        return _opened_results(target, opened, pipeline, ScanPlace.of(target, subject, space), chunks)
+    place = ScanPlace.of(target, subject, space)
+    group = place.path
     plain = SUBJECT_NAME.fullmatch(subject) and "/" not in space
     seen = document_stamp(opened, group) if plain and isinstance(opened, LocalStore) else None
     own, document, chunk_of = _read_at_once(target, opened, subject, group) if plain else (None, None, {})
@@ -118,19 +173,62 @@ def open_scan(
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
     grid = GridRecord.from_document(document, f"{target.url}/{group}")
-    coords, images = _lazy_variables(target, opened, group, grid, chunk_of)
-    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
-    scan = xr.Dataset(images, coords if chunks is not None else coords | numbers, grid.attributes)
-    scan.encoding["source"] = f"{target.url}/{group}"
+    scan = _dataset(place, opened, group, grid, chunk_of)
     if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
         raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
+    return _chunked(scan, opened, chunks, token=f"{target.url}-{group}-{record.converted}")
+
+
+def _opened_results(target: StorePlace, store: Store, pipeline: str, place: ScanPlace, chunks: Any) -> xr.Dataset:
+    """Open what a pipeline has of a subject on a grid: all that it is, the document of the subject says."""
+    known = PIPELINE_NAME.fullmatch(pipeline) and SUBJECT_NAME.fullmatch(place.subject) and "/" not in place.group
+    path = pipeline_path(pipeline, place.subject)
+    group = f"{path}/{place.group}"
+    seen = document_stamp(store, path) if known and isinstance(store, LocalStore) else None
+    document, _, chunk_of = _read_at_once(target, store, path, group) if known else (None, None, {})
+    if document is None:
+        raise _no_results(target, store, pipeline, place.subject)
+    record = DerivativeRecord.from_document(document, f"{target.url}/{path}")
+    if place.group not in record.groups:
+        spaces = ", ".join(name.removeprefix("space-") for name in record.groups) or "none"
+        what = f"has no results of {pipeline!r}, which has them in the spaces: {spaces}"
+        raise UnknownNameError(f"{place.subject}, space {place.group.removeprefix('space-')!r}", what)
+    grid = GridRecord.from_document(record.grid_document(place.group), f"{target.url}/{group}")
+    results = _dataset(place, store, group, grid, chunk_of).assign_attrs(pipeline=pipeline)
+    if isinstance(store, LocalStore) and document_stamp(store, path) != seen:
+        raise StaleReadError(f"{target.url}/{path}", "was saved again while it was opened")
+    return _chunked(results, store, chunks, token=f"{target.url}-{group}-{record.seal}-{record.saved}")
+
+
+def _no_results(target: StorePlace, store: Store, pipeline: str, subject: str) -> UnknownNameError:
+    read_root(store)
+    pipelines = pipelines_of(read_document(store, DERIVATIVES))
+    if pipeline in pipelines:
+        return UnknownNameError(f"{subject}, pipeline {pipeline!r}", f"has no results in {target.url}")
+    what = f"is not in {target.url}, which has the pipelines: {', '.join(pipelines) or 'none'}"
+    return UnknownNameError(f"pipeline {pipeline!r}", what)
+
+
+def _dataset(
+    place: ScanPlace, store: Store, group: str, grid: GridRecord, chunk_of: Mapping[str, bytes | None]
+) -> xr.Dataset:
+    """Return a group of arrays, lazy, without Dask."""
+    coords, images = _lazy_variables(place, store, group, grid, chunk_of)
+    numbers = voxel_numbers({name: coords[name].size for name in "xyz"})
+    scan = xr.Dataset(images, coords | numbers, grid.attributes)
+    scan.encoding |= {"source": f"{place.target.url}/{group}", _PLACE: place}
+    return scan
+
+
+def _chunked(scan: xr.Dataset, opened: Store, chunks: Any, *, token: str) -> xr.Dataset:
     if chunks is None:
         return scan
-    token = f"{target.url}-{group}-{record.converted}"
+    numbers = [name for name in scan.coords if name in ("i", "j", "k")]
+    small, scan = scan.coords.to_dataset()[numbers], scan.drop_vars(numbers)
     most = REMOTE_DASK_CHUNK_BYTES if isinstance(opened, RemoteStore) else DASK_CHUNK_BYTES
     sizes = dask_chunks(scan, most=most) if isinstance(chunks, str) and chunks == "auto" else chunks
     # what is small stays in memory
-    return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(numbers)
+    return scan.chunk(sizes, name_prefix="isles24-", token=token).assign_coords(small.coords)
 
 
 def _read_at_once(
@@ -148,10 +246,11 @@ def _read_at_once(
 
 
 def _lazy_variables(
-    target: StorePlace, store: Store, group: str, grid: GridRecord, chunk_of: Mapping[str, bytes | None]
+    place: ScanPlace, store: Store, group: str, grid: GridRecord, chunk_of: Mapping[str, bytes | None]
 ) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
     """Return coordinates, in memory, and images, lazy, of a grid and the chunks of its coordinates."""
-    members = grid.members
+    members, target = grid.members, place.target
+    names = IMAGES if group == place.path else members.keys() - set(COORDINATES)
     coords: dict[str, xr.Variable] = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], chunk_of[name])
         for name in COORDINATES
@@ -159,11 +258,11 @@ def _lazy_variables(
     }
     images = {
         name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid)
-        for name in IMAGES
+        for name in (names if names is IMAGES else sorted(names))
         if name in members
     }
     # the one string type that Zarr, netCDF and tables take alike
-    coords["subject"] = xr.Variable((), np.array(group.partition("/")[0], dtype=np.dtypes.StringDType()))
+    coords["subject"] = xr.Variable((), np.array(place.subject, dtype=np.dtypes.StringDType()))
     return coords, images
 
 

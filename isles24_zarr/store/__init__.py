@@ -7,7 +7,7 @@ from isles24_zarr.store.arrays import (
     coordinate_variable,
     image_variable,
 )
-from isles24_zarr.store.file_order import file_blocks, file_voxels
+from isles24_zarr.store.file_order import file_blocks, file_voxels, voxel_checksum
 from isles24_zarr.store.files import NO_FILE, opened_file
 from isles24_zarr.store.objects import (
     ZARR_JSON,
@@ -26,7 +26,15 @@ from isles24_zarr.store.objects import (
     reading,
 )
 from isles24_zarr.store.remote import RemoteStore
-from isles24_zarr.store.repository import LOCAL, Place, is_versioned, opened_version, writable_repository, write_errors
+from isles24_zarr.store.repository import (
+    LOCAL,
+    Place,
+    VersionStore,
+    is_versioned,
+    opened_version,
+    writable_repository,
+    write_errors,
+)
 from isles24_zarr.store.voxels import StoredVoxels
 
 __all__ = [
@@ -39,6 +47,7 @@ __all__ = [
     "StorePlace",
     "StoredArray",
     "StoredVoxels",
+    "VersionStore",
     "check_version",
     "child_names",
     "column_table",
@@ -59,6 +68,7 @@ __all__ = [
     "read_objects",
     "read_root",
     "reading",
+    "voxel_checksum",
     "writable_repository",
     "write_errors",
 ]

@@ -41,17 +41,35 @@ def file_blocks(store: Store, record: ArrayRecord) -> Iterator[NDArray[Any]]:
     StoreDamageError
         A block cannot be read, or, after the last one, the checksum is not the one that was recorded.
     """
-    array = StoredArray(store, record)
     checksum = xxhash.xxh3_128()
-    for block in blocks_of_array(record.shape, record.shard_shape, record.orientation):
-        with reading(record.path):
-            voxels = array.read(block.region)
-        voxels = np.ascontiguousarray(file_from_canonical(voxels, record.orientation))
-        voxels = np.ascontiguousarray(_as_in_file(voxels, record))
+    for voxels in _blocks(store, record):
         checksum.update(voxels.data)
         yield voxels
     if checksum.hexdigest() != record.checksum:
         raise StoreDamageError(record.path, "its voxels are not those that were written: the checksum differs")
+
+
+def voxel_checksum(store: Store, record: ArrayRecord) -> str:
+    """Return the XXH3-128 of the voxels of an array as a file has them, whatever was recorded of them.
+
+    Raises
+    ------
+    StoreDamageError
+        A block cannot be read.
+    """
+    checksum = xxhash.xxh3_128()
+    for voxels in _blocks(store, record):
+        checksum.update(voxels.data)
+    return checksum.hexdigest()
+
+
+def _blocks(store: Store, record: ArrayRecord) -> Iterator[NDArray[Any]]:
+    array = StoredArray(store, record)
+    for block in blocks_of_array(record.shape, record.shard_shape, record.orientation):
+        with reading(record.path):
+            voxels = array.read(block.region)
+        voxels = np.ascontiguousarray(file_from_canonical(voxels, record.orientation))
+        yield np.ascontiguousarray(_as_in_file(voxels, record))
 
 
 def _as_in_file(voxels: NDArray[Any], record: ArrayRecord) -> NDArray[Any]:

@@ -63,7 +63,8 @@ class StorePlace:
     """
 
     url: str
-    storage_options: Mapping[str, Any]
+    # which may be secrets: a place is in the encoding of what was opened from it
+    storage_options: Mapping[str, Any] = dataclasses.field(repr=False)
 
     @classmethod
     def of(cls, store: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> StorePlace:

@@ -47,7 +47,7 @@ _SHARDS_AT_ONCE: Final = 8
 _FORKED: Final = (
     f"this process was forked from one that had read voxels, and reads them slowly: {ForkedProcessError.advice}"
 )
-_FROM: Final = re.compile(r'"[^"]*?(c(?:/\d+)+)"')
+_FROM: Final = re.compile(r'"[^"]*?(c(?:[/.]\d+)+)"')
 """Where an error of TensorStore names the key of a shard."""
 
 
@@ -73,6 +73,7 @@ class StoredVoxels:
         self._grid = tuple((np.array(record.shard_shape) // self._chunk).tolist())
         self._document = {name: value for name, value in record.document.items() if name != "attributes"}
         self._sizes = record.shard_bytes
+        self._separator = record.separator
         self._seen = seen
         self._opened: Any = None
         self._tables: dict[str, NDArray[np.uint64]] = {}
@@ -122,7 +123,7 @@ class StoredVoxels:
             for axis, count in zip(axes, self._grid, strict=True)
         ]
         return {
-            _key(shard for shard, _ in parts): np.ravel_multi_index(
+            self._key(shard for shard, _ in parts): np.ravel_multi_index(
                 np.ix_(*(inside for _, inside in parts)), self._grid
             ).ravel()
             for parts in itertools.product(*split)
@@ -132,7 +133,10 @@ class StoredVoxels:
         shards, inside = np.divmod(chunks, np.array(self._grid)[:, None])
         numbers = np.ravel_multi_index(tuple(inside), self._grid)
         places, which = np.unique(shards, axis=1, return_inverse=True)
-        return {_key(place): numbers[which.ravel() == at] for at, place in enumerate(places.T.tolist())}
+        return {self._key(place): numbers[which.ravel() == at] for at, place in enumerate(places.T.tolist())}
+
+    def _key(self, place: Iterable[int]) -> str:
+        return self._separator.join(["c", *map(str, place)])
 
     def _taken(self, take: Callable[[Any], Any], touched: Touched) -> NDArray[Any]:
         """Read from the array, and make sure that its files are those that its document describes."""
@@ -283,7 +287,3 @@ def _within(index: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     if index.size and not -count <= np.min(index) <= np.max(index) < count:
         raise IndexError(f"an index is out of bounds for an axis of {count}")
     return np.where(index < 0, index + count, index)
-
-
-def _key(place: Iterable[int]) -> str:
-    return "/".join(["c", *map(str, place)])

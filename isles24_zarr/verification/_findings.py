@@ -71,7 +71,7 @@ def findings(path: str, problems: list[Problem]) -> Iterator[None]:
 
 def _relative(path: str) -> str:
     """Return the path of an object in its store, from the subject on."""
-    found = re.search(r"(?:^|/)((?:sub-[0-9A-Za-z]+|phenotype)/.*)$", path)
+    found = re.search(r"(?:^|/)((?:derivatives/[0-9A-Za-z-]+/)?(?:sub-[0-9A-Za-z]+|phenotype)/.*)$", path)
     return found[1] if found else path
 
 
@@ -103,7 +103,7 @@ def _recorded_seal(document: Mapping[str, Any]) -> Any:
 def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
     """Compare the cohort table with the attributes of its subjects."""
     problems: list[Problem] = []
-    members = _group_problems(store, PHENOTYPE, problems)[1]
+    members = group_problems(store, PHENOTYPE, problems)[1]
     with findings(PHENOTYPE, problems):
         problems += _stray_keys(store, PHENOTYPE, {f"{PHENOTYPE}/{name}" for name in members})
     columns = {}
@@ -175,12 +175,28 @@ def subject_problems(store: Store, name: str) -> tuple[list[Problem], SubjectRec
         records, with the keys of shards that are lost.
     """
     problems: list[Problem] = []
-    document, members = _group_problems(store, name, problems)
+    document, members = group_problems(store, name, problems)
     if document is None:
         return problems, None, {}
     subject: SubjectRecord | None = None
     with findings(name, problems):
         subject = SubjectRecord.from_attributes(document["attributes"], name)
+    images = array_findings(store, name, members, problems)
+    lacking = sorted(subject.arrays.keys() - members.keys()) if subject else []
+    problems += [damage(f"{name}/{path}", "is listed by its subject, which lacks it") for path in lacking]
+    return problems, subject, images
+
+
+def array_findings(
+    store: Store, name: str, members: Mapping[str, Mapping[str, Any]], problems: list[Problem]
+) -> dict[str, FoundImage]:
+    """Look for all objects of the arrays that a commit lists, and for what it does not list.
+
+    Returns
+    -------
+    dict
+        The images that can be read, by path: their records, with the keys of shards that are lost.
+    """
     arrays = {path for path, each in members.items() if each.get("node_type") == "array"}
     with findings(name, problems):
         problems += _stray_keys(store, name, {f"{name}/{path}" for path in arrays})
@@ -195,12 +211,10 @@ def subject_problems(store: Store, name: str) -> tuple[list[Problem], SubjectRec
             record = ArrayRecord.from_document(members[path], full)
             images[full] = record, frozenset()  # also where its folder cannot be listed
             images[full] = record, _lost_shards(store, full, record.shard_bytes, problems)
-    for path in sorted(subject.arrays.keys() - arrays) if subject else ():
-        problems.append(damage(f"{name}/{path}", "is listed by its subject, which lacks it"))
-    return problems, subject, images
+    return images
 
 
-def _group_problems(
+def group_problems(
     store: Store, path: str, problems: list[Problem]
 ) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
     """Return the document of a group, and those of all that it lists, as far as they can be used."""

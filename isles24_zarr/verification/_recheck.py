@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xxhash
 
-from isles24_zarr.errors import Isles24Error, Problem, SourceError, StoreDamageError
+from isles24_zarr.errors import DerivativeDamageError, Isles24Error, Problem, SourceError, StoreDamageError
+from isles24_zarr.format import DERIVATIVES
 from isles24_zarr.places import library_errors
 from isles24_zarr.release import Source, SourceFile
 from isles24_zarr.store import StoredVoxels
+from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,9 +60,10 @@ class ArrayTask:
 
 def damage(path: str, what: str) -> Problem:
     """Return the problem that something in a store is not what was written."""
-    return Problem.from_error(
-        StoreDamageError(path, what), subject=path.split("/", maxsplit=1)[0] if "/" in path else None
-    )
+    above = path.split("/")[:-1]
+    kind = DerivativeDamageError if above[:1] == [DERIVATIVES] else StoreDamageError
+    subjects = [part for part in above if SUBJECT_NAME.fullmatch(part)]
+    return Problem.from_error(kind(path, what), subject=next(iter(subjects or above), None))
 
 
 def verify_array(task: ArrayTask, topic: str) -> list[Problem]:
@@ -114,7 +117,7 @@ def file_order_cuts(task: ArrayTask) -> Iterator[tuple[str, tuple[slice, ...]]]:
         places[slow] = places[slow][::-1]
     for place in itertools.product(*places):
         cut = tuple(slice(at * shard, (at + 1) * shard) for at, shard in zip(place, shards, strict=True))
-        yield "/".join(map(str, ("c", *place))), cut
+        yield task.record.separator.join(map(str, ("c", *place))), cut
 
 
 def _file_order_voxels(task: ArrayTask, array: StoredVoxels, cut: tuple[slice, ...]) -> Iterator[NDArray[Any]]:

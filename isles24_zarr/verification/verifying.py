@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.errors import Problem
 from isles24_zarr.release import Source, selected_names
 from isles24_zarr.store import ZARR_JSON, StorePlace, child_names, read_root
+from isles24_zarr.verification._derivatives import derivative_problems
 from isles24_zarr.verification._findings import FoundImage, findings, root_problems, subject_problems, table_problems
 from isles24_zarr.verification._recheck import ArrayTask, damage, verify_array
 
@@ -48,7 +49,8 @@ class VerifyReport:
     seconds
         Time taken.
     problems
-        Everything that is not as it was written.
+        Everything that is not as it was written; and, as notices, results that were made from other images than the
+        store has now.
     """
 
     store: str
@@ -61,7 +63,7 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """Whether all is as it was written."""
-        return not self.problems
+        return all(problem.severity != "error" for problem in self.problems)
 
 
 def verify(
@@ -122,13 +124,18 @@ def verify(
     if not subjects:
         problems += [*root_problems(opened), *table_problems(opened, present)]
     tasks: list[ArrayTask] = []
+    looked_at: dict[str, FoundImage] = {}
     for name in chosen:
         found, record, images = subject_problems(opened, name)
         problems += found
+        looked_at |= images
         of_subject = _array_tasks(target, images, origin, release, fast=fast)
         tasks += of_subject
         if release and record:
             problems += _release_problems(release.subjects.get(name), name, record, of_subject)
+    found, results = derivative_problems(opened, chosen, looked_at)
+    problems += found
+    tasks += _array_tasks(target, results, None, None, fast=fast)
     if release:
         absent = [name for name in release.subjects if name not in present and (not subjects or name in subjects)]
         problems += [Problem(path=name, message=NOT_IN_STORE, subject=name) for name in absent]

@@ -85,7 +85,7 @@ def write_group(
             "metadata": {name: dict(document) for name, document in members.items()},
         }
     document["attributes"][ATTRIBUTE_KEY] = {**recorded_of(document["attributes"]), "seal": seal(document)}
-    _write_document(store, path, document)
+    write_document(store, path, document)
     return document
 
 
@@ -145,14 +145,14 @@ def write_array(store: Store, plan: ArrayPlan, stream: VoxelStream, on_piece: Ca
     Digest
         Of the file. The array's document is written after the end of the file has been checked, not before.
     """
-    document, sizes = _array_document(plan), {}
+    document, sizes = array_document(plan), {}
     with ThreadPoolExecutor(1, thread_name_prefix="isles24-encode") as encoder:
         for key, shard in _encoded_shards(plan, document, stream, encoder, on_piece):
             sync(store.set(f"{plan.path}/{key}", default_buffer_prototype().buffer.from_bytes(shard)))
             sizes[key] = len(shard)
     digest = stream.finish()
     attributes = final_attributes(plan, digest, dict(sorted(sizes.items())))
-    _write_document(store, plan.path, {**document, "attributes": attributes})
+    write_document(store, plan.path, {**document, "attributes": attributes})
     return digest
 
 
@@ -190,7 +190,7 @@ def _encoded_shards(
             if before:
                 yield before[0], _joined(plan, before[1])
                 before = None
-        before = shard_key(block, plan.shards), parts
+        before = shard_key(block, plan.shards, plan.separator), parts
     if before:
         yield before[0], _joined(plan, before[1])
 
@@ -201,7 +201,7 @@ def _joined(plan: ArrayPlan, parts: Mapping[int, Future[tuple[bytes, int]]]) -> 
     return joined_shard([parts[start].result() for start in sorted(parts)], total=total)
 
 
-def _array_document(plan: ArrayPlan) -> dict[str, Any]:
+def array_document(plan: ArrayPlan) -> dict[str, Any]:
     """Return the metadata of an array, as zarr-python would write them, with the attributes that the plan has."""
     draft = zarr.create_array(
         MemoryStore(),
@@ -215,6 +215,7 @@ def _array_document(plan: ArrayPlan) -> dict[str, Any]:
     )
     text = draft.metadata.to_buffer_dict(default_buffer_prototype())[ZARR_JSON].to_bytes()
     document: dict[str, Any] = json.loads(text)
+    document["chunk_key_encoding"]["configuration"]["separator"] = plan.separator
     return {**document, "attributes": dict(plan.attributes)}
 
 
@@ -246,7 +247,7 @@ def written_record(store: Store, plan: ArrayPlan) -> tuple[ArrayPlan, dict[str, 
     measured = ("shards", "checksum")
     bare = {name: value for name, value in recorded.items() if name not in measured}
     found = {**document["attributes"], ATTRIBUTE_KEY: {**bare, "source": plan.attributes[ATTRIBUTE_KEY]["source"]}}
-    same = {**document, "attributes": found} == _array_document(plan) and recorded["source"]["path"] == plan.source.path
+    same = {**document, "attributes": found} == array_document(plan) and recorded["source"]["path"] == plan.source.path
     return (plan, recorded) if same else None
 
 
@@ -284,11 +285,12 @@ def write_grid(store: Store, path: str, plan: GridPlan, images: Iterable[str]) -
         _add_coordinate(draft, "time", np.array(plan.frame_seconds), plan.time_attributes)
     copy_nodes(draft.store, store, path)
     coordinates = [name for name in ("time", "z", "y", "x") if name in draft]
-    documents = {name: _written_document(store, f"{path}/{name}") for name in (*coordinates, *images)}
+    documents = {name: written_document(store, f"{path}/{name}") for name in (*coordinates, *images)}
     return write_group(store, path, plan.attributes, documents)
 
 
-def _written_document(store: Store, path: str) -> dict[str, Any]:
+def written_document(store: Store, path: str) -> dict[str, Any]:
+    """Return the document of an array that a worker has written."""
     document = read_document(store, path)
     if document is None:
         raise StoreWriteError(
@@ -360,7 +362,7 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     names = [str(name) for name in dataset.variables]
     # once more in the document of the group: whoever reads that has the whole table, of one conversion
     attributes = {**dataset.attrs, ATTRIBUTE_KEY: {"columns": {name: _cells(dataset[name]) for name in names}}}
-    write_group(store, path, attributes, {name: _written_document(store, f"{path}/{name}") for name in names})
+    write_group(store, path, attributes, {name: written_document(store, f"{path}/{name}") for name in names})
 
 
 def _cells(column: xr.DataArray) -> list[Any]:
@@ -383,6 +385,7 @@ def copy_nodes(source: Store, target: Store, path: str) -> None:
     sync(copy())
 
 
-def _write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
+def write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
+    """Write the document of a node."""
     key = f"{path}/{ZARR_JSON}" if path else ZARR_JSON
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(encoded_document(document))))

@@ -1,0 +1,34 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
+        "or a URL."
+    ),
+]
+Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
+Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
+Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
+Spool = Annotated[
+    str | None,
+    typer.Option(help="Folder for copies of an archive's members, some GB at a time; where the store is by default."),
+]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        help="For places that are URLs, as 'endpoint_url=https://s3.example.org' or 'anon=true'; may be repeated.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]

@@ -1,0 +1,99 @@
+"""What pipelines have, checked as images are; and whether the images that it was made from are still those."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isles24_zarr.errors import Problem
+from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME, DerivativeRecord, pipeline_path, pipelines_of
+from isles24_zarr.store import ZARR_JSON, child_names, listed_keys, read_objects
+from isles24_zarr.verification._findings import array_findings, findings, group_problems
+from isles24_zarr.verification._recheck import damage
+from isles24_zarr.vocabulary import SUBJECT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from zarr.abc.store import Store
+
+    from isles24_zarr.format import ArrayRecord
+    from isles24_zarr.verification._findings import FoundImage
+
+
+def derivative_problems(
+    store: Store, subjects: Collection[str], images: Mapping[str, FoundImage]
+) -> tuple[list[Problem], dict[str, FoundImage]]:
+    """Compare all documents of pipelines with their commits, and look for all of their objects.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    subjects
+        Whose results are looked at, beside those of subjects that are not in the store.
+    images
+        What the store has of these subjects, by path.
+
+    Returns
+    -------
+    tuple
+        What was found, and the results that can be read, by path.
+    """
+    problems: list[Problem] = []
+    results: dict[str, FoundImage] = {}
+    pipelines = child_names(store, DERIVATIVES)
+    if not pipelines:
+        return problems, results
+    listed = pipelines_of(group_problems(store, DERIVATIVES, problems)[0])
+    present = set(child_names(store, ""))
+    for pipeline in pipelines:
+        path = pipeline_path(pipeline)
+        if not PIPELINE_NAME.fullmatch(pipeline):
+            problems.append(damage(f"{path}/", "is no pipeline"))
+            continue
+        if pipeline not in listed:
+            problems.append(damage(f"{DERIVATIVES}/{ZARR_JSON}", f"does not list the pipeline {pipeline}"))
+        group_problems(store, path, problems)
+        for subject in child_names(store, path):
+            if subject in subjects or subject not in present:
+                results |= _subject_results(store, pipeline, subject, problems)
+    for record, _ in results.values():
+        problems += _outdated(record, images, present)
+    return problems, results
+
+
+def _subject_results(store: Store, pipeline: str, subject: str, problems: list[Problem]) -> dict[str, FoundImage]:
+    path = pipeline_path(pipeline, subject)
+    key = f"{path}/{ZARR_JSON}"
+    if not SUBJECT_NAME.fullmatch(subject):
+        problems.append(damage(f"{path}/", "is no subject of a pipeline"))
+        return {}
+    if read_objects(store, [key])[key] is None:
+        if count := len(listed_keys(store, path)):
+            what = f"was left over by a run that did not end: {count} objects without the document that commits them"
+            problems.append(damage(f"{path}/", what))
+        return {}
+    document, members = group_problems(store, path, problems)
+    if document is None:
+        return {}
+    with findings(key, problems):
+        DerivativeRecord.from_document(document, path)
+    return array_findings(store, path, members, problems)
+
+
+def _outdated(record: ArrayRecord, images: Mapping[str, FoundImage], present: Collection[str]) -> Iterator[Problem]:
+    """Tell that a result was made from images that are not those of the store any more."""
+    subject = record.path.split("/")[2]
+    changed = [path for path, checksum in record.sources.items() if _checksum(images, path) != checksum]
+    if subject not in present:
+        what = "its subject is not in the store any more"
+    elif changed:
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        what = f"was made before {changed[0]}{others} became what it is: derive it again"
+    else:
+        return
+    yield Problem(path=record.path, message=what, severity="notice", subject=subject)
+
+
+def _checksum(images: Mapping[str, FoundImage], path: str) -> str | None:
+    return images[path][0].checksum if path in images else None

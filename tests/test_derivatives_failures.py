@@ -1,0 +1,421 @@
+"""Results that are damaged, half written, killed for, in buckets and in versions; and originals that change under them.
+
+Processes are real, and so are the signals. Oracles are zarr-python and NumPy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import isles24_zarr
+from isles24_zarr.errors import StoreDamageError, StoreLockedError, UnknownNameError
+from tests.nifti_files import write
+from tests.test_derivatives import (
+    S,
+    assert_originals_untouched,
+    files_of,
+    half,
+    no_current_client,
+    opened,
+    target,
+    verified,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+__all__ = ["no_current_client", "target"]
+
+SECONDS = 120
+
+
+@pytest.fixture
+def saved(target: Path) -> Path:
+    scan = opened(target)
+    scan.isles.save({"late": scan["tmax"] > 6, "half": scan["ncct"] / 2}, "mine")
+    return target
+
+
+GROUP = f"derivatives/mine/{S}"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "path", "words"),
+    [
+        (lambda folder: flip(folder / "space-ncct/half/c/0/0/0", 100), f"{GROUP}/space-ncct/half/c/0/0/0", "cannot be read"),
+        (lambda folder: cut(folder / "space-ncct/half/c/0/0/0"), f"{GROUP}/space-ncct/half/c/0/0/0", "bytes"),
+        (lambda folder: (folder / "space-ncct/half/c/0/0/0").unlink(), f"{GROUP}/space-ncct/half/c/0/0/0", "is lost"),
+        (lambda folder: (folder / "space-ncct/x/c/0").unlink(), f"{GROUP}/space-ncct/x/c/0", "is lost"),
+        (lambda folder: edit(folder / "zarr.json"), f"{GROUP}/zarr.json", "edited"),
+        (lambda folder: edit(folder / "space-ncct/late/zarr.json"), f"{GROUP}/space-ncct/late/zarr.json", "edited"),
+        (lambda folder: edit(folder.parent / "zarr.json"), "derivatives/mine/zarr.json", "edited"),
+        (lambda folder: edit(folder.parent.parent / "zarr.json"), "derivatives/zarr.json", "edited"),
+        (lambda folder: (folder / "space-ncct/late/c.0.0.0").touch(), f"{GROUP}/space-ncct/late/c.0.0.0", "no shard"),
+        (lambda folder: (folder / "notes.txt").touch(), f"{GROUP}/notes.txt", "not listed"),
+        (lambda folder: (folder / "zarr.json").unlink(), f"{GROUP}/", "left over by a run that did not end"),
+    ],
+)  # fmt: skip
+def test_damage_is_named(saved: Path, spoil: Any, path: str, words: str) -> None:
+    assert verified(saved) == []
+    spoil(saved / GROUP)
+    report = isles24_zarr.verify(saved, workers=1, progress=False)
+    assert not report.ok
+    found = [problem for problem in report.problems if words in problem.message]
+    assert path in {problem.path for problem in found}, report.problems
+    assert all(problem.path.startswith("derivatives") for problem in report.problems)
+    if path.startswith(GROUP):
+        assert {problem.subject for problem in found} == {S}
+    # the images are not concerned
+    assert isles24_zarr.verify(saved, subjects=["sub-stroke0002"], workers=1, progress=False).ok is (
+        not path.startswith(("derivatives/mine/z", "derivatives/z"))
+    )
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def edit(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["attributes"]["long_name"] = "another"
+    path.write_text(json.dumps(document, indent=2))
+
+
+def test_swapped_shards_are_found_by_their_checksums(saved: Path) -> None:
+    """Each is whole, its CRCs are right, and the voxels are others."""
+    scan = opened(saved)
+    scan.isles.save({"half": scan["ncct"] / 4}, "other")
+    shard = f"{S}/space-ncct/half/c/0/0/0"
+    size = (saved / "derivatives/mine" / shard).stat().st_size
+    shutil.copy(saved / "derivatives/other" / shard, saved / "derivatives/mine" / shard)
+    document = (saved / f"derivatives/mine/{S}/space-ncct/half/zarr.json").read_text()
+    new = (saved / "derivatives/mine" / shard).stat().st_size
+    found = verified(saved)
+    assert found
+    assert all(line.startswith(f"derivatives/mine/{S}/space-ncct/half") for line in found)
+    assert ("checksum" in found[0]) is (size == new) or "bytes" in found[0], document
+
+
+def test_half_written_results_are_never_opened(saved: Path) -> None:
+    (saved / GROUP / "zarr.json").unlink()
+    with pytest.raises(UnknownNameError, match="has no results"):
+        opened(saved, pipeline="mine")
+    assert "did not end: " in verified(saved)[0]
+    scan = opened(saved)
+    scan.isles.save({"late": scan["tmax"] > 8}, "mine")  # what was left is cleared away
+    assert list(opened(saved, pipeline="mine")) == ["late"]
+    assert verified(saved) == []
+    (saved / GROUP / "zarr.json").unlink()
+    isles24_zarr.remove(saved, derivative="mine")
+    assert verified(saved) == []
+
+
+def test_a_damaged_document_is_no_crash(saved: Path) -> None:
+    (saved / GROUP / "zarr.json").write_text("{")
+    with pytest.raises(StoreDamageError):
+        opened(saved, pipeline="mine")
+    assert "is not a Zarr document" in str(verified(saved))
+    scan = opened(saved)
+    scan.isles.save({"late": scan["tmax"] > 8}, "mine", overwrite=True)
+    assert verified(saved) == []
+
+
+def test_originals_that_were_converted_again_are_told(
+    release: Path,
+    target: Path,
+    tmp_path: Path,
+    client: Client,
+) -> None:
+    """Results stay, and it is said that they were made from what was there before."""
+    cohort = isles24_zarr.open_cohort(target)
+    cohort.isles.derive(half, "halves", progress=False)
+    source = Path(shutil.copytree(release, tmp_path / "train"))
+    unchanged = isles24_zarr.convert(source, target, client=client, progress=False)
+    assert unchanged.ok
+    assert verified(target) == []
+    before = files_of(target / "derivatives")
+    contents = {name: path.read_bytes() for name, path in before.items()}
+    tmax = next(source.glob(f"derivatives/{S}/ses-01/perfusion-maps/*tmax.nii.gz"))
+    import nibabel as nib
+
+    image = nib.load(tmax)
+    write(tmax, np.asarray(image.dataobj) + np.float32(1), image.affine)
+    report = isles24_zarr.convert(source, target, client=client, progress=False)
+    assert report.converted == (S,)
+    assert {name: path.read_bytes() for name, path in files_of(target / "derivatives").items()} == contents
+    checked = isles24_zarr.verify(target, workers=1, progress=False)
+    assert checked.ok
+    (told,) = checked.problems
+    assert (told.path, told.subject, told.severity) == (f"derivatives/halves/{S}/space-ncct/half", S, "notice")
+    assert f"{S}/space-ncct/tmax" in told.message
+    done = subprocess.run(
+        [sys.executable, "-m", "isles24_zarr", "info", str(target), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["pipelines"][0]["outdated"] == [S]
+    # derived anew, for this subject alone
+    rows = isles24_zarr.open_cohort(target).isles.derive(half, "halves", progress=False)
+    assert rows["state"].tolist() == ["written", "kept", "kept"]
+    assert verified(target) == []
+    again = isles24_zarr.convert(source, target, overwrite=True, client=client, progress=False)
+    assert again.ok
+    assert verified(target) == []
+    assert isles24_zarr.open_cohort(target).isles.pipelines == ["halves"]
+
+
+# --- killed ---
+
+SLOW = """
+import sys, time
+import numpy as np
+import isles24_zarr
+
+def slow(scan):
+    def wait(block):
+        time.sleep(0.05)
+        return block + np.float32({step})
+    return {{"a": scan["ncct"].astype(np.float32).copy(data=scan["ncct"].astype(np.float32).data.map_blocks(wait)),
+             "b": scan["tmax"] > {step}}}
+
+if __name__ == "__main__":
+    cohort = isles24_zarr.open_cohort(sys.argv[1])
+    print("ready", flush=True)
+    rows = cohort.isles.derive(slow, "slow", progress=False, overwrite={overwrite}, version="{step}")
+    print(rows["state"].tolist())
+"""
+
+
+def run(path: Path, folder: Path, *, step: int, overwrite: bool = False) -> subprocess.Popen[str]:
+    script = folder / "slow_functions.py"
+    script.write_text(SLOW.format(step=step, overwrite=overwrite))
+    return subprocess.Popen(
+        [sys.executable, str(script), str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def check_values(path: Path, allowed: set[int]) -> list[int]:
+    """Whatever is committed is whole: all of one run, for this package and for zarr-python."""
+    steps = []
+    cohort = isles24_zarr.open_cohort(path)
+    for name in cohort.isles.subjects:
+        try:
+            found = cohort.isles.scan(name, pipeline="slow").load()
+        except UnknownNameError:
+            continue
+        scan = cohort.isles.scan(name)
+        difference = np.unique(found["a"].values - scan["ncct"].values.astype(np.float32))
+        assert difference.size == 1
+        step = int(difference[0])
+        assert step in allowed
+        plain = zarr.open_group(path, mode="r")[f"derivatives/slow/{name}/space-ncct"]
+        assert np.unique(plain["a"][...] - scan["ncct"].values).size == 1
+        steps.append(step)
+    return steps
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_while_deriving(target: Path, store: Path, tmp_path: Path) -> None:
+    """Killed again and again, what is there is whole; a later run completes it."""
+    for seconds in np.linspace(0.0, 1.5, 6):
+        kill_after(run(target, tmp_path, step=1), seconds)
+        check_values(target, {1})
+        for line in verified(target):
+            assert line.startswith("derivatives/slow/")
+    with run(target, tmp_path, step=1) as process:
+        assert process.communicate(timeout=SECONDS)[0].startswith("ready")
+    assert check_values(target, {1}) == [1, 1, 1]
+    # no leftovers, though runs had been killed
+    assert verified(target) == []
+    # and while results are replaced, the old ones are read until the new ones are there
+    for seconds in np.linspace(0.0, 1.5, 6):
+        kill_after(run(target, tmp_path, step=2, overwrite=True), seconds)
+        assert len(check_values(target, {1, 2})) == 3
+    with run(target, tmp_path, step=2, overwrite=True) as process:
+        process.communicate(timeout=SECONDS)
+    assert check_values(target, {2}) == [2, 2, 2]
+    assert verified(target) == []
+    assert_originals_untouched(store, target)
+
+
+def test_each_step_of_a_commit_leaves_a_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each single write, as by SIGKILL: old or new results, never half of them."""
+    from zarr.storage import LocalStore
+
+    scan = opened(target)
+    scan.isles.save({"a": scan["ncct"] + 1, "b": scan["ncct"] + 1}, "mine")
+    usual_set, usual_delete = LocalStore.set, LocalStore.delete
+    left = [0]
+
+    class Killed(BaseException):
+        """As SIGKILL, nothing of ours catches it."""
+
+    def counted(usual: Any) -> Any:
+        async def act(self: LocalStore, *args: Any, **options: Any) -> None:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            await usual(self, *args, **options)
+
+        return act
+
+    number, done = 2, 0
+    for steps in range(200):
+        left[0] = steps
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "set", counted(usual_set))
+            patch.setattr(LocalStore, "delete", counted(usual_delete))
+            try:
+                scan.isles.save({"a": scan["ncct"] + number, "b": scan["ncct"] + number}, "mine", overwrite=True)
+                done += 1
+            except Killed:
+                pass
+        found = opened(target, pipeline="mine")
+        plain = zarr.open_group(target, mode="r")[f"derivatives/mine/{S}/space-ncct"]
+        added = {int(np.unique(found[name].values - scan["ncct"].values)[0]) for name in ("a", "b")}
+        assert len(added) == 1
+        assert added <= {number, number - 1}
+        for name in ("a", "b"):
+            assert np.unique(plain[name][...] - scan["ncct"].values).size == 1
+        if done:
+            break
+        if added == {number}:
+            number += 1
+    assert done
+    assert steps > 8
+    assert verified(target) == []
+
+
+# --- buckets ---
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto.server")
+    from tests.s3_server import moto_server
+
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as port:
+        yield port
+
+
+def test_results_in_a_bucket(server: int, store: Path, tmp_path: Path, client: Client) -> None:
+    from isles24_zarr.store._lease import Lease
+    from tests.s3_server import KEYS, download, s3_client, upload
+
+    s3 = s3_client(server)
+    s3.create_bucket(Bucket="results")
+    upload(s3, store, "results", "x.zarr")
+    url, options = "s3://results/x.zarr", {**KEYS, "endpoint_url": f"http://127.0.0.1:{server}"}
+    scan = isles24_zarr.open_scan(url, S, storage_options=options)
+    scan.isles.save({"late": scan["tmax"] > 6}, "mine")
+    scan.isles.save({"late": scan["tmax"] > 7, "half": scan["ncct"] / 2}, "mine", overwrite=True, client=client)
+    cohort = isles24_zarr.open_cohort(url, storage_options=options)
+    assert cohort.isles.derive(half, "halves", progress=False)["state"].tolist() == ["written"] * 3
+    assert cohort.isles.derive(half, "halves", client=client, progress=False)["state"].tolist() == ["kept"] * 3
+    assert cohort.isles.pipelines == ["halves", "mine"]
+    found = cohort.isles.scan(S, pipeline="mine")
+    np.testing.assert_array_equal(found["late"], scan["tmax"].values > 7)
+    report = isles24_zarr.verify(url, workers=1, progress=False, storage_options=options)
+    assert report.problems == ()
+    lease = Lease(url, options)
+    lease.take()
+    with pytest.raises(StoreLockedError, match="is writing into it"):
+        scan.isles.save({"other": scan["ncct"]}, "mine")
+    lease.release()
+    local = tmp_path / "back.zarr"
+    download(s3, "results", "x.zarr", local)
+    assert "isles24-zarr.lock" not in os.listdir(local)
+    assert_originals_untouched(store, local)
+    plain = zarr.open_group(local, mode="r")[f"derivatives/mine/{S}/space-ncct"]
+    np.testing.assert_array_equal(plain["half"][...], scan["ncct"].values / 2)
+    secrets = [value for value in KEYS.values() if isinstance(value, str)]
+    texts = [path.read_text() for path in local.rglob("zarr.json")]
+    assert not any(secret in text for secret in secrets if len(secret) > 4 for text in texts)
+    assert not any(secret in repr(scan.encoding) for secret in secrets if len(secret) > 4)
+    isles24_zarr.remove(url, derivative="mine", storage_options=options)
+    assert cohort.isles.pipelines == ["halves"]
+
+
+# --- versions ---
+
+
+def test_results_in_versions(release: Path, target: Path, tmp_path: Path, client: Client) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    cohort = isles24_zarr.open_cohort(target)
+    cohort.isles.derive(half, "halves", progress=False)
+    folder = tmp_path / "repo"
+    report = isles24_zarr.convert(release, target, icechunk=folder, client=client, progress=False)
+    assert report.ok
+    url = f"icechunk://{folder}"
+
+    def log() -> list[str]:
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
+        return [each.message for each in repository.ancestry(branch="main")]
+
+    versioned = isles24_zarr.open_cohort(url)
+    assert versioned.isles.pipelines == ["halves"]
+    wanted = cohort.isles.scan(S, pipeline="halves")
+    xr.testing.assert_equal(versioned.isles.scan(S, pipeline="halves").load(), wanted.load())
+    count = len(log())
+    isles24_zarr.convert(release, target, icechunk=folder, client=client, progress=False)
+    assert len(log()) == count
+    # saved into the repository, a commit each
+    scan = versioned.isles.scan(S)
+    saved = scan.isles.save({"late": scan["tmax"] > 6, "half": scan["ncct"] / 2}, "mine")
+    np.testing.assert_array_equal(saved["late"], scan["tmax"].values > 6)
+    assert log()[0] == f"mine: {S}"
+    scan.isles.save({"late": scan["tmax"] > 7}, "mine", overwrite=True, client=client)
+    again = versioned.isles.scan(S, pipeline="mine")
+    np.testing.assert_array_equal(again["late"], scan["tmax"].values > 7)
+    np.testing.assert_array_equal(again["half"], scan["ncct"].values / 2)
+    rows = versioned.isles.derive(half, "again", progress=False)
+    assert rows["state"].tolist() == ["written"] * 3
+    assert versioned.isles.derive(half, "again", progress=False)["state"].tolist() == ["kept"] * 3
+    assert log()[:3] == [f"again: {name}" for name in reversed(versioned.isles.subjects)]
+    assert versioned.isles.pipelines == ["again", "halves", "mine"]
+    assert isles24_zarr.verify(url, workers=1, progress=False).problems == ()
+    isles24_zarr.remove(url, derivative="again")
+    assert isles24_zarr.open_cohort(url).isles.pipelines == ["halves", "mine"]
+    assert isles24_zarr.verify(url, workers=1, progress=False).problems == ()
+
+
+def test_memory_and_secrets_stay_out(target: Path) -> None:
+    scan = opened(target)
+    scan.isles.save({"half": scan["ncct"] / 2}, "mine")
+    for path in (target / "derivatives").rglob("zarr.json"):
+        assert str(target) not in path.read_text()
