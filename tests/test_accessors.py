@@ -34,6 +34,7 @@ def objects(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {"cohort": cohort, "scan": cohort.isles.scan(cohort.isles.subjects[0])}
 
 
+@pytest.mark.filterwarnings("ignore::isles24_zarr.errors.PerfusionWarning")  # the series are of 10 s
 @pytest.mark.parametrize(("kind", "name"), MEMBERS)
 def test_examples(kind: type, name: str, objects: dict[str, Any]) -> None:
     member = inspect.getattr_static(kind, name)

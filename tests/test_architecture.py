@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "scans": "geometry places nifti format store analysis",
     "conversion": "geometry places nifti clinical release format store writing tasks",
     "verification": "geometry places release format store tasks",
-    "cohorts": "geometry nifti release format store tasks analysis scans",
+    "cohorts": "geometry nifti release format store tasks analysis perfusion scans",
     "derivatives": "geometry nifti release format store writing tasks scans conversion cohorts",
     "figures": "geometry format analysis perfusion scans cohorts",
     "accessors": "geometry analysis perfusion scans cohorts derivatives figures",

@@ -167,9 +167,9 @@ def test_noise_and_smoothing() -> None:
 @pytest.mark.parametrize("chunks", [{"x": 9, "y": 4}, {"z": 3, "x": 50}, {}])
 def test_smoothing_is_the_same_across_blocks(chunks: dict[str, int]) -> None:
     rng = np.random.default_rng(3)
-    values = 30 + rng.standard_normal((20, 6, 12, 40)).astype(np.float32)
-    values[:, 2, 5, 11] += arterial(np.arange(20.0))  # a vessel, which must not spread
-    seconds = np.arange(20.0)
+    values = 30 + rng.standard_normal((40, 6, 12, 40)).astype(np.float32)
+    values[:, 2, 5, 11] += arterial(np.arange(40.0))  # a vessel, which must not spread
+    seconds = np.arange(40.0)
     series = make_series(values, AFFINE, seconds)
     mask = rng.random(values.shape[1:]) < 0.9
     artery = 40 + arterial(seconds)
@@ -329,7 +329,10 @@ def test_what_is_wrong_with_a_series_is_told() -> None:
     values = np.full((60, 2, 3, 4), 35.0) + tissue(seconds, 4, 5, 1)[:, None, None, None]
     artery = 40 + arterial(seconds)
     series = make_series(values, AFFINE, seconds)
-    with pytest.warns(errors.PerfusionWarning, match="ends while the artery is at"):
+    with (
+        pytest.warns(errors.PerfusionWarning, match="ends while the artery is at 9"),
+        pytest.warns(errors.PerfusionWarning, match="ends 5 s after the bolus"),
+    ):
         perfusion_inputs(series.isel(time=slice(17)), 40 + arterial(seconds[:17], 1.5))
     with pytest.warns(errors.PerfusionWarning, match="begins at 217 HU"):
         perfusion_inputs(series.isel(time=slice(11, None)), artery[11:])

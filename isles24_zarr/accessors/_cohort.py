@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from isles24_zarr.accessors._perfusion import CohortPerfusionAccessor
 from isles24_zarr.accessors._results import DerivingAccessor
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor(DerivingAccessor):
+class CohortAccessor(CohortPerfusionAccessor, DerivingAccessor):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:

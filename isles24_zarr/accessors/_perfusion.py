@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isles24_zarr.accessors._geometry import GeometryAccessor
-from isles24_zarr.conventions import HAEMATOCRIT, TISSUE_DENSITY
+from isles24_zarr.conventions import CBF_FRACTION, HAEMATOCRIT, TISSUE_DENSITY, TMAX_THRESHOLD
 from isles24_zarr.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
     import xarray as xr
+    from distributed import Client
     from numpy.typing import ArrayLike
 
     from isles24_zarr.perfusion import DeconvolutionMethod, PerfusionInputs
@@ -217,3 +221,71 @@ class ScanPerfusionAccessor(GeometryAccessor):
             raise UnknownNameError("'ctp'", f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
         series: xr.DataArray = self._scan["ctp"]
         return series
+
+
+class CohortPerfusionAccessor:
+    """Perfusion of all subjects of a cohort."""
+
+    _cohort: xr.DataTree
+
+    def perfusion_table(
+        self,
+        maps: str | Callable[[xr.Dataset], xr.Dataset] | None = None,
+        *,
+        space: str = "ncct",
+        subjects: Sequence[str] | str | None = None,
+        tmax_threshold: float = TMAX_THRESHOLD,
+        cbf_fraction: float = CBF_FRACTION,
+        client: Client | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Measure core, penumbra and their mismatch in every subject, by the maps of the release or by others.
+
+        Parameters
+        ----------
+        maps
+            Whose: by default those of the release; the name of a pipeline; or a function of a scan that makes them.
+        space
+            As for `scan`.
+        subjects
+            Names; all of the cohort by default.
+        tmax_threshold
+            In s: tissue above is hypoperfused.
+        cbf_fraction
+            Hypoperfused tissue below this fraction of the median CBF of the other hemisphere is core.
+        client
+            Where to run: by default the current Dask client, and without one the threads of this process.
+        progress
+            Show a bar on stderr.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a subject: volumes in mL, ratios, side, coverage of the brain; of other maps than those of the
+            release also how well they agree; and ``error``. See `cohorts.perfusion_table`.
+
+        Raises
+        ------
+        UnknownNameError
+            There are no such subjects.
+        ClusterLostError, NoWorkersError, WorkerMismatchError
+            The cluster cannot do it.
+
+        Examples
+        --------
+        >>> table = cohort.isles.perfusion_table(progress=False)
+        >>> table["side"].tolist()
+        ['left', 'right', 'left']
+        """
+        from isles24_zarr.cohorts import perfusion_table
+
+        return perfusion_table(
+            self._cohort,
+            maps,
+            space=space,
+            subjects=subjects,
+            tmax_threshold=tmax_threshold,
+            cbf_fraction=cbf_fraction,
+            client=client,
+            progress=progress,
+        )

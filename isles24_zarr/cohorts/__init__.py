@@ -9,6 +9,7 @@ from isles24_zarr.cohorts.opening import (
     split_cohort,
     subject_names,
 )
+from isles24_zarr.cohorts.perfusion_rows import perfusion_table
 from isles24_zarr.cohorts.records import Record, Records, cohort_records, hf_dataset
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "hf_dataset",
     "mapped_subjects",
     "open_cohort",
+    "perfusion_table",
     "selected_cohort",
     "split_cohort",
     "subject_names",

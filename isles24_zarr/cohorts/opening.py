@@ -252,6 +252,7 @@ def mapped_subjects(
     client: Client | None = None,
     with_table: bool = False,
     progress: bool = True,
+    title: str | None = None,
 ) -> pd.DataFrame:
     """Run a function of a scan once for every subject, on Dask.
 
@@ -274,6 +275,8 @@ def mapped_subjects(
         clinical one is followed by ``_clinical``.
     progress
         Show a bar on stderr.
+    title
+        Of the bar; by default it names the function.
 
     Returns
     -------
@@ -307,7 +310,7 @@ def mapped_subjects(
         chosen = [name for name in order if name in wanted]
     tasks = [_SubjectTask(target=target, subject=name, space=space) for name in chosen]
     running, work = current_client(client), functools.partial(_subject_row, function)
-    title = f"mapping {_name_of(function)}"
+    title = title or f"mapping {_name_of(function)}"
     if running is None:
         done: Mapping[Any, Any] = dict(
             zip(chosen, threaded_tasks(work, tasks, title=title, progress=progress), strict=True)

@@ -32,8 +32,8 @@ _LATE_FRACTION: Final = 0.5
 _MOST_BLOOD_HU: Final = 100.0
 """Of blood without contrast agent."""
 
-_FEWEST_FRAMES: Final = 6
-"""From the arrival of the bolus on; with fewer there is no curve to speak of."""
+_SHORTEST_SECONDS: Final = 20.0
+"""From the arrival of the bolus on: tissue of a long Tmax enhances for longer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -227,6 +227,8 @@ def _findings(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> t
     if end > _LATE_FRACTION * height:
         what = f"it ends while the {'vein' if vein is not None else 'artery'} is at {end / height:.0%} of its peak"
         found.append(f"{what}: CBV and MTT are too low, Tmax too")
-    if artery.size - frames < _FEWEST_FRAMES:
-        found.append(f"it has {artery.size - frames} frames from the arrival of the bolus on, too few for maps")
+    lasted = float(artery["time"][-1] - artery["time"][frames])
+    if lasted < _SHORTEST_SECONDS:
+        what = f"it ends {lasted:.0f} s after the bolus arrives"
+        found.append(f"{what}: what comes late is not seen, Tmax and MTT are wrong")
     return tuple(found)
