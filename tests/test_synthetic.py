@@ -515,6 +515,10 @@ def test_registered_ctp_is_zero_where_the_scanner_did_not_look(release: Release)
         assert (np.diff(frames[seen].astype(int), axis=1) != 0).mean() > 0.3
 
 
+KAPPA = (1 - 0.45) / (1 - 0.25) / 1.04
+"""By the haematocrit of large and of small vessels and the density of brain: from contrast agent to blood."""
+
+
 def fitted_maps(curve: np.ndarray, artery: np.ndarray, step: float, bolus: Bolus) -> tuple[float, float, float]:
     """Return CBF, CBV and Tmax whose model fits a curve, given that of an artery."""
     fine = np.arange(0, step * len(curve), 0.02)
@@ -533,7 +537,7 @@ def fitted_maps(curve: np.ndarray, artery: np.ndarray, step: float, bolus: Bolus
 
     start, limits = (30, 5, 3, 0), ((1, 0.5, 0, -5), (150, 30, 20, 5))
     (flow, transit, delay, _), _ = optimize.curve_fit(model, times, curve, p0=start, bounds=limits)
-    return flow, flow * transit / 60, delay
+    return KAPPA * flow, KAPPA * flow * transit / 60, delay
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -549,21 +553,18 @@ def test_the_series_as_acquired_gives_the_maps(small: Release, subject: str) -> 
         "scalp": (cbf > 6) & (cbf < 10) & (tmax > 3.2) & (tmax < 4.8),
         "penumbra": (tmax > 6.5) & (tmax < 8.5) & (cbf > 20) & (cbf < 90),
     }
-    if subject == SUBJECTS[2]:
-        # that of 26 voxels is lost in noise
-        del regions["penumbra"]
     bolus = ground_truth(scale="small")[subject].bolus
     for name, region in regions.items():
         found = fitted_maps(enhancement[region].mean(axis=0), artery, step, bolus)
         # noise: the penumbra has few voxels, the scalp a curve of 2 HU
-        exactness = {"grey": 0.12, "white": 0.12, "penumbra": 0.35, "scalp": 0.5}[name]
+        exactness = {"grey": 0.12, "white": 0.12, "penumbra": 0.2, "scalp": 0.3}[name]
         assert found[0] == pytest.approx(cbf[region].mean(), rel=exactness), name
         assert found[1] == pytest.approx(cbv[region].mean(), rel=exactness), name
         assert found[2] == pytest.approx(tmax[region].mean(), abs=step), name
 
 
 def test_curves_are_what_the_maps_say(small: Release) -> None:
-    """Central volume: the area under a tissue curve is CBV times that of the arterial input; Tmax delays it."""
+    """Central volume: the area under a tissue curve is that of the arterial input by CBV, and by haematocrit; Tmax delays it."""
     subject = SUBJECTS[0]
     series, image = small.voxels(subject, "ctp").astype(float), small.image(subject, "ctp")
     maps = {name: small.voxels(subject, name) for name in ("tmax", "cbf", "cbv", "mtt")}
@@ -572,7 +573,8 @@ def test_curves_are_what_the_maps_say(small: Release) -> None:
     artery = enhancement[np.isin(small.voxels(subject, "cow-msk"), (1, 11, 12)) & seen].mean(axis=0)
     grey = (maps["tmax"] > 0.5) & (maps["tmax"] < 2.5) & (maps["cbf"] > 50) & (maps["cbf"] < 75)
     curve = enhancement[grey].mean(axis=0)
-    assert curve.sum() / artery.sum() == pytest.approx(maps["cbv"][grey].mean() / 100, rel=0.05)
+    # registered maps are interpolated: some grey voxels are white ones beside a vessel
+    assert curve.sum() / artery.sum() == pytest.approx(maps["cbv"][grey].mean() / 100 / KAPPA, rel=0.12)
     assert np.median(maps["mtt"][grey]) == pytest.approx(
         60 * maps["cbv"][grey].mean() / maps["cbf"][grey].mean(), rel=0.1
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from isles24_zarr.synthetic._phantom import Patient
 
+_SCANNER_VOXEL_MM3: Final = 5.0
+"""Of a CTP of full size, 1 x 1 x 5 mm."""
+
 Scale = Literal["tiny", "small", "full"]
 
 
@@ -28,6 +32,12 @@ class Protocol:
     centre: tuple[float, float, float]
     frames: int
     frame_seconds: float
+
+    @property
+    def noise_factor(self) -> float:
+        """By which noise is less than in the voxels of a scanner, as more photons pass larger ones."""
+        volume = math.prod(size / count for size, count in zip(self.extent, self.shape, strict=True))
+        return min(1.0, math.sqrt(_SCANNER_VOXEL_MM3 / volume))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

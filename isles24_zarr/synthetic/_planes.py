@@ -240,7 +240,7 @@ def series_table(tables: dict[str, Floats], bolus: Bolus, seconds: Floats) -> Fl
 
 
 def image_planes(
-    image: str, table: Floats, codes: Codes, rng: np.random.Generator, *, registered: bool
+    image: str, table: Floats, codes: Codes, rng: np.random.Generator, *, registered: bool, noise_factor: float = 1.0
 ) -> Iterator[NDArray[Any]]:
     """Yield an image slice by slice, (1, y, x), in the order of its file.
 
@@ -256,11 +256,14 @@ def image_planes(
         For the noise.
     registered
         Whether to finish it as a registered image or as an acquired one.
+    noise_factor
+        By which noise is less than usual, as in voxels that are larger.
     """
     finish = FINISHES[image]
     noise = _noise_planes(rng, codes.shape[1:], smooth=registered)
     spread = np.zeros((TISSUES, FAR + 1), dtype=np.float32)
     spread[AIR], spread[SOFT:] = finish.air[registered], finish.head[registered]
+    spread *= np.float32(noise_factor)
     lowest = -1024 if finish.dtype is np.int16 else 0
     for frame, plane in itertools.product(table, codes):
         values = frame.reshape(-1).take(plane) + next(noise) * spread.reshape(-1).take(plane)

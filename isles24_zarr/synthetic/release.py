@@ -191,7 +191,8 @@ class _ImageWriter:
     def _write_scan(self, name: str, codes: Codes, *, registered: bool) -> None:
         table = self._tables[name][None] if name != "ctp" else self._series(registered=registered)
         rng = self._generator(2, name, registered=registered)
-        planes = image_planes(name, table, codes, rng, registered=registered)
+        factor = self._protocol.noise_factor if name == "ctp" else 1.0
+        planes = image_planes(name, table, codes, rng, registered=registered, noise_factor=factor)
         header = self._header(name, FINISHES[name].dtype, registered=registered)
         if name == "ctp":
             header.set_data_shape((*header.get_data_shape(), len(table)))
