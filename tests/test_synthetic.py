@@ -564,7 +564,7 @@ def test_the_series_as_acquired_gives_the_maps(small: Release, subject: str) -> 
 
 
 def test_curves_are_what_the_maps_say(small: Release) -> None:
-    """Central volume: the area under a tissue curve is that of the arterial input by CBV, and by haematocrit; Tmax delays it."""
+    """Central volume: the area under a tissue curve is that of the artery by CBV and by haematocrit; Tmax delays it."""
     subject = SUBJECTS[0]
     series, image = small.voxels(subject, "ctp").astype(float), small.image(subject, "ctp")
     maps = {name: small.voxels(subject, name) for name in ("tmax", "cbf", "cbv", "mtt")}

@@ -1,7 +1,7 @@
 """What is computed of arrays: volumes, statistics, curves, perfusion, metrics. Needs no store."""
 
 from isles24_zarr.analysis.arteries import arterial_input_candidates, arterial_of, enhancing_vessels, venous_of
-from isles24_zarr.analysis.blockwise import SPATIAL, block_results, computed_voxels, name_of, on_same_grid
+from isles24_zarr.analysis.blockwise import SPATIAL, block_results, computed_voxels, name_of, on_same_grid, whole_curves
 from isles24_zarr.analysis.brain import brain_mask
 from isles24_zarr.analysis.curves import ball_mask, enhancement, region_curve, series_axes, time_curve, time_to_peak
 from isles24_zarr.analysis.lesions import (
@@ -50,5 +50,6 @@ __all__ = [
     "time_curve",
     "time_to_peak",
     "venous_of",
+    "whole_curves",
     "windowed",
 ]

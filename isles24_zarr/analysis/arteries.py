@@ -1,19 +1,18 @@
 """Vessels in CT perfusion: voxels whose curves may serve as arterial input function or as venous output.
 
-A series is read once, block by block; of each voxel, four numbers are kept while its frames go by.
+A series is read once, in blocks of all frames.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from isles24_zarr.analysis.blockwise import Block, blocks, computed, volume_axes
-from isles24_zarr.analysis.curves import check_baseline, series_axes
+from isles24_zarr.analysis.blockwise import block_results, volume_axes, whole_curves
+from isles24_zarr.analysis.curves import check_baseline
 from isles24_zarr.conventions import BASELINE_FRAMES
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import scan_grid, world_from_voxel
@@ -74,7 +73,7 @@ def arterial_input_candidates(
     lie in an artery beyond an occlusion: look at the curves, with `analysis.region_curve`, before one is used for
     deconvolution.
 
-    Memory holds twice 14 bytes a voxel of one block in space for each thread, and 44 bytes for each voxel of a vessel.
+    Memory holds a block of 64 MB, as stored, for each thread, and the curves of all voxels of vessels.
 
     References
     ----------
@@ -83,11 +82,15 @@ def arterial_input_candidates(
     .. [2] Rempp KA, Brix G, Wenz F, et al. Quantification of regional cerebral blood flow and volume with dynamic
        susceptibility contrast-enhanced MR imaging. Radiology 1994;193:637-641.
     """
-    vessels = enhancing_vessels(series, baseline_frames=baseline_frames, lowest_peak=lowest_peak)
-    return arterial_of(vessels, count)
+    if count < 1:
+        raise UnknownNameError(count, "is not a number of candidates, ask for 1 or more")
+    vessels, _ = enhancing_vessels(series, baseline_frames=baseline_frames, lowest_peak=lowest_peak)
+    return arterial_of(vessels).head(count).reset_index(drop=True)
 
 
-def enhancing_vessels(series: xr.DataArray, *, baseline_frames: int, lowest_peak: float) -> pd.DataFrame:
+def enhancing_vessels(
+    series: xr.DataArray, *, baseline_frames: int, lowest_peak: float
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """Return all voxels whose curves are those of vessels.
 
     Parameters
@@ -97,33 +100,33 @@ def enhancing_vessels(series: xr.DataArray, *, baseline_frames: int, lowest_peak
 
     Returns
     -------
-    pandas.DataFrame
-        In the order of z, y and x: its columns, and ``i``, ``j``, ``k``, the indices along x, y and z.
+    table : pandas.DataFrame
+        In the order of z, y and x, numbered from 0: its columns, and ``i``, ``j``, ``k``, the indices along x, y and z.
+    curves : numpy.ndarray
+        (voxels, time), float32, in HU.
     """
     import pandas as pd
 
     check_baseline(series, baseline_frames)
-    series = series_axes(series)
     volume_axes(series.isel(time=0))
     grid = scan_grid(series)
     rule = _Rule(
         baseline_frames=baseline_frames, lowest_peak=lowest_peak, times=tuple(series["time"].to_numpy().tolist())
     )
-    columns = itertools.groupby(blocks(series, innermost="time"), key=lambda block: block.start[1:])
-    parts = computed([_vessels_of_column(rule, list(column)) for _, column in columns])
-    vessels = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    vessels = vessels.sort_values(["k", "j", "i"], ignore_index=True)
+    parts = block_results(functools.partial(_vessels_of_block, rule), whole_curves(series), starts=True)
+    vessels = pd.DataFrame({name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]})
+    vessels = vessels.sort_values(["k", "j", "i"])
+    curves = np.concatenate([part[1] for part in parts])[vessels.index]
+    vessels = vessels.reset_index(drop=True)
     positions = world_from_voxel(grid.affine, vessels[["i", "j", "k"]].to_numpy())
-    return vessels.join(pd.DataFrame(positions, columns=["x", "y", "z"]))
+    return vessels.join(pd.DataFrame(positions, columns=["x", "y", "z"])), curves
 
 
-def arterial_of(vessels: pd.DataFrame, count: int | None = None) -> pd.DataFrame:
-    """Return vessels that are early, high and narrow, the best first, as `arterial_input_candidates` does."""
-    if count is not None and count < 1:
-        raise UnknownNameError(count, "is not a number of candidates, ask for 1 or more")
+def arterial_of(vessels: pd.DataFrame) -> pd.DataFrame:
+    """Return `enhancing_vessels` that are early, high and narrow, the best first; they keep their numbers."""
     high = _high(vessels)
     early = high[high["time_to_peak"] <= high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
-    return _best(early, early["peak"] / early["width"], count)
+    return _best(early, early["peak"] / early["width"])
 
 
 def venous_of(vessels: pd.DataFrame) -> pd.DataFrame:
@@ -137,8 +140,8 @@ def venous_of(vessels: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `arterial_input_candidates`, of vessels that peak later than all that may be arteries: the highest are those
-        of voxels that hold blood and nothing else.
+        Columns as of `arterial_input_candidates`, with their numbers, of vessels that peak later than all that may be
+        arteries: the highest are those of voxels that hold blood and nothing else.
     """
     high = _high(vessels)
     late = high[high["time_to_peak"] > high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
@@ -152,10 +155,9 @@ def _high(vessels: pd.DataFrame) -> pd.DataFrame:
     return vessels[vessels["peak"] >= vessels["peak"].quantile(0.99) / 2]
 
 
-def _best(vessels: pd.DataFrame, score: pd.Series[float], count: int | None = None) -> pd.DataFrame:
-    """Return vessels of the highest score first; of equal ones, in the order of the axes."""
-    order = score.sort_values(ascending=False, kind="stable").index[:count]
-    return vessels.loc[order, _COLUMNS].reset_index(drop=True)
+def _best(vessels: pd.DataFrame, score: pd.Series[float]) -> pd.DataFrame:
+    """Return vessels by their score, the highest first, equal ones in the order of the axes, with their numbers."""
+    return vessels.loc[score.sort_values(ascending=False, kind="stable").index, _COLUMNS]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,82 +169,28 @@ class _Rule:
     times: tuple[float, ...]
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class _Running:
-    """What is known of the voxels of a block in space after some frames."""
-
-    baseline: NDArray[np.float32]
-    area: NDArray[np.float32]
-    highest: NDArray[np.float32]
-    frame: NDArray[np.int16]
-
-
-def _vessels_of_column(rule: _Rule, column: list[Block]) -> Any:
-    """Return the vessels of the blocks of all times at one place, or what Dask will make into them."""
-    running: Any = None
-    for block in column:
-        running = block.call(functools.partial(_with_frames, rule, block.start[0]), running)
-    return dataclasses.replace(column[0], arrays=(running,)).call(
-        functools.partial(_vessels, rule, column[0].start[1:])
-    )
-
-
-def _with_frames(rule: _Rule, first: int, running: _Running | None, block: NDArray[Any]) -> _Running:
-    """Go on with the frames of a block; they are added one by one, so that their grouping does not show in the sums."""
-    shape = block.shape[1:]
-    if running is None:
-        running = _Running(
-            baseline=np.zeros(shape, np.float32),
-            area=np.zeros(shape, np.float32),
-            highest=np.full(shape, -np.inf, np.float32),
-            frame=np.zeros(shape, np.int16),
-        )
-    else:  # what Dask hands over may be used again, where a worker is lost
-        running = _Running(
-            baseline=running.baseline.copy(),
-            area=running.area.copy(),
-            highest=running.highest.copy(),
-            frame=running.frame.copy(),
-        )
-    spans = _frame_spans(rule.times)
+def _vessels_of_block(
+    rule: _Rule, start: tuple[int, ...], series: NDArray[Any]
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+    """Return what is known of the vessels of a block (time, z, y, x); i, j, k are indices along x, y, z."""
+    times = np.asarray(rule.times)
+    baseline = series[: rule.baseline_frames].mean(axis=0, dtype=np.float32)
     with np.errstate(invalid="ignore"):
-        # plane by plane, so that what is made on the way stays small, and near the processor
-        for plane in range(shape[0]):
-            baseline, area = running.baseline[plane], running.area[plane]
-            highest, when = running.highest[plane], running.frame[plane]
-            for frame, raw in enumerate(block[:, plane], start=first):
-                values = raw.astype(np.float32)
-                if frame < rule.baseline_frames:
-                    baseline += values / np.float32(rule.baseline_frames)
-                area += values * spans[frame]
-                higher = values > highest
-                np.copyto(highest, values, where=higher)
-                np.copyto(when, frame, where=higher)
-    return running
-
-
-def _frame_spans(times: tuple[float, ...]) -> NDArray[np.float32]:
-    """Return the weight of each frame in an integral over time by the trapezoidal rule, in s."""
-    steps = np.diff(times)
-    return np.asarray((np.append(steps, 0.0) + np.insert(steps, 0, 0.0)) / 2, dtype=np.float32)
-
-
-def _vessels(rule: _Rule, start: tuple[int, ...], running: _Running) -> dict[str, NDArray[Any]]:
-    """Return what is known of the voxels that are vessels, with their indices along x, y and z as i, j and k."""
-    baseline, highest = running.baseline, running.highest
-    with np.errstate(invalid="ignore"):
-        peak = highest - baseline
-        is_vessel = (peak >= rule.lowest_peak) & (baseline >= _BLOOD_HU[0]) & (baseline <= _BLOOD_HU[1])
-    # a value that is not finite leaves no finite area
-    is_vessel &= np.isfinite(running.area)
-    k, j, i = (index + first for index, first in zip(np.nonzero(is_vessel), start, strict=True))
-    lift = running.area[is_vessel] - baseline[is_vessel] * (rule.times[-1] - rule.times[0])
-    return {
+        is_vessel = series.max(axis=0) - baseline >= rule.lowest_peak
+    is_vessel &= (baseline >= _BLOOD_HU[0]) & (baseline <= _BLOOD_HU[1])
+    curves = series[:, is_vessel].astype(np.float64)
+    finite = np.isfinite(curves).all(axis=0)
+    is_vessel[is_vessel] = finite
+    lifted = curves[:, finite] - baseline[is_vessel]
+    k, j, i = (index + first for index, first in zip(np.nonzero(is_vessel), start[1:], strict=True))
+    peak = lifted.max(axis=0, initial=0)
+    table = {
         "i": i,
         "j": j,
         "k": k,
         "baseline": baseline[is_vessel],
-        "peak": peak[is_vessel],
-        "time_to_peak": np.asarray(rule.times)[running.frame[is_vessel]],
-        "width": lift / peak[is_vessel],
+        "peak": peak,
+        "time_to_peak": times[lifted.argmax(axis=0)],
+        "width": np.trapezoid(lifted, times, axis=0) / peak,
     }
+    return table, curves[:, finite].T.astype(np.float32)

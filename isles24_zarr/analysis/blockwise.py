@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -88,6 +89,48 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
 def on_dask(image: xr.DataArray) -> xr.DataArray:
     """Return an image on Dask, in blocks of about `DASK_CHUNK_BYTES` where it is not yet."""
     return image if image.chunks is not None else image.chunk(_cuts(image))
+
+
+def whole_curves(series: xr.DataArray) -> xr.DataArray:
+    """Return a series (time, z, y, x) on Dask, in chunks of all frames, of about `DASK_CHUNK_BYTES`.
+
+    Raises
+    ------
+    GeometryError
+        There is no time axis.
+    """
+    if "time" not in series.dims:
+        raise GeometryError(name_of(series), "has no time axis")
+    series = canonical_axes(series)
+    layout = stored_layout(series.variable)
+    unit = dict(zip(series.dims, layout[0], strict=True)) if layout else {}
+    room = max(1, DASK_CHUNK_BYTES // (series.sizes["time"] * series.dtype.itemsize))
+    sizes = {dim: series.sizes[dim] for dim in series.dims[1:]}
+    for dim, size in list(sizes.items()):
+        step = unit.get(dim, 1)
+        beside = math.prod(sizes.values()) // size
+        sizes[dim] = min(size, max(step, room // beside // step * step))
+    if series.chunks is None:
+        return series.chunk({"time": -1, **sizes})
+    return series.copy(data=_put_together(series.data, (), list(sizes.values())))
+
+
+def _put_together(series: Any, cut: tuple[slice, ...], sizes: list[int]) -> Any:
+    """Return a part of a Dask array (time, ...) in chunks of all frames, made of slices.
+
+    To rechunk would read, and hold, the chunks that there are. A slice reads what it shows where it comes from a store,
+    but only if it is made a graph of its own before others take slices of the same chunk.
+    """
+    import dask.array as da
+    from dask.base import optimize
+
+    if not sizes:
+        (part,) = optimize(series[(slice(None), *cut)].rechunk(-1))
+        return part
+    axis = len(cut) + 1
+    starts = range(0, series.shape[axis], sizes[0])
+    parts = [_put_together(series, (*cut, slice(start, start + sizes[0])), sizes[1:]) for start in starts]
+    return da.concatenate(parts, axis=axis)
 
 
 def computed_voxels(values: Any, image: str) -> Any:

@@ -120,15 +120,15 @@ def perfusion_inputs(
     series = series_axes(series)
     arteries = veins = None
     if arterial_input is None:
-        vessels = enhancing_vessels(series, baseline_frames=_first_baseline(series), lowest_peak=_LOWEST_PEAK)
+        vessels, curves = enhancing_vessels(series, baseline_frames=_first_baseline(series), lowest_peak=_LOWEST_PEAK)
         arteries = _better_half(arterial_of(vessels))
         if arteries.empty:
             what = f"no voxel enhances by {_LOWEST_PEAK:g} HU as arteries do"
             raise PerfusionError(name_of(series), f"{what}; give arterial_input a curve, a mask or positions")
-        arterial_input = arteries[["x", "y", "z"]].to_numpy()
+        arterial_input = curves[arteries.index].mean(axis=0, dtype=np.float64)
         if venous_output is None:
             veins = _better_half(venous_of(vessels))
-            venous_output = None if veins.empty else veins[["x", "y", "z"]].to_numpy()
+            venous_output = None if veins.empty else curves[veins.index].mean(axis=0, dtype=np.float64)
     artery = _curve(series, arterial_input)
     vein = None if venous_output is None else _curve(series, venous_output)
     frames = bolus_arrival(artery)
@@ -144,8 +144,8 @@ def perfusion_inputs(
         baseline_frames=frames,
         bolus_arrival=float(series["time"][frames]),
         venous_scale=_venous_scale(artery, vein, frames),
-        arteries=arteries,
-        veins=veins,
+        arteries=None if arteries is None else arteries.reset_index(drop=True),
+        veins=None if veins is None else veins.reset_index(drop=True),
         findings=findings,
     )
 
@@ -179,10 +179,12 @@ def baseline_image(series: xr.DataArray) -> xr.DataArray:
 
 def _first_baseline(series: xr.DataArray) -> int:
     """Return how many frames are surely before the bolus, by the mean of a few slices."""
-    slices = np.linspace(0, series.sizes.get("z", 1), _SLICES + 2)[1:-1].astype(int)
-    part = series.isel(z=np.unique(slices)) if "z" in series.dims else series
-    curve = part.where(np.isfinite(part)).mean([dim for dim in part.dims if dim != "time"], dtype=np.float64)
-    return max(1, bolus_arrival(curve) - 1)
+    places = np.linspace(0, series.sizes.get("z", 1), _SLICES + 2)[1:-1].astype(int)
+    # by ranges, not by a list of numbers, for which whole chunks would be read
+    parts = [series.isel(z=slice(k, k + 1)) for k in np.unique(places).tolist()] if "z" in series.dims else [series]
+    curves = [part.where(np.isfinite(part)).mean([dim for dim in part.dims if dim != "time"]) for part in parts]
+    means = np.nanmean(np.stack([np.asarray(curve, dtype=np.float64) for curve in curves]), axis=0)
+    return max(1, bolus_arrival(means) - 1)
 
 
 def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:

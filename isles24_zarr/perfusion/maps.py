@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import SPATIAL, on_same_grid, series_axes
+from isles24_zarr.analysis import on_same_grid, whole_curves
 from isles24_zarr.conventions import HAEMATOCRIT, TISSUE_DENSITY, blood_factor
 from isles24_zarr.errors import UnknownNameError
-from isles24_zarr.format import stored_layout
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.perfusion.deconvolution import Deconvolution, DeconvolutionMethod, deconvolution_of
 from isles24_zarr.perfusion.inputs import PerfusionInputs, perfusion_inputs
@@ -32,9 +31,6 @@ MAPS: Final = {
     "ttp": ("time to peak", "s"),
 }
 """Long name and unit of each map."""
-
-_BLOCK_BYTES: Final = 64 * 10**6
-"""Of all frames of a block, as they are stored."""
 
 _VESSEL_FRACTION: Final = 0.2
 """Part of blood from which on a voxel is a vessel, some five times that of tissue: smoothing must not spread it."""
@@ -142,7 +138,7 @@ def perfusion_maps(
     factor = _checked_factor(haematocrit, density)
     given = arterial_input
     inputs = given if isinstance(given, PerfusionInputs) else perfusion_inputs(series, given, venous_output)
-    series = _whole_curves(series_axes(series))
+    series = whole_curves(series)
     times = series["time"].to_numpy()
     job = _Job(
         deconvolution=deconvolution_of(
@@ -238,21 +234,6 @@ def _deviations(smoothing: float | tuple[float, float] | None) -> tuple[float, f
     if len(widths) != 2 or not all(0 <= width < math.inf for width in widths):
         raise UnknownNameError(smoothing, "is no width in mm, nor a pair of that and one in s")
     return widths[0] / _FWHM, widths[1] / _FWHM
-
-
-def _whole_curves(series: xr.DataArray) -> xr.DataArray:
-    """Return a series on Dask, (time, z, y, x), whose chunks hold all frames of some space."""
-    spatial = [dim for dim in SPATIAL if dim in series.dims]
-    series = series.transpose("time", *spatial)
-    layout = stored_layout(series.variable)
-    unit = dict(zip(series.dims, layout[0], strict=True)) if layout else {}
-    room = max(1, _BLOCK_BYTES // (series.sizes["time"] * series.dtype.itemsize))
-    sizes = {dim: series.sizes[dim] for dim in spatial}
-    for dim in spatial:
-        step = unit.get(dim, 1)
-        beside = math.prod(size for other, size in sizes.items() if other != dim)
-        sizes[dim] = min(sizes[dim], max(step, room // beside // step * step))
-    return series.chunk({"time": -1, **sizes})
 
 
 def _mask_blocks(series: xr.DataArray, mask: xr.DataArray) -> Any:
