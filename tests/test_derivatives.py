@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array
 import distributed
 import nibabel as nib
@@ -49,7 +50,8 @@ def no_current_client(client: Client) -> Iterator[None]:
     """Without one, work is done by threads of this process; tests of clusters give theirs."""
     token = distributed.client._current_client.set(None)
     distributed.client._del_global_client(client)
-    yield
+    with dask.config.set(scheduler="threads"):
+        yield
     distributed.client._set_global_client(client)
     distributed.client._current_client.reset(token)
 

@@ -16,6 +16,7 @@ from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
 from isles24_zarr.store import is_versioned
+from isles24_zarr.writing import tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.derivatives._preparing import Prepared
+    from isles24_zarr.format import DerivativeRecord
     from isles24_zarr.store import StorePlace
 
 
@@ -189,8 +191,11 @@ def _tasks(
     """Return a task for each subject that has not been done; rows of the others are filled in."""
     tasks = []
     for place in places:
-        state = "missing" if overwrite else _state(store, place, pipeline)
-        if state == "kept":
+        record = earlier_record(store, pipeline.name, place.subject)
+        state = "missing" if overwrite else _state(store, place, pipeline, record)
+        if record is not None and state == "kept":
+            if not is_versioned(place.target.url):
+                tidy(store, record)
             rows[place.subject] = "kept", None
         else:
             again = overwrite or state == "outdated"
@@ -235,9 +240,8 @@ def _derived(
     return _Derived(written=dataclasses.replace(results, values={}))
 
 
-def _state(store: Store, place: ScanPlace, pipeline: Pipeline) -> str:
+def _state(store: Store, place: ScanPlace, pipeline: Pipeline, record: DerivativeRecord | None) -> str:
     """Tell whether results of a subject are there: ``"kept"``, ``"outdated"``, ``"missing"``."""
-    record = earlier_record(store, pipeline.name, place.subject)
     if record is None or place.group not in record.groups:
         return "missing"
     try:
