@@ -247,7 +247,10 @@ def test_a_region_is_computed_once_and_never_the_whole(target: Path, monkeypatch
     plus = scan["tmax"].copy(data=lazy)
     scan.isles.save({"one": plus, "two": plus * 2, "three": plus * 3}, "many")
     assert {shape[0] for shape in seen} == {2}
-    assert len(seen) == -(-scan.sizes["z"] // 2)
+    regions = len([name for name in files_of(target) if "/space-ncct/one/c/" in name])
+    assert regions > 1
+    # for all three at once; again only where a block lies across the border of two regions
+    assert len(seen) <= -(-scan.sizes["z"] // 2) + regions - 1
     np.testing.assert_array_equal(opened(target, pipeline="many")["three"], (scan["tmax"].values + 1) * 3)
 
 
