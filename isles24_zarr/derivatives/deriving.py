@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -252,17 +253,18 @@ def _state(store: Store, place: ScanPlace, pipeline: Pipeline, record: Derivativ
     own = [
         recorded_of(record.members[path]["attributes"]) for path in record.arrays if path.startswith(f"{place.group}/")
     ]
-    if any(found["generated_by"] != list(pipeline.generated_by) for found in own):
+    if any(found.get("generated_by") != list(pipeline.generated_by) for found in own):
         return "missing"
-    return "kept" if all(found["sources"] == checksums for found in own) else "outdated"
+    return "kept" if all(found.get("sources") == checksums for found in own) else "outdated"
 
 
 def _identity(function: Any) -> dict[str, Any]:
     """Return by what a function is known again: its name, and the parameters that a `functools.partial` has bound."""
     parameters: dict[str, str] = {}
     while isinstance(function, functools.partial):
-        parameters = {**{name: repr(value) for name, value in function.keywords.items()}, **parameters}
-        parameters |= {f"argument {number}": repr(value) for number, value in enumerate(function.args)}
+        bound = {**{f"argument {number}": value for number, value in enumerate(function.args)}, **function.keywords}
+        # where an object is in memory says nothing
+        parameters = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in bound.items()} | parameters
         function = function.func
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__qualname__)
     return {"Function": f"{module}.{name}", **({"Parameters": parameters} if parameters else {})}

@@ -49,8 +49,8 @@ class DerivativeRecord:
         What the pipeline is.
     generated_by
         Programs that made them, as BIDS has it.
-    package_version, saved
-        Of this package, and when, as ISO 8601.
+    format_version, package_version, saved
+        Of the format and of this package, and when, as ISO 8601.
     arrays
         Paths of the results below the subject, as ``"space-ncct/core"``, sorted.
     members
@@ -63,6 +63,7 @@ class DerivativeRecord:
     subject: str
     description: str
     generated_by: list[dict[str, Any]]
+    format_version: int
     package_version: str
     saved: str
     arrays: tuple[str, ...]
@@ -89,6 +90,7 @@ class DerivativeRecord:
             subject=attributes["subject"],
             description=str(attributes.get("description", "")),
             generated_by=attributes["GeneratedBy"],
+            format_version=recorded["format_version"],
             package_version=recorded["package_version"],
             saved=recorded["times"]["saved"],
             arrays=tuple(sorted(recorded["arrays"])),
