@@ -25,6 +25,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
+from isles24_zarr.derivatives import _preparing, _writing
 from isles24_zarr.errors import (
     DestinationError,
     GeometryError,
@@ -258,7 +259,6 @@ def test_voxels_do_not_pass_through_the_scheduler(
     target: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in memory is written from here; what is lazy is sent as what is to be done."""
-    from isles24_zarr.derivatives import _writing
     from isles24_zarr.tasks import cluster
 
     sizes: list[int] = []
@@ -411,7 +411,7 @@ def test_derive_keeps_what_a_function_returns(target: Path, store: Path, client:
     assert_originals_untouched(store, target)
 
 
-def test_derive_knows_what_was_done(target: Path) -> None:
+def test_derive_knows_what_was_done(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = isles24_zarr.open_cohort(target)
 
     def states(function: Any, **options: Any) -> list[str]:
@@ -419,6 +419,8 @@ def test_derive_knows_what_was_done(target: Path) -> None:
         return [f"{state} {'overwrite=True' in (error or '')}" for state, error in rows.itertuples(index=False)]
 
     assert states(half) == ["written False"]
+    assert states(half) == ["kept False"]
+    monkeypatch.setattr(_preparing, "PACKAGE_VERSION", "99")
     assert states(half) == ["kept False"]
     assert states(functools.partial(half, factor=0.25)) == ["failed True"]
     assert states(half, version="2") == ["failed True"]
