@@ -252,6 +252,22 @@ def test_a_region_is_computed_once_and_never_the_whole(target: Path, monkeypatch
     assert regions > 1
     # for all three at once; again only where a block lies across the border of two regions
     assert len(seen) <= -(-scan.sizes["z"] // 2) + regions - 1
+
+
+def test_regions_are_cut_between_blocks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "MAX_SHARD_BYTES", 100_000)
+    monkeypatch.setattr(chunking, "CHUNK_ZYX", (2, 64, 64))
+    seen: list[int] = []
+
+    def look(block: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        seen.append(len(block))
+        return block + np.float32(1)
+
+    scan = opened(target, chunks={"z": 4})
+    lazy = dask.array.map_blocks(look, scan["tmax"].data, dtype=np.float32, meta=np.zeros((0, 0, 0), np.float32))
+    scan.isles.save({"one": scan["tmax"].copy(data=lazy)}, "many")
+    assert len([name for name in files_of(target) if "/space-ncct/one/c/" in name]) > 1
+    assert seen == [4, 4, 4]
     np.testing.assert_array_equal(opened(target, pipeline="many")["three"], (scan["tmax"].values + 1) * 3)
 
 

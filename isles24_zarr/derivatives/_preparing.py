@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -249,16 +250,20 @@ def prepared(
     labels = {image.long_name for image in IMAGES.values()}
     shapes = {name: _canonical_shape(array) for name, array in arrays.items()}
     dtypes = {name: _stored_dtype(name, array) for name, array in arrays.items()}
+    reference = next(iter(images.values()))
+    axis = "zyx"[2 - reference.orientation.axes.index(2)]  # which the slowest one of the file became
     plans = []
     for name, array in arrays.items():
         shape = shapes[name]
+        alike = [other for other in arrays if shapes[other] == shape]
         plan = result_plan(
             name,
             pipeline=pipeline.name,
-            reference=next(iter(images.values())),
+            reference=reference,
             shape=shape,
             dtype=dtypes[name],
-            beside=sum(dtypes[other].itemsize for other in arrays if shapes[other] == shape),
+            beside=sum(dtypes[other].itemsize for other in alike),
+            unit=math.lcm(*(_block_length(arrays[other], axis) for other in alike)),
             frame_seconds=float(times[1] - times[0])
             if len(shape) == 4 and times is not None and times.size > 1
             else None,
@@ -345,6 +350,11 @@ def check_names(
         if not same and not set(own) <= set(arrays):
             what = "holds results on the grid that this scan had before it was converted again; remove them first"
             raise DestinationError(where, what)
+
+
+def _block_length(array: xr.DataArray, axis: str) -> int:
+    """Return how many voxels are computed together along an axis."""
+    return int(array.chunksizes[axis][0]) if array.chunks is not None else 1
 
 
 def _canonical_shape(array: xr.DataArray) -> tuple[int, ...]:

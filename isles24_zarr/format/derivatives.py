@@ -125,6 +125,7 @@ def result_plan(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     beside: int,
+    unit: int,
     frame_seconds: float | None,
     attributes: Mapping[str, Any],
 ) -> ArrayPlan:
@@ -143,6 +144,8 @@ def result_plan(
     beside
         Bytes of an element of all results that are computed together: a shard of each is, and all of them are in
         memory at the same time.
+    unit
+        Length of the blocks that they are computed in, along the axis that shards are cut across.
     frame_seconds
         Between frames, for a series.
     attributes
@@ -150,7 +153,7 @@ def result_plan(
     """
     _, subject, group, _ = f"/{reference.path}".rsplit("/", 3)
     file_shape = reference.file_shape[:3] + shape[:-3]
-    chunks, shards = chunks_and_shards(shape, beside, slow_axis=slow_axis(reference.orientation))
+    chunks, shards = chunks_and_shards(shape, beside, slow_axis=slow_axis(reference.orientation), unit=unit)
     header = result_header(reference.header, dtype=dtype, shape=file_shape, frame_seconds=frame_seconds)
     recorded = {
         "pipeline": pipeline,
