@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.derivatives._commit import commit_results, writing
-from isles24_zarr.derivatives._preparing import (
-    Pipeline,
-    Prepared,
+from isles24_zarr.derivatives._preparing import Pipeline, Prepared
+from isles24_zarr.derivatives._stored import (
     check_names,
     earlier_record,
     next_separator,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.derivatives._commit import Writer, commit_results, writing
-from isles24_zarr.derivatives._preparing import Pipeline, earlier_record, image_records, prepared, stored_grid
+from isles24_zarr.derivatives._preparing import Pipeline, prepared
+from isles24_zarr.derivatives._stored import earlier_record, image_records, stored_grid
 from isles24_zarr.derivatives._writing import write_results
 from isles24_zarr.errors import Isles24Error, one_line
 from isles24_zarr.format import recorded_of

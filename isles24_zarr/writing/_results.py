@@ -8,13 +8,13 @@ document reads the old shards, by the new one the new ones; there is no moment a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import DERIVATIVES, joined_shard, pipelines_of, recorded_of, result_attributes
+from isles24_zarr.format import COORDINATES, DERIVATIVES, joined_shard, pipelines_of, recorded_of, result_attributes
 from isles24_zarr.store import ONLY_CHUNK, ZARR_JSON, encoded_document, listed_keys, read_document, read_objects
 from isles24_zarr.writing._encoding import encoded_shard
 from isles24_zarr.writing._store import array_document, write_document, write_group, write_subject, written_document
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.format import ArrayPlan, DerivativeRecord
-
-_COORDINATES: Final = ("time", "z", "y", "x")
 
 
 def write_shard(store: Store, plan: ArrayPlan, key: str, voxels: NDArray[Any]) -> int:
@@ -142,7 +140,7 @@ def write_result_grid(
     arrays, members = list(arrays), {}
     results = {name: written_document(store, f"{path}/{name}") for name in arrays}
     series = any(len(document["shape"]) == 4 for document in results.values())
-    for name in _COORDINATES if series else _COORDINATES[1:]:
+    for name in COORDINATES if series else COORDINATES[1:]:
         document = read_document(store, f"{origin}/{name}")
         key = f"{origin}/{name}/{ONLY_CHUNK}"
         chunk = read_objects(store, [key])[key]
