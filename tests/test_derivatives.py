@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array
 import distributed
 import nibabel as nib
@@ -24,6 +25,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
+from isles24_zarr.derivatives import _preparing, _writing
 from isles24_zarr.errors import (
     DestinationError,
     GeometryError,
@@ -49,7 +51,8 @@ def no_current_client(client: Client) -> Iterator[None]:
     """Without one, work is done by threads of this process; tests of clusters give theirs."""
     token = distributed.client._current_client.set(None)
     distributed.client._del_global_client(client)
-    yield
+    with dask.config.set(scheduler="threads"):
+        yield
     distributed.client._set_global_client(client)
     distributed.client._current_client.reset(token)
 
@@ -245,15 +248,33 @@ def test_a_region_is_computed_once_and_never_the_whole(target: Path, monkeypatch
     plus = scan["tmax"].copy(data=lazy)
     scan.isles.save({"one": plus, "two": plus * 2, "three": plus * 3}, "many")
     assert {shape[0] for shape in seen} == {2}
-    assert len(seen) == -(-scan.sizes["z"] // 2)
+    regions = len([name for name in files_of(target) if "/space-ncct/one/c/" in name])
+    assert regions > 1
+    # for all three at once; again only where a block lies across the border of two regions
+    assert len(seen) <= -(-scan.sizes["z"] // 2) + regions - 1
     np.testing.assert_array_equal(opened(target, pipeline="many")["three"], (scan["tmax"].values + 1) * 3)
+
+
+def test_regions_are_cut_between_blocks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "MAX_SHARD_BYTES", 100_000)
+    monkeypatch.setattr(chunking, "CHUNK_ZYX", (2, 64, 64))
+    seen: list[int] = []
+
+    def look(block: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        seen.append(len(block))
+        return block + np.float32(1)
+
+    scan = opened(target, chunks={"z": 4})
+    lazy = dask.array.map_blocks(look, scan["tmax"].data, dtype=np.float32, meta=np.zeros((0, 0, 0), np.float32))
+    scan.isles.save({"one": scan["tmax"].copy(data=lazy)}, "many")
+    assert len([name for name in files_of(target) if "/space-ncct/one/c/" in name]) > 1
+    assert seen == [4, 4, 4]
 
 
 def test_voxels_do_not_pass_through_the_scheduler(
     target: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in memory is written from here; what is lazy is sent as what is to be done."""
-    from isles24_zarr.derivatives import _writing
     from isles24_zarr.tasks import cluster
 
     sizes: list[int] = []
@@ -406,7 +427,7 @@ def test_derive_keeps_what_a_function_returns(target: Path, store: Path, client:
     assert_originals_untouched(store, target)
 
 
-def test_derive_knows_what_was_done(target: Path) -> None:
+def test_derive_knows_what_was_done(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = isles24_zarr.open_cohort(target)
 
     def states(function: Any, **options: Any) -> list[str]:
@@ -414,6 +435,8 @@ def test_derive_knows_what_was_done(target: Path) -> None:
         return [f"{state} {'overwrite=True' in (error or '')}" for state, error in rows.itertuples(index=False)]
 
     assert states(half) == ["written False"]
+    assert states(half) == ["kept False"]
+    monkeypatch.setattr(_preparing, "PACKAGE_VERSION", "99")
     assert states(half) == ["kept False"]
     assert states(functools.partial(half, factor=0.25)) == ["failed True"]
     assert states(half, version="2") == ["failed True"]

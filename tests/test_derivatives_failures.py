@@ -52,14 +52,15 @@ def saved(target: Path) -> Path:
 
 
 GROUP = f"derivatives/mine/{S}"
+SHARD = "space-ncct/half/c/0/0/0"
 
 
 @pytest.mark.parametrize(
     ("spoil", "path", "words"),
     [
-        (lambda folder: flip(folder / "space-ncct/half/c/0/0/0", 100), f"{GROUP}/space-ncct/half/c/0/0/0", "cannot be read"),
-        (lambda folder: cut(folder / "space-ncct/half/c/0/0/0"), f"{GROUP}/space-ncct/half/c/0/0/0", "bytes"),
-        (lambda folder: (folder / "space-ncct/half/c/0/0/0").unlink(), f"{GROUP}/space-ncct/half/c/0/0/0", "is lost"),
+        (lambda folder: flip(folder / SHARD, 100), f"{GROUP}/{SHARD}", "cannot be read"),
+        (lambda folder: cut(folder / SHARD), f"{GROUP}/{SHARD}", "bytes"),
+        (lambda folder: (folder / SHARD).unlink(), f"{GROUP}/{SHARD}", "is lost"),
         (lambda folder: (folder / "space-ncct/x/c/0").unlink(), f"{GROUP}/space-ncct/x/c/0", "is lost"),
         (lambda folder: edit(folder / "zarr.json"), f"{GROUP}/zarr.json", "edited"),
         (lambda folder: edit(folder / "space-ncct/late/zarr.json"), f"{GROUP}/space-ncct/late/zarr.json", "edited"),
@@ -359,7 +360,7 @@ def test_results_in_a_bucket(server: int, store: Path, tmp_path: Path, client: C
     lease.release()
     local = tmp_path / "back.zarr"
     download(s3, "results", "x.zarr", local)
-    assert "isles24-zarr.lock" not in os.listdir(local)
+    assert not (local / "isles24-zarr.lock").exists()
     assert_originals_untouched(store, local)
     plain = zarr.open_group(local, mode="r")[f"derivatives/mine/{S}/space-ncct"]
     np.testing.assert_array_equal(plain["half"][...], scan["ncct"].values / 2)

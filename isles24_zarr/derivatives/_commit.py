@@ -100,13 +100,13 @@ def commit_results(
     documents = [grids[group]["consolidated_metadata"]["metadata"][name] for group, _, name in _parts(arrays)]
     records = [recorded_of(document["attributes"]) for document in documents]
     generated_by = list(pipeline.generated_by)
-    generated_by += _others(generated_by, (program for record in records for program in record["generated_by"]))
+    generated_by += _others(generated_by, (program for record in records for program in record.get("generated_by", [])))
     attributes = {
         "subject": place.subject,
         "pipeline": pipeline.name,
         "description": pipeline.description or (earlier.description if earlier else ""),
         "GeneratedBy": generated_by,
-        "Sources": sorted({source for record in records for source in record["sources"]}),
+        "Sources": sorted({source for record in records for source in record.get("sources", {})}),
         ATTRIBUTE_KEY: {
             "format_version": FORMAT_VERSION,
             "package_version": PACKAGE_VERSION,

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.errors import DestinationError, GeometryError, StoreDamageError, UnknownNameError, VoxelTypeError
+from isles24_zarr.derivatives._stored import (
+    check_names,
+    earlier_record,
+    image_records,
+    next_separator,
+    stored_grid,
+    whole_grid,
+)
+from isles24_zarr.errors import GeometryError, UnknownNameError, VoxelTypeError
 from isles24_zarr.format import (
     ATTRIBUTE_KEY,
     PIPELINE_NAME,
@@ -19,12 +28,10 @@ from isles24_zarr.format import (
     ArrayRecord,
     DerivativeRecord,
     GridRecord,
-    file_label,
-    pipeline_path,
     reference_session,
     result_plan,
 )
-from isles24_zarr.geometry import UNKNOWN_ORIENTATION, Grid, same_positions, scan_grid
+from isles24_zarr.geometry import same_positions, scan_grid
 from isles24_zarr.store import ONLY_CHUNK, coordinate_variable, is_versioned, read_document, read_objects
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
@@ -34,9 +41,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.scans import ScanPlace
-
-Results = xr.Dataset | xr.DataArray | Mapping[str, xr.DataArray] | Iterable[xr.DataArray]
-"""What can be saved: arrays with names."""
 
 _TYPES: Final = {"bool": "uint8", "float16": "float32"}
 """Types that are stored as others, which hold the same values."""
@@ -163,43 +167,6 @@ def named_arrays(results: Any) -> dict[str, xr.DataArray]:
     return dict(results)
 
 
-def stored_grid(store: Store, place: ScanPlace) -> GridRecord:
-    """Return the group of images that results are to lie beside.
-
-    Raises
-    ------
-    StoreDamageError
-        It is lost.
-    """
-    document = read_document(store, place.path)
-    if document is None:
-        raise StoreDamageError(f"{place.target.url}/{place.path}", "is lost")
-    return GridRecord.from_document(document, f"{place.target.url}/{place.path}")
-
-
-def whole_grid(grid: GridRecord) -> Grid:
-    """Return where the voxels of a group of images lie."""
-    x, y, z = (int(grid.members[axis]["shape"][0]) for axis in "xyz")
-    oriented = grid.orientation != UNKNOWN_ORIENTATION
-    return Grid(shape=(x, y, z), affine=np.array(grid.affine), oriented=oriented)
-
-
-def image_records(grid: GridRecord, place: ScanPlace) -> dict[str, ArrayRecord]:
-    """Return the images of a grid, that which gave it first."""
-    names = sorted((name for name in IMAGES if name in grid.members), key=lambda name: name != grid.reference)
-    return {name: ArrayRecord.from_checked(grid.members[name], f"{place.path}/{name}") for name in names}
-
-
-def earlier_record(store: Store, pipeline: str, subject: str) -> DerivativeRecord | None:
-    """Return what a pipeline has of a subject; a commit that cannot be read is none."""
-    path = pipeline_path(pipeline, subject)
-    try:
-        document = read_document(store, path)
-        return None if document is None else DerivativeRecord.from_document(document, path)
-    except StoreDamageError:
-        return None
-
-
 def prepared(
     store: Store,
     place: ScanPlace,
@@ -246,40 +213,55 @@ def prepared(
         "generated_by": list(pipeline.generated_by),
         "sources": {record.path: record.checksum for name, record in images.items() if name in (sources or images)},
     }
-    labels = {image.long_name for image in IMAGES.values()}
-    shapes = {name: _canonical_shape(array) for name, array in arrays.items()}
-    dtypes = {name: _stored_dtype(name, array) for name, array in arrays.items()}
-    plans = []
-    for name, array in arrays.items():
-        shape = shapes[name]
-        plan = result_plan(
-            name,
-            pipeline=pipeline.name,
-            reference=next(iter(images.values())),
-            shape=shape,
-            dtype=dtypes[name],
-            beside=sum(dtypes[other].itemsize for other in arrays if shapes[other] == shape),
-            frame_seconds=float(times[1] - times[0])
-            if len(shape) == 4 and times is not None and times.size > 1
-            else None,
-            attributes={
-                **_attributes(name, array, inherited=labels),
-                "session": reference_session(grid.reference),
-                ATTRIBUTE_KEY: recorded,
-            },
-        )
-        plans.append(
-            dataclasses.replace(plan, separator=next_separator(earlier, plan, versioned=is_versioned(place.target.url)))
-        )
+    reference = next(iter(images.values()))
+    plans = _plans(arrays, pipeline, reference, recorded, session=reference_session(grid.reference), times=times)
+    versioned = is_versioned(place.target.url)
     axes = ("time", "z", "y", "x")
     return Prepared(
         place=place,
         pipeline=pipeline,
         grid_attributes=(read_document(store, place.path) or {})["attributes"],
-        plans=tuple(plans),
+        plans=tuple(
+            dataclasses.replace(plan, separator=next_separator(earlier, plan, versioned=versioned)) for plan in plans
+        ),
         values={name: array.transpose(*axes[-array.ndim :]).variable for name, array in arrays.items()},
         earlier=earlier,
     )
+
+
+def _plans(
+    arrays: Mapping[str, xr.DataArray],
+    pipeline: Pipeline,
+    reference: ArrayRecord,
+    recorded: Mapping[str, Any],
+    *,
+    session: int,
+    times: NDArray[np.float64] | None,
+) -> Iterator[ArrayPlan]:
+    """Decide how arrays are stored; those of one shape are cut alike, since they are computed together."""
+    labels = {image.long_name for image in IMAGES.values()}
+    shapes = {name: _canonical_shape(array) for name, array in arrays.items()}
+    dtypes = {name: _stored_dtype(name, array) for name, array in arrays.items()}
+    axis = "zyx"[2 - reference.orientation.axes.index(2)]  # which the slowest one of the file became
+    step = float(times[1] - times[0]) if times is not None and times.size > 1 else None
+    for name, array in arrays.items():
+        shape = shapes[name]
+        alike = [other for other in arrays if shapes[other] == shape]
+        yield result_plan(
+            name,
+            pipeline=pipeline.name,
+            reference=reference,
+            shape=shape,
+            dtype=dtypes[name],
+            beside=sum(dtypes[other].itemsize for other in alike),
+            unit=math.lcm(*(_block_length(arrays[other], axis) for other in alike)),
+            frame_seconds=step if len(shape) == 4 else None,
+            attributes={
+                **_attributes(name, array, inherited=labels),
+                "session": session,
+                ATTRIBUTE_KEY: recorded,
+            },
+        )
 
 
 def _times(store: Store, grid: GridRecord, place: ScanPlace) -> NDArray[np.float64] | None:
@@ -319,32 +301,9 @@ def _check_grid(
         raise GeometryError(name, f"has other frames than {place.path}")
 
 
-def check_names(
-    place: ScanPlace,
-    pipeline: str,
-    arrays: Collection[str],
-    grid: GridRecord,
-    earlier: DerivativeRecord | None,
-    *,
-    overwrite: bool,
-) -> None:
-    """Make sure that results can be added to those that the pipeline has."""
-    own = [path.partition("/")[2] for path in earlier.arrays if path.startswith(f"{place.group}/")] if earlier else []
-    where = f"{place.target.url}/{pipeline_path(pipeline, place.subject, place.group)}"
-    if (there := sorted(set(arrays) & set(own))) and not overwrite:
-        raise DestinationError(where, f"has {', '.join(there)} already; give overwrite=True to replace it")
-    labels: dict[str, str] = {}
-    for name in sorted({*arrays, *own}):
-        if other := labels.get(file_label(name)):
-            raise UnknownNameError(repr(name), f"would have the same file name as {other!r}, give it another name")
-        labels[file_label(name)] = name
-    if earlier and own:
-        old = earlier.members[place.group].get("attributes", {})
-        sizes = {axis: earlier.members.get(f"{place.group}/{axis}", {}).get("shape") for axis in "xyz"}
-        same = old.get("affine") == grid.affine and all(sizes[axis] == grid.members[axis]["shape"] for axis in "xyz")
-        if not same and not set(own) <= set(arrays):
-            what = "holds results on the grid that this scan had before it was converted again; remove them first"
-            raise DestinationError(where, what)
+def _block_length(array: xr.DataArray, axis: str) -> int:
+    """Return how many voxels are computed together along an axis."""
+    return int(array.chunksizes[axis][0]) if array.chunks is not None else 1
 
 
 def _canonical_shape(array: xr.DataArray) -> tuple[int, ...]:
@@ -388,11 +347,3 @@ def _plain(value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         return None
-
-
-def next_separator(earlier: DerivativeRecord | None, plan: ArrayPlan, *, versioned: bool) -> str:
-    """Return the separator for keys of shards that what is there has not: its shards stay until the commit."""
-    document = earlier.members.get(f"{plan.group}/{plan.image}") if earlier else None
-    if document is None or versioned:  # a version stays as it is
-        return "/"
-    return "." if document["chunk_key_encoding"]["configuration"]["separator"] == "/" else "/"

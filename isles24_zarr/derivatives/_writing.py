@@ -12,12 +12,12 @@ from isles24_zarr.errors import StoreWriteError, VoxelTypeError
 from isles24_zarr.format import ArrayRecord, pipeline_path, shard_key
 from isles24_zarr.geometry import file_from_canonical
 from isles24_zarr.progress import ProgressBar
-from isles24_zarr.store import ZARR_JSON, child_names, is_versioned, read_objects, voxel_checksum
+from isles24_zarr.store import ZARR_JSON, is_versioned, read_objects, voxel_checksum
 from isles24_zarr.writing import (
     array_document,
     remove,
-    remove_shards,
     result_document,
+    tidy,
     write_document,
     write_group,
     write_result,
@@ -25,7 +25,7 @@ from isles24_zarr.writing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from distributed import Client
     from numpy.typing import NDArray
@@ -229,21 +229,13 @@ class _Block:
 
 
 def clear_places(store: Store, prepared: Prepared) -> None:
-    """Delete what interrupted runs left of the subject: what is committed stays, down to the shard."""
-    place, earlier = prepared.place, prepared.earlier
-    path = pipeline_path(prepared.pipeline.name, place.subject)
-    if is_versioned(place.target.url):
+    """Make room for results: what interrupted runs left of the subject is deleted, what is committed stays."""
+    if is_versioned(prepared.place.target.url):
         _make_nodes(store, prepared)
-        return
-    if earlier is None:
-        remove(store, path)
-        return
-    for group in child_names(store, path):
-        for name in child_names(store, f"{path}/{group}"):
-            if f"{group}/{name}" not in earlier.members:
-                remove(store, f"{path}/{group}/{name}")
-    for plan in prepared.plans:
-        remove_shards(store, plan.path, but=_committed_shards(prepared, plan))
+    elif prepared.earlier is None:
+        remove(store, pipeline_path(prepared.pipeline.name, prepared.place.subject))
+    else:
+        tidy(store, prepared.earlier)
 
 
 def _make_nodes(store: Store, prepared: Prepared) -> None:
@@ -256,13 +248,6 @@ def _make_nodes(store: Store, prepared: Prepared) -> None:
             if read_objects(store, [f"{path}/{ZARR_JSON}"])[f"{path}/{ZARR_JSON}"] is None:
                 write_group(store, path, {})
         write_document(store, plan.path, array_document(plan))
-
-
-def _committed_shards(prepared: Prepared, plan: ArrayPlan) -> Mapping[str, int]:
-    document = prepared.earlier.members.get(f"{plan.group}/{plan.image}") if prepared.earlier else None
-    if document is None:
-        return {}
-    return ArrayRecord.from_checked(document, plan.path).shard_bytes
 
 
 def finish_results(store: Store, prepared: Prepared, written: Sequence[WrittenShard]) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.derivatives._commit import commit_results, writing
-from isles24_zarr.derivatives._preparing import (
-    Pipeline,
-    Prepared,
+from isles24_zarr.derivatives._preparing import Pipeline, Prepared
+from isles24_zarr.derivatives._stored import (
     check_names,
     earlier_record,
     next_separator,
@@ -85,7 +84,7 @@ class AddReport:
 def add(
     store: str | os.PathLike[str],
     pipeline: str,
-    files: Iterable[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     subject: str | None = None,
     name: str | None = None,
@@ -105,7 +104,7 @@ def add(
     pipeline
         Whose results they are: letters, digits and hyphens.
     files
-        Paths of ``.nii`` and ``.nii.gz`` files.
+        Paths of ``.nii`` and ``.nii.gz`` files, or one of them.
     subject
         Whose all files are; by default as each file name says, ``sub-stroke0001_...``.
     name
@@ -150,7 +149,8 @@ def add(
     whose = Pipeline.of(pipeline, description, version, generated_by)
     problems: list[Problem] = []
     by_subject: dict[str, list[Path]] = {}
-    for file in (Path(os.fspath(each)).expanduser() for each in files):
+    several = [files] if isinstance(files, str | os.PathLike) else list(files)
+    for file in (Path(os.fspath(each)).expanduser() for each in several):
         try:
             by_subject.setdefault(subject or _subject_of(file), []).append(file)
         except Isles24Error as error:

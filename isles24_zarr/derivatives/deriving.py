@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.derivatives._commit import Writer, commit_results, writing
-from isles24_zarr.derivatives._preparing import Pipeline, earlier_record, image_records, prepared, stored_grid
+from isles24_zarr.derivatives._preparing import Pipeline, prepared
+from isles24_zarr.derivatives._stored import earlier_record, image_records, stored_grid
 from isles24_zarr.derivatives._writing import write_results
 from isles24_zarr.errors import Isles24Error, one_line
 from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
 from isles24_zarr.store import is_versioned
+from isles24_zarr.writing import tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.derivatives._preparing import Prepared
+    from isles24_zarr.format import DerivativeRecord
     from isles24_zarr.store import StorePlace
 
 
@@ -189,8 +193,11 @@ def _tasks(
     """Return a task for each subject that has not been done; rows of the others are filled in."""
     tasks = []
     for place in places:
-        state = "missing" if overwrite else _state(store, place, pipeline)
-        if state == "kept":
+        record = earlier_record(store, pipeline.name, place.subject)
+        state = "missing" if overwrite else _state(store, place, pipeline, record)
+        if record is not None and state == "kept":
+            if not is_versioned(place.target.url):
+                tidy(store, record)
             rows[place.subject] = "kept", None
         else:
             again = overwrite or state == "outdated"
@@ -235,9 +242,8 @@ def _derived(
     return _Derived(written=dataclasses.replace(results, values={}))
 
 
-def _state(store: Store, place: ScanPlace, pipeline: Pipeline) -> str:
+def _state(store: Store, place: ScanPlace, pipeline: Pipeline, record: DerivativeRecord | None) -> str:
     """Tell whether results of a subject are there: ``"kept"``, ``"outdated"``, ``"missing"``."""
-    record = earlier_record(store, pipeline.name, place.subject)
     if record is None or place.group not in record.groups:
         return "missing"
     try:
@@ -248,17 +254,19 @@ def _state(store: Store, place: ScanPlace, pipeline: Pipeline) -> str:
     own = [
         recorded_of(record.members[path]["attributes"]) for path in record.arrays if path.startswith(f"{place.group}/")
     ]
-    if any(found["generated_by"] != list(pipeline.generated_by) for found in own):
+    # but for the last one, which is this package: a newer version of it makes no other results
+    if any(found.get("generated_by", [])[:-1] != list(pipeline.generated_by[:-1]) for found in own):
         return "missing"
-    return "kept" if all(found["sources"] == checksums for found in own) else "outdated"
+    return "kept" if all(found.get("sources") == checksums for found in own) else "outdated"
 
 
 def _identity(function: Any) -> dict[str, Any]:
     """Return by what a function is known again: its name, and the parameters that a `functools.partial` has bound."""
     parameters: dict[str, str] = {}
     while isinstance(function, functools.partial):
-        parameters = {**{name: repr(value) for name, value in function.keywords.items()}, **parameters}
-        parameters |= {f"argument {number}": repr(value) for number, value in enumerate(function.args)}
+        bound = {**{f"argument {number}": value for number, value in enumerate(function.args)}, **function.keywords}
+        # where an object is in memory says nothing
+        parameters = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in bound.items()} | parameters
         function = function.func
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__qualname__)
     return {"Function": f"{module}.{name}", **({"Parameters": parameters} if parameters else {})}

@@ -113,5 +113,5 @@ def _is_outdated(store: Store, record: DerivativeRecord) -> bool:
         f"{record.subject}/{path}": recorded_of(document["attributes"]).get("checksum", {}).get("value")
         for path, document in members.items()
     }
-    sources = [recorded_of(record.members[path]["attributes"])["sources"] for path in record.arrays]
+    sources = [recorded_of(record.members[path]["attributes"]).get("sources", {}) for path in record.arrays]
     return any(checksums.get(path) != checksum for each in sources for path, checksum in each.items())

@@ -109,7 +109,7 @@ def shard_key(block: FileBlock, shards: tuple[int, ...], separator: str = "/") -
 
 
 def chunks_and_shards(
-    shape: tuple[int, ...], itemsize: int, *, slow_axis: int
+    shape: tuple[int, ...], itemsize: int, *, slow_axis: int, unit: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Choose how an array is cut up.
 
@@ -121,6 +121,8 @@ def chunks_and_shards(
         Bytes of an element.
     slow_axis
         0, 1 or 2 for z, y or x: the axis that the file's slowest spatial axis became.
+    unit
+        Voxels along that axis that are computed together: shards are cut between them where that is possible.
 
     Returns
     -------
@@ -137,7 +139,8 @@ def chunks_and_shards(
     if frame_bytes > MAX_SHARD_BYTES:
         planes = max(1, MAX_SHARD_BYTES * volume[slow_axis] // frame_bytes)
         chunk[slow_axis] = min(chunk[slow_axis], planes)
-        shard[slow_axis] = planes - planes % chunk[slow_axis]
+        step = math.lcm(chunk[slow_axis], unit)
+        shard[slow_axis] = planes - planes % (step if step <= planes else chunk[slow_axis])
     if not times:
         return tuple(chunk), tuple(shard)
     most_frames = max(1, MAX_SHARD_BYTES // frame_bytes)

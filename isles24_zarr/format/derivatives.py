@@ -49,8 +49,8 @@ class DerivativeRecord:
         What the pipeline is.
     generated_by
         Programs that made them, as BIDS has it.
-    package_version, saved
-        Of this package, and when, as ISO 8601.
+    format_version, package_version, saved
+        Of the format and of this package, and when, as ISO 8601.
     arrays
         Paths of the results below the subject, as ``"space-ncct/core"``, sorted.
     members
@@ -63,6 +63,7 @@ class DerivativeRecord:
     subject: str
     description: str
     generated_by: list[dict[str, Any]]
+    format_version: int
     package_version: str
     saved: str
     arrays: tuple[str, ...]
@@ -89,6 +90,7 @@ class DerivativeRecord:
             subject=attributes["subject"],
             description=str(attributes.get("description", "")),
             generated_by=attributes["GeneratedBy"],
+            format_version=recorded["format_version"],
             package_version=recorded["package_version"],
             saved=recorded["times"]["saved"],
             arrays=tuple(sorted(recorded["arrays"])),
@@ -123,6 +125,7 @@ def result_plan(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     beside: int,
+    unit: int,
     frame_seconds: float | None,
     attributes: Mapping[str, Any],
 ) -> ArrayPlan:
@@ -141,6 +144,8 @@ def result_plan(
     beside
         Bytes of an element of all results that are computed together: a shard of each is, and all of them are in
         memory at the same time.
+    unit
+        Length of the blocks that they are computed in, along the axis that shards are cut across.
     frame_seconds
         Between frames, for a series.
     attributes
@@ -148,7 +153,7 @@ def result_plan(
     """
     _, subject, group, _ = f"/{reference.path}".rsplit("/", 3)
     file_shape = reference.file_shape[:3] + shape[:-3]
-    chunks, shards = chunks_and_shards(shape, beside, slow_axis=slow_axis(reference.orientation))
+    chunks, shards = chunks_and_shards(shape, beside, slow_axis=slow_axis(reference.orientation), unit=unit)
     header = result_header(reference.header, dtype=dtype, shape=file_shape, frame_seconds=frame_seconds)
     recorded = {
         "pipeline": pipeline,

@@ -189,6 +189,7 @@ def _opened_results(target: StorePlace, store: Store, pipeline: str, place: Scan
     if document is None:
         raise _no_results(target, store, pipeline, place.subject)
     record = DerivativeRecord.from_document(document, f"{target.url}/{path}")
+    check_version(f"{target.url}, {path}", record.format_version)
     if place.group not in record.groups:
         spaces = ", ".join(name.removeprefix("space-") for name in record.groups) or "none"
         what = f"has no results of {pipeline!r}, which has them in the spaces: {spaces}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def derivative_problems(
-    store: Store, subjects: Collection[str], images: Mapping[str, FoundImage]
+    store: Store, subjects: Collection[str], images: Mapping[str, FoundImage], *, strays: bool
 ) -> tuple[list[Problem], dict[str, FoundImage]]:
     """Compare all documents of pipelines with their commits, and look for all of their objects.
 
@@ -30,9 +30,11 @@ def derivative_problems(
     store
         Where they are.
     subjects
-        Whose results are looked at, beside those of subjects that are not in the store.
+        Whose results are looked at.
     images
         What the store has of these subjects, by path.
+    strays
+        Look at those of subjects, too, that are not in the store.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def derivative_problems(
             problems.append(damage(f"{DERIVATIVES}/{ZARR_JSON}", f"does not list the pipeline {pipeline}"))
         group_problems(store, path, problems)
         for subject in child_names(store, path):
-            if subject in subjects or subject not in present:
+            if subject in subjects or (strays and subject not in present):
                 results |= _subject_results(store, pipeline, subject, problems)
     for record, _ in results.values():
         problems += _outdated(record, images, present)

@@ -133,7 +133,7 @@ def verify(
         tasks += of_subject
         if release and record:
             problems += _release_problems(release.subjects.get(name), name, record, of_subject)
-    found, results = derivative_problems(opened, chosen, looked_at)
+    found, results = derivative_problems(opened, chosen, looked_at, strays=not subjects)
     problems += found
     tasks += _array_tasks(target, results, None, None, fast=fast)
     if release:

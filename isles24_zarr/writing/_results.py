@@ -8,13 +8,13 @@ document reads the old shards, by the new one the new ones; there is no moment a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import DERIVATIVES, joined_shard, pipelines_of, result_attributes
+from isles24_zarr.format import COORDINATES, DERIVATIVES, joined_shard, pipelines_of, recorded_of, result_attributes
 from isles24_zarr.store import ONLY_CHUNK, ZARR_JSON, encoded_document, listed_keys, read_document, read_objects
 from isles24_zarr.writing._encoding import encoded_shard
 from isles24_zarr.writing._store import array_document, write_document, write_group, write_subject, written_document
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-    from isles24_zarr.format import ArrayPlan
-
-_COORDINATES: Final = ("time", "z", "y", "x")
+    from isles24_zarr.format import ArrayPlan, DerivativeRecord
 
 
 def write_shard(store: Store, plan: ArrayPlan, key: str, voxels: NDArray[Any]) -> int:
@@ -85,6 +83,34 @@ def remove_shards(store: Store, path: str, *, but: Iterable[str] = ()) -> None:
             sync(store.delete(key))
 
 
+def tidy(store: Store, record: DerivativeRecord) -> None:
+    """Bring what lies below a subject of a pipeline back to what its commit says.
+
+    Documents come first: one that speaks of shards that were not committed is replaced before these are deleted.
+
+    Parameters
+    ----------
+    store, record
+        Where it is, and what was committed.
+    """
+    documents = {group: record.grid_document(group) for group in record.groups}
+    documents |= {path: dict(document) for path, document in record.members.items() if path not in documents}
+    keys = {f"{path}/{ZARR_JSON}" for path in documents} | {ZARR_JSON}
+    for path, document in record.members.items():
+        shards = recorded_of(document["attributes"]).get("shards", [ONLY_CHUNK])
+        keys |= {f"{path}/{key}" for key in shards}
+    left = listed_keys(store, record.path).keys() - {f"{record.path}/{key}" for key in keys}
+    if not left:
+        return
+    for path, document in documents.items():
+        content = encoded_document(document)
+        key = f"{record.path}/{path}/{ZARR_JSON}"
+        if read_objects(store, [key])[key] != content:
+            write_document(store, f"{record.path}/{path}", document)
+    for key in sorted(left):
+        sync(store.delete(key))
+
+
 def write_result_grid(
     store: Store, path: str, origin: str, attributes: Mapping[str, Any], arrays: Iterable[str]
 ) -> dict[str, Any]:
@@ -114,7 +140,7 @@ def write_result_grid(
     arrays, members = list(arrays), {}
     results = {name: written_document(store, f"{path}/{name}") for name in arrays}
     series = any(len(document["shape"]) == 4 for document in results.values())
-    for name in _COORDINATES if series else _COORDINATES[1:]:
+    for name in COORDINATES if series else COORDINATES[1:]:
         document = read_document(store, f"{origin}/{name}")
         key = f"{origin}/{name}/{ONLY_CHUNK}"
         chunk = read_objects(store, [key])[key]
