@@ -66,7 +66,7 @@ def test_kept_maps_come_back_as_files_in_their_place(own: Path, release: Path, t
     assert len(files) == 5
     series = nib.load(next(release.rglob(f"raw_data/**/{SUBJECTS[1]}_ses-01_ctp.nii.gz")))
     cohort = isles24_zarr.open_cohort(own)
-    kept = cohort.isles.scan(SUBJECTS[1], space="ctp", pipeline="maps")
+    kept = cohort.isles.scan(SUBJECTS[1], space="ctp", pipeline="maps").load()
     for file in files:
         image = nib.load(file)
         assert image.shape == series.shape[:3]
@@ -75,7 +75,7 @@ def test_kept_maps_come_back_as_files_in_their_place(own: Path, release: Path, t
         values = np.asarray(image.dataobj)
         places = np.argwhere(np.isfinite(values))[::97]
         for place, world in zip(places, nib.affines.apply_affine(image.affine, places), strict=True):
-            assert values[tuple(place)] == kept[name].isles.sel_world(world).item()
+            assert values[tuple(place)] == kept[name].isles.sel_world(world).values
 
 
 def test_one_subject_that_cannot_be_done_does_not_stop_the_others(own: Path) -> None:
