@@ -308,3 +308,19 @@ def test_masks_on_different_grids() -> None:
         challenge_metrics(mask, mask)
     with pytest.raises(errors.GeometryError, match="z, y and x"):
         challenge_metrics(mask[0], mask[0], 1.0)
+
+
+def test_nothing_outside_of_the_brain_counts() -> None:
+    rng = np.random.default_rng(4)
+    prediction, reference, brain = (rng.random(SHAPE) < part for part in (0.1, 0.1, 0.6))
+    found = challenge_metrics(prediction, reference, 2.0, brain=brain)
+    assert found == challenge_metrics(prediction & brain, reference & brain, 2.0)
+    assert found != challenge_metrics(prediction, reference, 2.0)
+    mask, other = grid_scan(prediction), grid_scan(brain)
+    assert (
+        mask.isles.challenge_metrics(grid_scan(reference), brain=other.transpose("x", "z", "y"), voxel_volume=2.0)
+        == found
+    )
+    assert challenge_metrics(prediction, reference, 2.0, brain=brain & False).dice == 1
+    with pytest.raises(errors.GeometryError):
+        challenge_metrics(mask, grid_scan(reference), brain=grid_scan(brain, origin=1.0))

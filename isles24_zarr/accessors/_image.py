@@ -194,6 +194,7 @@ class ImageAccessor(SeriesAccessor):
         reference: ArrayLike,
         *,
         voxel_volume: float | None = None,
+        brain: ArrayLike | None = None,
         matching_threshold: float = MATCHING_THRESHOLD,
         threshold: float | None = None,
     ) -> ChallengeMetrics:
@@ -205,6 +206,8 @@ class ImageAccessor(SeriesAccessor):
             The true mask, (z, y, x), on the same grid.
         voxel_volume
             In mm^3; by default that of the grid.
+        brain
+            Mask (z, y, x) outside of which nothing counts, as of ``scan.isles.brain_mask()``.
         matching_threshold
             Intersection over union from which on two lesions match.
         threshold
@@ -229,7 +232,12 @@ class ImageAccessor(SeriesAccessor):
         from isles24_zarr.analysis import challenge_metrics
 
         return challenge_metrics(
-            self._scan, reference, voxel_volume, matching_threshold=matching_threshold, threshold=threshold
+            self._scan,
+            reference,
+            voxel_volume,
+            brain=brain,
+            matching_threshold=matching_threshold,
+            threshold=threshold,
         )
 
     def time_curve(

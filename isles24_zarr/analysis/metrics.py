@@ -67,6 +67,7 @@ def challenge_metrics(
     reference: xr.DataArray | ArrayLike,
     voxel_volume: float | None = None,
     *,
+    brain: xr.DataArray | ArrayLike | None = None,
     matching_threshold: float = MATCHING_THRESHOLD,
     threshold: float | None = None,
 ) -> ChallengeMetrics:
@@ -78,6 +79,8 @@ def challenge_metrics(
         (z, y, x), of 0 and 1, False and True, or fractions between, on one grid. Their part that is not 0 is loaded.
     voxel_volume
         In mm^3; by default that of the grid, which at least one mask has if it is a DataArray.
+    brain
+        (z, y, x), on the same grid: what is outside of it counts in neither mask, see `analysis.brain_mask`.
     matching_threshold
         Intersection over union, above 0 and up to 1, from which on two lesions match; 0.2 is the challenge's since
         December 2025, 0.5 was that of the challenge itself.
@@ -99,16 +102,16 @@ def challenge_metrics(
 
     Notes
     -----
-    The challenge restricts its masks to a brain mask before, which is not part of the release: multiply by yours.
+    The challenge restricts its masks to a brain mask before, which is not part of the release: give one of your own.
     """
     if not 0 < matching_threshold <= 1:
         what = "is no intersection over union, give one above 0 and up to 1"
         raise UnknownNameError(f"matching_threshold={matching_threshold}", what)
-    masks = _masks_on_one_grid(reference, prediction)
+    masks = _masks_on_one_grid(reference, prediction, *([] if brain is None else [brain]))
     if voxel_volume is None:
         voxel_volume = _voxel_volume(masks)
-    rules = [label_rule(mask, threshold) for mask in masks]
-    true_voxels, found_voxels = _cropped(masks, rules)
+    rules = [label_rule(mask, threshold) for mask in masks[:2]]
+    true_voxels, found_voxels = _cropped(masks[:2], rules, masks[2] if brain is not None else None)
     both = int(np.count_nonzero(true_voxels & found_voxels))
     true_count, found_count = int(true_voxels.sum()), int(found_voxels.sum())
     matches, true_lesions, found_lesions = _matched_lesions(true_voxels, found_voxels, matching_threshold)
@@ -197,8 +200,10 @@ def _voxel_volume(masks: Sequence[xr.DataArray]) -> float:
     raise GeometryError("voxel_volume", "is not known of plain arrays, give it in mm^3")
 
 
-def _cropped(masks: Sequence[xr.DataArray], rules: Sequence[LabelRule]) -> list[NDArray[np.bool_]]:
-    """Return masks as booleans, cut to where any of them is not 0."""
+def _cropped(
+    masks: Sequence[xr.DataArray], rules: Sequence[LabelRule], brain: xr.DataArray | None
+) -> list[NDArray[np.bool_]]:
+    """Return masks as booleans within the brain, cut to where any of them is not 0."""
     for mask, rule in zip(masks, rules, strict=True):
         if max(block_results(functools.partial(_highest, rule), mask), default=0) > 1:
             raise MaskError(name_of(mask), "has other labels than 0 and 1; take one of them, as mask == 1")
@@ -208,7 +213,8 @@ def _cropped(masks: Sequence[xr.DataArray], rules: Sequence[LabelRule]) -> list[
         dim: slice(min((box[dim].start for box in boxes), default=0), max((box[dim].stop for box in boxes), default=0))
         for dim in SPATIAL
     }
-    return [rule.inside(mask.isel(joint).to_numpy()) for mask, rule in zip(masks, rules, strict=True)]
+    within = True if brain is None else brain.isel(joint).to_numpy() != 0
+    return [rule.inside(mask.isel(joint).to_numpy()) & within for mask, rule in zip(masks, rules, strict=True)]
 
 
 def _highest(rule: LabelRule, values: NDArray[Any]) -> int:
