@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "accessors": "geometry analysis perfusion scans cohorts derivatives figures",
     "synthetic": "geometry nifti release",
     "serve": "store",
-    "cli": "places release format tasks scans conversion verification cohorts derivatives figures synthetic serve",
+    "cli": "places release format tasks perfusion scans conversion verification cohorts derivatives figures synthetic "
+    "serve",
 }
 """Each package, and those that it may import from; all may use the modules of the root."""
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.cohorts.opening import cohort_tree, split_cohort
+from isles24_zarr.cohorts import cohort_folds, split_cohort
+from isles24_zarr.cohorts.opening import cohort_tree
 from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.tasks.cluster import dask_client
 from tests.damage import rewrite_table
@@ -183,6 +184,75 @@ def test_a_split_depends_on_nothing_but_seed_and_values() -> None:
 def test_splits_that_cannot_be(cohort: xr.DataTree, options: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.UnknownNameError, match=words):
         cohort.isles.train_test_split(**options)
+
+
+# --- folds, and cohorts as containers ---
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["A", "B", "C", ""]), st.sampled_from([0, 1, 6, np.nan])), min_size=2, max_size=60
+    ),
+    st.integers(2, 7),
+    st.integers(0, 3),
+)
+def test_every_stratum_is_in_all_folds_alike(people: list[tuple[str, float]], k: int, seed: int) -> None:
+    cohort = made_cohort([center for center, _ in people], [outcome for _, outcome in people])
+    if k > len(people):
+        with pytest.raises(errors.UnknownNameError, match="number of folds"):
+            cohort_folds(cohort, k, seed=seed)
+        return
+    folds = cohort_folds(cohort, k, seed=seed)
+    assert len(folds) == k
+    assert sorted(name for _, fold in folds for name in fold.isles) == cohort.isles.subjects
+    for training, fold in folds:
+        assert sorted([*training.isles, *fold.isles]) == cohort.isles.subjects
+    number = {name: turn for turn, (_, fold) in enumerate(folds) for name in fold.isles}
+    table = cohort.isles.table.assign(fold=lambda frame: frame.index.map(number))
+    for columns in ([], ["center"], ["center", "mrs_3month"]):
+        parts = [part for _, part in table.groupby(columns, dropna=False)] if columns else [table]
+        for part in parts:
+            counts = part["fold"].value_counts().reindex(range(k), fill_value=0)
+            assert counts.max() - counts.min() <= 1
+
+
+def test_folds_depend_on_nothing_but_seed_and_values() -> None:
+    cohort = made_cohort(["A", "B"] * 10, list(range(5)) * 4)
+    names = [fold.isles.subjects for _, fold in cohort.isles.folds(4, seed=3)]
+    assert [fold.isles.subjects for _, fold in cohort.isles.folds(4, seed=3)] == names
+    assert [fold.isles.subjects for _, fold in cohort.isles.folds(4, seed=4)] != names
+    with pytest.raises(errors.UnknownNameError, match="no column"):
+        cohort.isles.folds(4, by="ward")
+    with pytest.raises(errors.UnknownNameError, match="k=1"):
+        cohort.isles.folds(1)
+
+
+def test_the_words_of_scikit_learn() -> None:
+    cohort = made_cohort(["A", "B"] * 10, list(range(5)) * 4)
+    wanted = cohort.isles.train_test_split(0.3, seed=5, by=("mrs_3month",))
+    found = cohort.isles.train_test_split(0.3, stratify="mrs_3month", random_state=5)
+    assert [part.isles.subjects for part in found] == [part.isles.subjects for part in wanted]
+
+
+def test_a_cohort_is_a_container(cohort: xr.DataTree) -> None:
+    names = cohort.isles.subjects
+    assert len(cohort.isles) == len(names)
+    assert list(cohort.isles) == names
+    assert names[1] in cohort.isles
+    assert "sub-nobody" not in cohort.isles
+    assert cohort.isles[names[1]].attrs["subject"] == names[1]
+    assert cohort.isles[-1].attrs["subject"] == names[-1]
+    assert cohort.isles.scan(1, space="ctp").attrs["subject"] == names[1]
+    assert cohort.isles[1:].isles.subjects == names[1:]
+    assert cohort.isles.select([names[2], names[0]]).isles.subjects == [names[0], names[2]]
+    assert cohort.isles.select(pd.Index(names[:1])).isles.subjects == names[:1]
+    part = cohort.isles.select(names[1:2])
+    assert part.isles[0].attrs["subject"] == names[1]
+    for wrong in ("sub-nobody", names[0], 1, -2):
+        with pytest.raises(errors.UnknownNameError, match="the cohort"):
+            part.isles[wrong]
+    with pytest.raises(errors.UnknownNameError, match="sub-nobody"):
+        cohort.isles.select([names[0], "sub-nobody"])
 
 
 # --- functions of every subject ---

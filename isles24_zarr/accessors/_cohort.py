@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from isles24_zarr.accessors._parts import PartsAccessor
 from isles24_zarr.accessors._perfusion import CohortPerfusionAccessor
 from isles24_zarr.accessors._results import DerivingAccessor
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
 
     from isles24_zarr.cohorts import Records
     from isles24_zarr.cohorts.training import PatchDataset, Sample
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor(CohortPerfusionAccessor, DerivingAccessor):
+class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:
@@ -57,75 +57,15 @@ class CohortAccessor(CohortPerfusionAccessor, DerivingAccessor):
 
         return clinical_table(self._cohort)
 
-    def select(self, which: str | ArrayLike) -> xr.DataTree:
-        """Return a smaller cohort.
-
-        Parameters
-        ----------
-        which
-            A pandas query over the columns of `table`, such as ``"nihss_admission > 15 and sex == 'F'"``; or a boolean
-            for each subject, by name in a pandas Series or DataArray, else in order. A missing one picks nothing.
-
-        Raises
-        ------
-        UnknownNameError
-            The query cannot be evaluated, or there is not one boolean for each subject.
-
-        Examples
-        --------
-        >>> cohort.isles.select([True, False, True]).isles.subjects
-        ['sub-stroke0001', 'sub-stroke0004']
-        """
-        from isles24_zarr.cohorts import selected_cohort
-
-        return selected_cohort(self._cohort, which)
-
-    def train_test_split(
-        self,
-        test_size: float = 0.2,
-        *,
-        seed: int = 0,
-        by: str | Sequence[str] = ("center", "mrs_3month"),
-    ) -> tuple[xr.DataTree, xr.DataTree]:
-        """Split at random into two cohorts that are alike in some clinical variables.
-
-        Parameters
-        ----------
-        test_size
-            Share of the subjects in the second part, between 0 and 1, or their number, from 1 on.
-        seed
-            Of the choice.
-        by
-            Columns of `table`, the most important first.
-
-        Returns
-        -------
-        tuple of xarray.DataTree
-            The larger part and the test part. See `cohorts.split_cohort`.
-
-        Raises
-        ------
-        UnknownNameError
-            There is no such column, or the cohort cannot be split in this way.
-
-        Examples
-        --------
-        >>> [len(part.isles.subjects) for part in cohort.isles.train_test_split(test_size=1, seed=7)]
-        [2, 1]
-        """
-        from isles24_zarr.cohorts import split_cohort
-
-        return split_cohort(self._cohort, test_size, seed=seed, by=by)
-
     def scan(
-        self, subject: str, space: str = "ncct", *, pipeline: str | None = None, chunks: Any = "auto"
+        self, subject: str | int, space: str = "ncct", *, pipeline: str | None = None, chunks: Any = "auto"
     ) -> xr.Dataset:
         """Open a scan of a subject; no voxel is read.
 
         Parameters
         ----------
         subject
-            Its name.
+            Its name, or its number in this cohort, from 0.
         space
             ``"ncct"`` for registered images; ``"ctp"``, ``"cta"`` ... for images as acquired.
         pipeline
@@ -153,7 +93,8 @@ class CohortAccessor(CohortPerfusionAccessor, DerivingAccessor):
 
         target = cohort_target(self._cohort)
         options = target.storage_options
-        return open_scan(target.url, subject, space, pipeline=pipeline, chunks=chunks, storage_options=options)
+        name = subject if isinstance(subject, str) else self._name(subject)
+        return open_scan(target.url, name, space, pipeline=pipeline, chunks=chunks, storage_options=options)
 
     def map(
         self,

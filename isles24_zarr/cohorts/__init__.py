@@ -5,10 +5,9 @@ from isles24_zarr.cohorts.opening import (
     cohort_target,
     mapped_subjects,
     open_cohort,
-    selected_cohort,
-    split_cohort,
     subject_names,
 )
+from isles24_zarr.cohorts.parts import cohort_folds, selected_cohort, split_cohort
 from isles24_zarr.cohorts.perfusion_rows import perfusion_table
 from isles24_zarr.cohorts.records import Record, Records, cohort_records, hf_dataset
 
@@ -16,6 +15,7 @@ __all__ = [
     "Record",
     "Records",
     "clinical_table",
+    "cohort_folds",
     "cohort_records",
     "cohort_target",
     "hf_dataset",
