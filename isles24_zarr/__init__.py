@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
     from isles24_zarr.release import FetchReport, Release, fetch
     from isles24_zarr.scans import open_scan
+    from isles24_zarr.serving import view
     from isles24_zarr.synthetic import synthesize
     from isles24_zarr.verification import VerifyReport, verify
 
@@ -40,6 +41,7 @@ __all__ = [
     "scan",
     "synthesize",
     "verify",
+    "view",
     "vocabulary",
 ]
 
@@ -50,6 +52,7 @@ _HOMES: Final = {
     "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
     "release": ["FetchReport", "Release", "fetch"],
     "scans": ["open_scan"],
+    "serving": ["view"],
     "synthetic": ["synthesize"],
     "verification": ["VerifyReport", "verify"],
     "analysis": [],
