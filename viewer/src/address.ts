@@ -59,11 +59,17 @@ export function parsed(hash: string): Address {
       window: window.length === 2 && window.every(Number.isFinite) ? [window[0]!, window[1]!] : undefined,
       threshold: optional(asked.get("threshold")),
       opacity: optional(asked.get("opacity")),
-      curves: asked.get("curves")?.split(";").map(point).filter((one) => one !== undefined),
+      curves: asked
+        .get("curves")
+        ?.split(";")
+        .map(point)
+        .filter((one) => one !== undefined),
     };
   }
   const sort = asked.get("sort");
-  const filters = new Map([...asked].filter(([key]) => key.startsWith("f.")).map(([key, value]) => [key.slice(2), value]));
+  const filters = new Map(
+    [...asked].filter(([key]) => key.startsWith("f.")).map(([key, value]) => [key.slice(2), value]),
+  );
   return {
     kind: "cohort",
     text: asked.get("text") ?? "",

@@ -2,17 +2,51 @@
 
 import { h, show } from "./dom.ts";
 import type { Subject } from "./subject.ts";
-import { shownNumber } from "./values.ts";
 
 /** What is looked for first. */
-const FIRST = ["age", "sex", "nihss_admission", "mrs_premorbid", "onset_to_door", "wake_up", "mtici", "nihss_24h", "mrs_3month"];
-const FLAGS = new Set(["atrial_fibrillation", "hypertension", "diabetes", "hyperlipidemia", "anticoagulation", "lipid_lowering_drugs", "pais", "wake_up", "in_house", "referral"]);
-const SHORT: Readonly<Record<string, string>> = { nihss: "NIHSS", mrs: "mRS", crp: "CRP", inr: "INR", pais: "PAIs", mtici: "mTICI", "3month": "3 months", "24h": "24 h" };
+const FIRST = [
+  "age",
+  "sex",
+  "nihss_admission",
+  "mrs_premorbid",
+  "onset_to_door",
+  "wake_up",
+  "mtici",
+  "nihss_24h",
+  "mrs_3month",
+];
+const FLAGS = new Set([
+  "atrial_fibrillation",
+  "hypertension",
+  "diabetes",
+  "hyperlipidemia",
+  "anticoagulation",
+  "lipid_lowering_drugs",
+  "pais",
+  "wake_up",
+  "in_house",
+  "referral",
+]);
+const SHORT: Readonly<Record<string, string>> = {
+  nihss: "NIHSS",
+  mrs: "mRS",
+  crp: "CRP",
+  inr: "INR",
+  pais: "PAIs",
+  mtici: "mTICI",
+  "3month": "3 months",
+  "24h": "24 h",
+};
 
 /** A column's name as people write it. */
 export function spoken(name: string): string {
-  const words = name.split("_").map((word) => SHORT[word] ?? word).join(" ");
-  return words.charAt(0) === words.charAt(0).toLowerCase() && !/^(mRS|mTICI)/.test(words) ? words.charAt(0).toUpperCase() + words.slice(1) : words;
+  const words = name
+    .split("_")
+    .map((word) => SHORT[word] ?? word)
+    .join(" ");
+  return words.charAt(0) === words.charAt(0).toLowerCase() && !/^(mRS|mTICI)/.test(words)
+    ? words.charAt(0).toUpperCase() + words.slice(1)
+    : words;
 }
 
 /** Units as they stand behind a number; none of what is counted. */
@@ -21,9 +55,10 @@ export function unitOf(units: string): string {
 }
 
 export function shownValue(name: string, value: unknown): string {
-  if (value === null || value === undefined || value === "" || (typeof value === "number" && Number.isNaN(value))) return "";
+  if (value === null || value === undefined || value === "" || (typeof value === "number" && Number.isNaN(value)))
+    return "";
   if (FLAGS.has(name) && (value === 0 || value === 1)) return value ? "yes" : "no";
-  if (typeof value === "number") return shownNumber(value);
+  if (typeof value === "number") return String(Number(value.toPrecision(6))).replace("-", "−");
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
@@ -49,9 +84,18 @@ export class ClinicalPanel {
         h("dt", { title: told || undefined, class: FIRST.includes(name) ? "first" : "" }, spoken(name)),
         words
           ? h("dd", { class: FIRST.includes(name) ? "first" : "" }, words, unit && h("small", {}, ` ${unit}`))
-          : h("dd", { class: "missing" }, h("span", { title: "missing", "aria-hidden": "true" }, "–"), h("span", { class: "hidden" }, "missing")),
+          : h(
+              "dd",
+              { class: "missing" },
+              h("span", { title: "missing", "aria-hidden": "true" }, "–"),
+              h("span", { class: "hidden" }, "missing"),
+            ),
       ];
     });
-    show(this.element, h("h2", {}, "Clinical"), rows.length ? h("dl", {}, ...rows) : h("p", { class: "note" }, "The store has none."));
+    show(
+      this.element,
+      h("h2", {}, "Clinical"),
+      rows.length ? h("dl", {}, ...rows) : h("p", { class: "note" }, "The store has none."),
+    );
   }
 }

@@ -18,7 +18,17 @@ export interface CohortEvents {
 const ALL_ROWS = 400;
 const ROW_PIXELS = 28;
 const MARGIN_ROWS = 20;
-const FIRST = ["infarct_volume", "age", "sex", "nihss_admission", "mrs_premorbid", "onset_to_door", "mtici", "nihss_24h", "mrs_3month"];
+const FIRST = [
+  "infarct_volume",
+  "age",
+  "sex",
+  "nihss_admission",
+  "mrs_premorbid",
+  "onset_to_door",
+  "mtici",
+  "nihss_24h",
+  "mrs_3month",
+];
 
 export class CohortPage {
   readonly element: HTMLElement;
@@ -27,7 +37,12 @@ export class CohortPage {
   readonly #filters: Map<string, string>;
   readonly #count = h("p", { class: "count", role: "status" });
   readonly #search: HTMLInputElement;
-  readonly #scroller = h("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": "Table of subjects" });
+  readonly #scroller = h("div", {
+    class: "table-scroll",
+    tabindex: 0,
+    role: "region",
+    "aria-label": "Table of subjects",
+  });
   readonly #head = h("thead");
   readonly #body = h("tbody");
   readonly #measure = h("button", { type: "button", onclick: () => this.#measured() }, "Measure infarcts");
@@ -43,11 +58,30 @@ export class CohortPage {
     this.#events = events;
     this.#filters = new Map(address.filters);
     this.#sort = address.sort;
-    this.#search = h("input", { type: "search", id: "search", placeholder: "subject, centre, sex …", oninput: () => this.#apply() });
+    this.#search = h("input", {
+      type: "search",
+      id: "search",
+      placeholder: "subject, centre, sex …",
+      oninput: () => this.#apply(),
+    });
     this.#search.value = address.text;
     const clear = h("button", { type: "button", onclick: () => this.#clear() }, "Clear filters");
-    const tools = h("div", { class: "tools" }, h("label", { for: "search" }, "Find"), this.#search, this.#count, clear, this.#hasMasks() && this.#measure);
-    const table = h("table", { "aria-rowcount": cohort.subjects.length + 2 }, h("caption", { class: "hidden" }, "Subjects with clinical values and images"), this.#head, this.#body);
+    const tools = h(
+      "div",
+      { class: "tools" },
+      h("label", { for: "search" }, "Find"),
+      this.#search,
+      this.#count,
+      clear,
+      this.#hasMasks() && this.#measure,
+    );
+    const table = h(
+      "table",
+      { "aria-rowcount": cohort.subjects.length + 2 },
+      h("caption", { class: "hidden" }, "Subjects with clinical values and images"),
+      this.#head,
+      this.#body,
+    );
     this.#scroller.append(table);
     this.#scroller.addEventListener("scroll", this.#scrolled);
     this.#body.addEventListener("click", (event) => this.#clicked(event));
@@ -86,20 +120,25 @@ export class CohortPage {
       "tr",
       { class: "filters" },
       h("th", { scope: "col", class: "pinned" }, h("span", { class: "hidden" }, "filters")),
-      ...first.map((column) => h("td", {}, this.#filter(column))),
+      ...first.map((column) => h("td", { class: column.kind === "number" ? "number" : "" }, this.#filter(column))),
       ...images.map((name) => h("td", { class: "image" }, this.#imageFilter(name))),
-      ...rest.map((column) => h("td", {}, this.#filter(column))),
+      ...rest.map((column) => h("td", { class: column.kind === "number" ? "number" : "" }, this.#filter(column))),
     );
     show(this.#head, sorts, filters);
     this.#apply(false);
   }
 
-  #columnHeading({ name, units, description }: Column): HTMLElement {
-    return this.#heading(name, spoken(name), unitOf(units), description);
+  #columnHeading({ name, kind, units, description }: Column): HTMLElement {
+    return this.#heading(name, spoken(name), unitOf(units), description, kind === "number" ? "number" : "");
   }
 
   #heading(name: string, words: string, units: string, title: string, kind = ""): HTMLElement {
-    const button = h("button", { type: "button", title, onclick: () => this.#sorted(name) }, words, units && h("small", {}, ` ${units}`));
+    const button = h(
+      "button",
+      { type: "button", title, onclick: () => this.#sorted(name) },
+      words,
+      units && h("small", {}, ` ${units}`),
+    );
     const heading = h("th", { scope: "col", class: name === "subject" ? "pinned" : kind, "data-column": name }, button);
     this.#mark(heading);
     return heading;
@@ -130,7 +169,14 @@ export class CohortPage {
     const range = rangeOf(set);
     const ends = ([0, 1] as const).map((end) => {
       const value = range && Number.isFinite(range[end]) ? String(range[end]) : "";
-      return h("input", { type: "text", inputmode: "decimal", size: 3, placeholder: end ? "to" : "from", value, "aria-label": `${words} ${end ? "to" : "from"}` });
+      return h("input", {
+        type: "text",
+        inputmode: "decimal",
+        size: 3,
+        placeholder: end ? "to" : "from",
+        value,
+        "aria-label": `${words} ${end ? "to" : "from"}`,
+      });
     });
     for (const input of ends)
       input.addEventListener("input", () => {
@@ -205,7 +251,19 @@ export class CohortPage {
     const rows = this.#rows.slice(start, end).map((row, at) => this.#row(row, start + at));
     const focused = this.#body.contains(document.activeElement);
     show(this.#body, start > 0 && space(start), ...rows, end < total && space(total - end));
-    if (!total) show(this.#body, h("tr", {}, h("td", { colspan: this.#columns.length + this.#cohort.images.length + 1, class: "empty" }, "No subject fits the filters.")));
+    if (!total)
+      show(
+        this.#body,
+        h(
+          "tr",
+          {},
+          h(
+            "td",
+            { colspan: this.#columns.length + this.#cohort.images.length + 1, class: "empty" },
+            "No subject fits the filters.",
+          ),
+        ),
+      );
     if (focused) this.#focusRow(this.#focus);
   }
 
@@ -222,8 +280,16 @@ export class CohortPage {
     const first = split < 0 ? this.#columns : this.#columns.slice(0, split);
     const has = images.map((image, at) =>
       available[row]![at]
-        ? h("td", { class: "image", title: `${imageLabel(image)}: yes` }, h("span", { class: "dot", role: "img", "aria-label": "yes" }))
-        : h("td", { class: "image missing", title: `${imageLabel(image)}: no` }, h("span", { role: "img", "aria-label": "no" }, "–")),
+        ? h(
+            "td",
+            { class: "image", title: `${imageLabel(image)}: yes` },
+            h("span", { class: "dot", role: "img", "aria-label": "yes" }),
+          )
+        : h(
+            "td",
+            { class: "image missing", title: `${imageLabel(image)}: no` },
+            h("span", { role: "img", "aria-label": "no" }, "–"),
+          ),
     );
     return h(
       "tr",
@@ -243,7 +309,14 @@ export class CohortPage {
   }
 
   #key(event: KeyboardEvent): void {
-    const steps: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity };
+    const steps: Record<string, number> = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: 15,
+      PageUp: -15,
+      Home: -Infinity,
+      End: Infinity,
+    };
     const by = steps[event.key];
     if (by === undefined) return;
     event.preventDefault();
@@ -274,4 +347,3 @@ export class CohortPage {
     this.#build();
   }
 }
-

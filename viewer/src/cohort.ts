@@ -82,7 +82,10 @@ export function measuredColumn(subjects: readonly string[], volumes: ReadonlyMap
 export function rangeOf(filter: string): readonly [number, number] | undefined {
   const found = /^\s*(-?[\d.]*)\s*\.\.\s*(-?[\d.]*)\s*$/.exec(filter);
   if (!found) return undefined;
-  const [low, high] = [found[1] ? Number(found[1]) : Number.NEGATIVE_INFINITY, found[2] ? Number(found[2]) : Number.POSITIVE_INFINITY];
+  const [low, high] = [
+    found[1] ? Number(found[1]) : Number.NEGATIVE_INFINITY,
+    found[2] ? Number(found[2]) : Number.POSITIVE_INFINITY,
+  ];
   return Number.isNaN(low) || Number.isNaN(high) ? undefined : [low, high];
 }
 
@@ -111,7 +114,12 @@ export function rowsOf(cohort: Cohort, columns: readonly Column[], query: Query)
   return sorted(cohort, columns, rows, query.sort);
 }
 
-function testOf(cohort: Cohort, columns: readonly Column[], name: string, filter: string): ((row: number) => boolean) | undefined {
+function testOf(
+  cohort: Cohort,
+  columns: readonly Column[],
+  name: string,
+  filter: string,
+): ((row: number) => boolean) | undefined {
   const image = cohort.images.indexOf(name);
   if (image >= 0) return (row) => cohort.available[row]![image] === (filter !== "no");
   const column = columns.find((one) => one.name === name);
@@ -140,7 +148,10 @@ function sorted(cohort: Cohort, columns: readonly Column[], rows: number[], sort
   return rows.sort((a, b) => {
     const [x, y] = [values[a] ?? null, values[b] ?? null];
     if (x === null || y === null) return (x === null ? 1 : 0) - (y === null ? 1 : 0) || a - b;
-    const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
+    const order =
+      typeof x === "number" && typeof y === "number"
+        ? x - y
+        : String(x).localeCompare(String(y), "en", { numeric: true });
     return order * way || a - b;
   });
 }

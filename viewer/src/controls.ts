@@ -60,7 +60,12 @@ export class Controls {
   }
 
   show(view: View, limits: Range, overlayLimits: Range, threshold: number, masks: readonly ShownMask[]): void {
-    const built = [view.space.name, view.base.id, view.overlay?.id, ...masks.map((one) => [one.entry.id, one.on, one.volumes?.size])].join();
+    const built = [
+      view.space.name,
+      view.base.id,
+      view.overlay?.id,
+      ...masks.map((one) => [one.entry.id, one.on, one.volumes?.size]),
+    ].join();
     if (built !== this.#built) this.#build(view, masks);
     this.#built = built;
     const [low, high] = limits;
@@ -115,7 +120,14 @@ export class Controls {
   }
 
   #choice(name: string, id: string, label: string, title: string, on: boolean, choose: () => void): HTMLElement {
-    const properties = { type: "button", class: "choice", title, "aria-pressed": String(on), "data-control": `${name} ${id}`, onclick: choose };
+    const properties = {
+      type: "button",
+      class: "choice",
+      title,
+      "aria-pressed": String(on),
+      "data-control": `${name} ${id}`,
+      onclick: choose,
+    };
     return h("button", properties, label);
   }
 
@@ -126,7 +138,9 @@ export class Controls {
 
   #baseGroup(view: View): HTMLElement {
     const bases = view.space.images.map((entry) =>
-      this.#choice("base", entry.id, entry.label, this.#titleOf(entry), entry === view.base, () => this.#events.base(entry.id)),
+      this.#choice("base", entry.id, entry.label, this.#titleOf(entry), entry === view.base, () =>
+        this.#events.base(entry.id),
+      ),
     );
     const units = unitsOf(view.base.volume);
     this.#presets = new Map();
@@ -134,7 +148,17 @@ export class Controls {
       for (const name of Object.keys(WINDOWS)) {
         const [centre, width] = WINDOWS[name] as [number, number];
         const title = `W ${width} L ${centre} HU (${this.#presets.size + 1})`;
-        const button = h("button", { type: "button", class: "choice", title, "data-control": `window ${name}`, onclick: () => this.#events.window([centre, width]) }, name);
+        const button = h(
+          "button",
+          {
+            type: "button",
+            class: "choice",
+            title,
+            "data-control": `window ${name}`,
+            onclick: () => this.#events.window([centre, width]),
+          },
+          name,
+        );
         this.#presets.set(name, button);
       }
     const number = (input: HTMLInputElement, words: string) => {
@@ -146,25 +170,38 @@ export class Controls {
       {},
       h("legend", {}, "Image"),
       h("div", { class: "choices" }, ...bases),
-      this.#presets.size > 0 && h("div", { class: "choices", role: "group", "aria-label": "Window" }, ...this.#presets.values()),
+      this.#presets.size > 0 &&
+        h("div", { class: "choices", role: "group", "aria-label": "Window" }, ...this.#presets.values()),
       h("div", { class: "limits" }, ...number(this.#low, "from"), ...number(this.#high, "to"), h("span", {}, units)),
     );
   }
 
   #overlayGroup(view: View): HTMLElement {
-    const none = this.#choice("overlay", "none", "none", "no overlay (O)", !view.overlay, () => this.#events.overlay(undefined));
+    const none = this.#choice("overlay", "none", "none", "no overlay (O)", !view.overlay, () =>
+      this.#events.overlay(undefined),
+    );
     const overlays = view.space.images
       .filter(({ volume, id }) => volume.frames === 1 && id !== view.base.id)
       .filter(({ volume, id }) => displayOf(volume.name).colours !== "gray" || id.includes(":"))
       .map((entry) =>
-        this.#choice("overlay", entry.id, entry.label, this.#titleOf(entry), entry === view.overlay, () => this.#events.overlay(entry.id)),
+        this.#choice("overlay", entry.id, entry.label, this.#titleOf(entry), entry === view.overlay, () =>
+          this.#events.overlay(entry.id),
+        ),
       );
     const group = h("fieldset", {}, h("legend", {}, "Overlay"), h("div", { class: "choices" }, none, ...overlays));
     if (view.overlay) {
       const limits = displayOf(view.overlay.volume.name).limits;
       group.append(
         h("div", { class: "threshold" }, this.#bar, this.#threshold),
-        limits ? h("div", { class: "ends" }, h("span", {}, limits[0]!), this.#thresholdText, h("span", {}, `${limits[1]} ${unitsOf(view.overlay.volume)}`)) : this.#thresholdText,
+        limits
+          ? h(
+              "div",
+              { class: "ends" },
+              h("span", {}, limits[0]!),
+              this.#thresholdText,
+              h("span", {}, `${limits[1]} ${unitsOf(view.overlay.volume)}`),
+            )
+          : this.#thresholdText,
         h("div", { class: "slider" }, h("span", {}, "opacity"), this.#opacity, this.#opacityText),
       );
     }
@@ -175,7 +212,12 @@ export class Controls {
     const rows = masks.map(({ entry, mask, colour, on, volumes }) => {
       const id = `mask-${entry.id}`;
       const colours = labelColours(mask, colour);
-      const box = h("input", { type: "checkbox", id, "data-control": id, onchange: () => this.#events.mask(entry.id, box.checked) });
+      const box = h("input", {
+        type: "checkbox",
+        id,
+        "data-control": id,
+        onchange: () => this.#events.mask(entry.id, box.checked),
+      });
       box.checked = on;
       const labels = mask.labels
         .filter(([label]) => !volumes || volumes.has(label))
@@ -183,7 +225,13 @@ export class Controls {
           const swatch = h("span", { class: "swatch" });
           swatch.style.background = colours(label);
           const volume = volumes?.get(label);
-          return h("li", {}, swatch, h("span", {}, name), volume !== undefined && h("b", {}, `${shownNumber(Number(volume.toFixed(volume < 10 ? 2 : 1)))} mL`));
+          return h(
+            "li",
+            {},
+            swatch,
+            h("span", {}, name),
+            volume !== undefined && h("b", {}, `${volume.toFixed(volume < 10 ? 2 : 1)} mL`),
+          );
         });
       return h(
         "div",

@@ -4,7 +4,6 @@ import uPlot from "uplot";
 import { type Curve, REGIONS, type Region, summaryOf } from "./curves.ts";
 import { h, say, show } from "./dom.ts";
 import { baselineFrames, COLOURS } from "./images.ts";
-import { shownNumber } from "./values.ts";
 
 export interface CurveEvents {
   region(region: Region): void;
@@ -37,7 +36,11 @@ export class CurvePanel {
     this.#plot = h("div", { class: "curve-plot" });
     this.#note = h("p", { class: "curve-note", role: "status" });
     this.#legend = h("ul", { class: "curve-legend", "aria-label": "Curves" });
-    this.#keep = h("button", { type: "button", onclick: () => events.keep(), title: "keep this curve to compare (K)" }, "Keep");
+    this.#keep = h(
+      "button",
+      { type: "button", onclick: () => events.keep(), title: "keep this curve to compare (K)" },
+      "Keep",
+    );
     this.#rise = h("input", { type: "checkbox", id: "curve-rise", onchange: () => this.#draw() });
     this.region = h(
       "select",
@@ -53,7 +56,13 @@ export class CurvePanel {
       h("label", { class: "inline", for: "curve-rise" }, this.#rise, "above baseline"),
       this.#keep,
     );
-    this.element = h("section", { class: "curves", "aria-label": "Time curves" }, head, this.#note, h("div", { class: "curve-body" }, this.#plot, this.#legend));
+    this.element = h(
+      "section",
+      { class: "curves", "aria-label": "Time curves" },
+      head,
+      this.#note,
+      h("div", { class: "curve-body" }, this.#plot, this.#legend),
+    );
     new ResizeObserver(() => this.#resize()).observe(this.#plot);
   }
 
@@ -108,7 +117,12 @@ export class CurvePanel {
       if (curve.region !== "voxel") line(curve.mean, { width: 2 });
       line(curve.voxel, curve.region === "voxel" ? { width: 2 } : { width: 1, alpha: 0.55 });
     }
-    const axis = { stroke: INK, grid: { stroke: LINES, width: 1 }, ticks: { stroke: LINES, width: 1, size: 4 }, font: "11px system-ui, sans-serif" };
+    const axis = {
+      stroke: INK,
+      grid: { stroke: LINES, width: 1 },
+      ticks: { stroke: LINES, width: 1, size: 4 },
+      font: "11px system-ui, sans-serif",
+    };
     this.#chart = new uPlot(
       {
         ...this.#size(),
@@ -117,7 +131,11 @@ export class CurvePanel {
         cursor: { points: { show: false }, drag: { x: false, y: false } },
         axes: [
           { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => `${tick} s`) },
-          { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => `${String(tick).replace("-", "−")}${above ? " ΔHU" : " HU"}`) },
+          {
+            ...axis,
+            size: 52,
+            values: (_, ticks) => ticks.map((tick) => `${String(tick).replace("-", "−")}${above ? " ΔHU" : " HU"}`),
+          },
         ],
         series,
         hooks: { drawAxes: [(chart) => this.#ground(chart, above)] },
@@ -169,14 +187,34 @@ export class CurvePanel {
       const { baseline, peak, seconds } = summaryOf(values, this.#seconds);
       const swatch = h("span", { class: "swatch" });
       swatch.style.background = this.colourOf(curve);
-      const where = curve.position.map((value) => shownNumber(Number(value.toFixed(1)))).join(", ");
+      const tenths = (value: number) => value.toFixed(1).replace("-", "−");
+      const where = curve.position.map(tenths).join(", ");
       const kept = this.#kept.includes(curve);
       return h(
         "li",
         { class: kept ? "kept" : "current" },
-        h("button", { type: "button", class: "curve-place", title: "go there", onclick: () => this.#events.visit(curve) }, swatch, where),
-        h("span", { class: "curve-numbers" }, `baseline ${shownNumber(Number(baseline.toFixed(1)))} · peak +${shownNumber(Number(peak.toFixed(1)))} HU at ${shownNumber(Number(seconds.toFixed(1)))} s`),
-        kept && h("button", { type: "button", class: "drop", "aria-label": `drop the curve at ${where}`, onclick: () => this.#events.drop(curve) }, "×"),
+        h(
+          "button",
+          { type: "button", class: "curve-place", title: "go there", onclick: () => this.#events.visit(curve) },
+          swatch,
+          where,
+        ),
+        h(
+          "span",
+          { class: "curve-numbers" },
+          `baseline ${tenths(baseline)}, peak +${tenths(peak)} HU at ${tenths(seconds)} s`,
+        ),
+        kept &&
+          h(
+            "button",
+            {
+              type: "button",
+              class: "drop",
+              "aria-label": `drop the curve at ${where}`,
+              onclick: () => this.#events.drop(curve),
+            },
+            "×",
+          ),
       );
     });
     show(this.#legend, ...items);

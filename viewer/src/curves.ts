@@ -48,25 +48,33 @@ export interface Reading {
   readonly signal: AbortSignal;
   /** Told the part that has arrived. */
   readonly progress: (part: number) => void;
-  readonly failed: (message: string) => void;
+  readonly failed: (error: unknown) => void;
 }
 
 /** Read the curve of a voxel and of the region around it. */
-export async function readCurve(volume: Volume, grid: Grid, at: Vec3, region: Region, reading: Reading): Promise<Curve> {
+export async function readCurve(
+  volume: Volume,
+  grid: Grid,
+  at: Vec3,
+  region: Region,
+  reading: Reading,
+): Promise<Curve> {
   const voxels = regionAround(grid, at, region);
   const { signal, priority } = reading;
   let arrived = 0;
   const frames = Array.from({ length: volume.frames }, async (_, frame) => {
     try {
       const chunks = new Map(voxels.map((one) => [chunkOf(volume, one, frame).join("/"), chunkOf(volume, one, frame)]));
-      const read = [...chunks].map(async ([key, chunk]) => [key, await volume.read(chunk, { signal, priority })] as const);
+      const read = [...chunks].map(
+        async ([key, chunk]) => [key, await volume.read(chunk, { signal, priority })] as const,
+      );
       const held = new Map(await Promise.all(read));
       const value = (one: Vec3) =>
         volume.physical(held.get(chunkOf(volume, one, frame).join("/"))![offsetIn(volume, one, frame)]!);
       return [value(at), voxels.reduce((sum, one) => sum + value(one), 0) / voxels.length] as const;
     } catch (error) {
       if (isAbort(error)) throw error;
-      reading.failed(error instanceof Error ? error.message : String(error));
+      reading.failed(error);
       return [Number.NaN, Number.NaN] as const;
     } finally {
       arrived += 1;

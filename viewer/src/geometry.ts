@@ -68,9 +68,7 @@ export function voxelAt(grid: Grid, position: Vec3): Vec3 | undefined {
 }
 
 export function clamped(grid: Grid, at: Vec3): Vec3 {
-  return at.map((index, axis) =>
-    Math.min(Math.max(Math.round(index), 0), grid.shape[axis]! - 1),
-  ) as unknown as Vec3;
+  return at.map((index, axis) => Math.min(Math.max(Math.round(index), 0), grid.shape[axis]! - 1)) as unknown as Vec3;
 }
 
 const LETTERS = [

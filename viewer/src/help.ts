@@ -35,14 +35,28 @@ const KEYS: readonly (readonly [string, readonly (readonly [string, string])[]])
 
 export function helpSheet(): HTMLDialogElement {
   const groups = KEYS.map(([title, keys]) =>
-    h("section", {}, h("h3", {}, title), h("dl", {}, ...keys.flatMap(([key, does]) => [h("dt", {}, key), h("dd", {}, does)]))),
+    h(
+      "section",
+      {},
+      h("h3", {}, title),
+      h("dl", {}, ...keys.flatMap(([key, does]) => [h("dt", {}, key), h("dd", {}, does)])),
+    ),
   );
   const sheet = h(
     "dialog",
     { class: "help", "aria-labelledby": "help-title" },
-    h("div", { class: "help-head" }, h("h2", { id: "help-title" }, "Keys"), h("button", { type: "button", onclick: () => sheet.close() }, "Close")),
+    h(
+      "div",
+      { class: "help-head" },
+      h("h2", { id: "help-title" }, "Keys"),
+      h("button", { type: "button", onclick: () => sheet.close() }, "Close"),
+    ),
     h("div", { class: "help-body" }, ...groups),
-    h("p", { class: "note" }, "Not a medical device. Pictures are in radiological convention: the patient’s right is on the left."),
+    h(
+      "p",
+      { class: "note" },
+      "Not a medical device. Pictures are in radiological convention: the patient’s right is on the left.",
+    ),
   );
   return sheet;
 }

@@ -1,8 +1,8 @@
 /** What the package knows of images, as `viewer/conventions.py` wrote it: names, units, windows, ranges, colours. */
 
 import conventions from "./conventions.json";
-import type { Volume } from "./volume.ts";
 import { fields, list, number, text } from "./values.ts";
+import type { Volume } from "./volume.ts";
 
 export type Range = readonly [number, number];
 
@@ -24,7 +24,13 @@ export const COLOURS: readonly string[] = categoryColours;
 
 /** How a name is shown: "NCCT", "Tmax", "lesion". */
 export function labelOf(name: string): string {
-  return DISPLAYS[name]?.label ?? name.replace(/_mask$/, "").replace(/_/g, " ").replace(/^(lvo|cow)$/, (word) => (word === "cow" ? "CoW" : "LVO"));
+  return (
+    DISPLAYS[name]?.label ??
+    name
+      .replace(/_mask$/, "")
+      .replace(/_/g, " ")
+      .replace(/^(lvo|cow)$/, (word) => (word === "cow" ? "CoW" : "LVO"))
+  );
 }
 
 export function displayOf(name: string): Display {
@@ -33,7 +39,9 @@ export function displayOf(name: string): Display {
 
 export function isMask(volume: Volume): boolean {
   const record = fields(fields(volume.attributes.isles24_zarr).mask);
-  return (IMAGES[volume.name]?.labels.length ?? 0) > 0 || "kind" in record || Array.isArray(volume.attributes.flag_values);
+  return (
+    (IMAGES[volume.name]?.labels.length ?? 0) > 0 || "kind" in record || Array.isArray(volume.attributes.flag_values)
+  );
 }
 
 export function isMap(name: string): boolean {

@@ -23,7 +23,8 @@ function storeUrl(): URL {
   const written = document.querySelector<HTMLMetaElement>('meta[name="isles24-store"]')?.content;
   const base = new URL(".", location.href);
   const url = new URL(asked || written || ".", base);
-  if (!/^https?:$/.test(url.protocol)) throw new ReadError(`The store must be at an address that begins with http or https, not ${url.protocol}`);
+  if (!/^https?:$/.test(url.protocol))
+    throw new ReadError(`The store must be at an address that begins with http or https, not ${url.protocol}`);
   url.search = "";
   url.hash = "";
   return url;
@@ -54,9 +55,18 @@ class Page {
     this.#store = store;
     store.onTraffic = this.#told;
     const home = h("a", { href: "#/", class: "home" }, "ISLES’24 ", h("span", {}, "cohort"));
-    const help = h("button", { type: "button", class: "help-button", title: "keys (?)", onclick: () => this.#help.showModal() }, "Keys");
+    const help = h(
+      "button",
+      { type: "button", class: "help-button", title: "keys (?)", onclick: () => this.#help.showModal() },
+      "Keys",
+    );
     const bar = h("header", { class: "bar" }, home, this.#steps, this.#where, this.#traffic, help);
-    document.body.append(h("a", { class: "skip", href: "#main", onclick: (event: Event) => this.#skip(event) }, "Skip to the content"), bar, this.#main, this.#help);
+    document.body.append(
+      h("a", { class: "skip", href: "#main", onclick: (event: Event) => this.#skip(event) }, "Skip to the content"),
+      bar,
+      this.#main,
+      this.#help,
+    );
     window.addEventListener("popstate", () => void this.#go());
     window.addEventListener("hashchange", () => void this.#go());
     window.addEventListener("keydown", (event) => this.#key(event));
@@ -76,7 +86,9 @@ class Page {
       if (fields(fields(root.attributes).isles24_zarr).kind !== "store")
         throw new ReadError(`There is no store of isles24-zarr at ${this.#store.url}`);
       if (version !== formatVersion)
-        throw new ReadError(`This store has format version ${String(version)}, and this page reads version ${formatVersion}.`);
+        throw new ReadError(
+          `This store has format version ${String(version)}, and this page reads version ${formatVersion}.`,
+        );
       return root;
     });
     return this.#root;
@@ -89,13 +101,15 @@ class Page {
   }
 
   #readCohort(): Promise<Cohort> {
-    this.#cohort ??= Promise.all([this.#readRoot(), this.#store.json("phenotype/zarr.json"), this.#readDerivatives()]).then(
-      ([root, phenotype, derivatives]) => {
-        this.#known = cohortOf(root, fields(phenotype), derivatives);
-        if (!this.#order.length) this.#order = this.#known.subjects;
-        return this.#known;
-      },
-    );
+    this.#cohort ??= Promise.all([
+      this.#readRoot(),
+      this.#store.json("phenotype/zarr.json"),
+      this.#readDerivatives(),
+    ]).then(([root, phenotype, derivatives]) => {
+      this.#known = cohortOf(root, fields(phenotype), derivatives);
+      if (!this.#order.length) this.#order = this.#known.subjects;
+      return this.#known;
+    });
     this.#cohort.catch(() => {
       this.#cohort = undefined;
     });
@@ -105,10 +119,15 @@ class Page {
   // --- where to go ---
 
   async #go(): Promise<void> {
-    if (location.hash === this.#asked && this.#shown) return;
+    // going back tells of itself twice
+    if (location.hash === this.#asked && (this.#shown || this.#loading)) return;
     this.#asked = location.hash;
     const address = parsed(location.hash);
-    if (address.kind === "subject" && this.#shown instanceof SubjectPage && this.#shown.subject.name === address.subject) {
+    if (
+      address.kind === "subject" &&
+      this.#shown instanceof SubjectPage &&
+      this.#shown.subject.name === address.subject
+    ) {
       this.#shown.follow(address);
       return;
     }
@@ -130,9 +149,14 @@ class Page {
 
   async #made(address: Address): Promise<CohortPage | SubjectPage> {
     if (address.kind === "cohort") return this.#cohortPage(await this.#readCohort(), address);
-    const [, derivatives] = await Promise.all([this.#readRoot(), this.#readDerivatives()]);
-    const subject = await openSubject(this.#store, address.subject, pipelinesOf(derivatives));
-    const page = SubjectPage.of(subject, address, { store: this.#store, address: (hash, step) => this.#write(hash, step) });
+    // none waits for the others: on a slow line each costs as much as a slice
+    const root = this.#readRoot();
+    const subject = await openSubject(this.#store, address.subject, this.#readDerivatives().then(pipelinesOf));
+    await root;
+    const page = SubjectPage.of(subject, address, {
+      store: this.#store,
+      address: (hash, step) => this.#write(hash, step),
+    });
     if (typeof page === "string") throw new ReadError(page);
     return page;
   }
@@ -143,7 +167,7 @@ class Page {
         location.hash = `#/${subject}`;
       },
       address: (hash) => this.#write(hash, false),
-      measure: (subjects, told) => this.#measure(subjects, cohort.pipelines, told),
+      measure: (subjects, told) => this.#measure(subjects, told),
       volumes: this.#volumes,
     });
   }
@@ -159,7 +183,10 @@ class Page {
     } else {
       document.title = "Cohort – ISLES’24";
       const { title = "", licence = "", state = "" } = this.#known ?? {};
-      say(this.#where, [title, licence, state === "complete" || !state ? "" : `state: ${state}`].filter(Boolean).join("  ·  "));
+      say(
+        this.#where,
+        [title, licence, state === "complete" || !state ? "" : `state: ${state}`].filter(Boolean).join("  ·  "),
+      );
     }
     shown.element.focus({ preventScroll: true });
   }
@@ -173,13 +200,22 @@ class Page {
     try {
       const cohort = await this.#readCohort();
       if (this.#shown !== page) return;
-      page.describe(new Map(cohort.columns.map(({ name, units, description }) => [name, [units, description] as const])));
+      page.describe(
+        new Map(cohort.columns.map(({ name, units, description }) => [name, [units, description] as const])),
+      );
       const place = this.#order.indexOf(address.subject);
       const link = (by: number, words: string) => {
         const name = this.#order[place + by];
-        return place >= 0 && name ? h("a", { href: this.#stepped(name), title: name, "data-step": by }, words) : h("span", { class: "off" }, words);
+        return place >= 0 && name
+          ? h("a", { href: this.#stepped(name), title: name, "data-step": by }, words)
+          : h("span", { class: "off" }, words);
       };
-      show(this.#steps, link(-1, "‹ previous"), h("span", { class: "place" }, place < 0 ? "" : `${place + 1} / ${this.#order.length}`), link(1, "next ›"));
+      show(
+        this.#steps,
+        link(-1, "‹ previous"),
+        h("span", { class: "place" }, place < 0 ? "" : `${place + 1} / ${this.#order.length}`),
+        link(1, "next ›"),
+      );
     } catch (error) {
       this.#errors = [error instanceof Error ? error.message : String(error)];
     }
@@ -203,7 +239,16 @@ class Page {
     this.#errors = [message];
     show(this.#steps);
     const again = h("button", { type: "button", onclick: () => location.reload() }, "Try again");
-    show(this.#main, h("main", { class: "failed", tabindex: -1 }, h("h1", {}, "This cannot be shown"), h("p", { role: "alert" }, message), again));
+    show(
+      this.#main,
+      h(
+        "main",
+        { class: "failed", tabindex: -1 },
+        h("h1", {}, "This cannot be shown"),
+        h("p", { role: "alert" }, message),
+        again,
+      ),
+    );
   }
 
   /** Write the address: a step at once, what changes all the time after a while. */
@@ -243,17 +288,23 @@ class Page {
     event.preventDefault();
   }
 
-  async #measure(subjects: readonly string[], pipelines: readonly string[], told: (done: number) => void): Promise<void> {
+  async #measure(subjects: readonly string[], told: (done: number) => void): Promise<void> {
     const waiting = [...subjects];
     let done = 0;
     const work = async () => {
       for (let name = waiting.shift(); name; name = waiting.shift()) {
         try {
-          const { spaces } = await openSubject(this.#store, name, pipelines.slice(0, 0));
-          const [space, entry] = [...spaces.values()].flatMap((one) => one.masks.filter(({ id }) => id === "lesion_mask").map((mask) => [one, mask] as const))[0] ?? [];
+          const { spaces } = await openSubject(this.#store, name, Promise.resolve([]));
+          const [space, entry] =
+            [...spaces.values()].flatMap((one) =>
+              one.masks.filter(({ id }) => id === "lesion_mask").map((mask) => [one, mask] as const),
+            )[0] ?? [];
           if (space && entry) {
             const volumes = await measuredVolumes(entry.volume, space.grid, maskOf(entry.volume), 8);
-            this.#volumes.set(name, [...volumes.values()].reduce((sum, one) => sum + one, 0));
+            this.#volumes.set(
+              name,
+              [...volumes.values()].reduce((sum, one) => sum + one, 0),
+            );
           }
         } catch (error) {
           this.#errors.push(error instanceof Error ? error.message : String(error));
@@ -274,11 +325,30 @@ class Page {
   /** Plain values of what is shown: a contract, see docs/how-to/view.md. */
   get state(): Record<string, unknown> {
     const { requests, bytes, busy } = this.#store;
-    const none = { subject: null, space: null, base: null, overlay: null, position: null, value: null, overlayValue: null, frame: null, curve: null };
+    const none = {
+      subject: null,
+      space: null,
+      base: null,
+      overlay: null,
+      position: null,
+      value: null,
+      overlayValue: null,
+      frame: null,
+      curve: null,
+    };
     const subject = this.#shown instanceof SubjectPage ? this.#shown : undefined;
     const rows = this.#shown instanceof CohortPage ? this.#shown.shown : null;
     const loading = this.#loading || (subject?.loading ?? false);
-    return { ...none, ...subject?.state, rows, errors: [...this.#errors, ...(subject?.errors ?? [])], requests, bytes, loading, waiting: busy };
+    return {
+      ...none,
+      ...subject?.state,
+      rows,
+      errors: [...this.#errors, ...(subject?.errors ?? [])],
+      requests,
+      bytes,
+      loading,
+      waiting: busy,
+    };
   }
 
   async start(): Promise<void> {
@@ -287,7 +357,9 @@ class Page {
 
   /** A page that cannot begin. */
   static refuse(message: string): void {
-    document.body.append(h("main", { class: "failed" }, h("h1", {}, "This cannot be shown"), h("p", { role: "alert" }, message)));
+    document.body.append(
+      h("main", { class: "failed" }, h("h1", {}, "This cannot be shown"), h("p", { role: "alert" }, message)),
+    );
   }
 }
 
@@ -316,4 +388,3 @@ function begin(): void {
 }
 
 begin();
-

@@ -19,7 +19,9 @@ export async function measuredVolumes(
   const counts = new Map<number, number>();
   const [cx, cy] = [volume.chunk.at(-1)!, volume.chunk.at(-2)!];
   const slabs = Math.ceil(grid.shape[2] / volume.chunk.at(-3)!);
-  const tiles = Array.from({ length: slabs }, (_, slab) => tilesOf(volume, PLANES.axial, slab * volume.chunk.at(-3)!, 0)).flat();
+  const tiles = Array.from({ length: slabs }, (_, slab) =>
+    tilesOf(volume, PLANES.axial, slab * volume.chunk.at(-3)!, 0),
+  ).flat();
   const read = tiles.map((tile) => volume.read(tile.chunk, { priority, signal }));
   // what fails is told when it is waited for, a little later
   for (const one of read) one.catch(() => {});

@@ -1,7 +1,7 @@
 /** Values as colours, masks as outlines, damage as hatching. */
 
 import { coloursOf, isComputed, type Mask, type Range } from "./images.ts";
-import { type Picture, TileState } from "./picture.ts";
+import type { Picture, TileState } from "./picture.ts";
 
 /** What a picture looks like: drawn again only where something changed. */
 export class Painted {
@@ -10,7 +10,16 @@ export class Painted {
 
   /** Paint a picture; `threshold` and below, and what was not computed, is transparent in an overlay. */
   paint(picture: Picture, colours: string, limits: Range, overlay?: { threshold: number }): HTMLCanvasElement {
-    const told = [picture.volume.path, picture.plane.name, picture.index, picture.frame, picture.version, colours, limits, overlay?.threshold].join();
+    const told = [
+      picture.volume.path,
+      picture.plane.name,
+      picture.index,
+      picture.frame,
+      picture.version,
+      colours,
+      limits,
+      overlay?.threshold,
+    ].join();
     if (told === this.#told) return this.canvas;
     this.#told = told;
     this.canvas.width = picture.width;

@@ -4,7 +4,7 @@ import { type Box, fill, type Plane, type Tile, tilesOf } from "./planes.ts";
 import { isAbort } from "./store.ts";
 import type { Volume } from "./volume.ts";
 
-export const enum TileState {
+export enum TileState {
   Waiting = 0,
   There = 1,
   Damaged = 2,
@@ -51,7 +51,7 @@ export class Picture {
   }
 
   /** Fill in what has been read already, and ask for the rest. */
-  load(priority: number, changed: () => void, failed: (message: string) => void): void {
+  load(priority: number, changed: () => void, failed: (error: unknown) => void): void {
     for (const [rank, tile] of this.tiles.entries()) {
       const held = this.volume.peek(tile.chunk);
       if (held) this.#fill(rank, tile.box, held);
@@ -65,7 +65,7 @@ export class Picture {
             if (isAbort(error)) return;
             this.states[rank] = TileState.Damaged;
             this.version += 1;
-            failed(error instanceof Error ? error.message : String(error));
+            failed(error);
             changed();
           },
         );
@@ -78,7 +78,9 @@ export class Picture {
 
   #fill(rank: number, box: Box, stored: ArrayLike<number | bigint>): void {
     const { volume } = this;
-    fill(this.values, this.width, volume, this.plane, this.index, this.frame, box, (at) => volume.physical(stored[at]!));
+    fill(this.values, this.width, volume, this.plane, this.index, this.frame, box, (at) =>
+      volume.physical(stored[at]!),
+    );
     this.states[rank] = TileState.There;
     this.version += 1;
   }
@@ -88,4 +90,3 @@ export class Picture {
 export function prefetch(volume: Volume, plane: Plane, index: number, frame: number, priority: number): void {
   for (const tile of tilesOf(volume, plane, index, frame)) volume.read(tile.chunk, { priority }).catch(() => {});
 }
-

@@ -12,7 +12,11 @@ export interface Scene {
   readonly grid: Grid;
   readonly base: Entry;
   readonly overlay: Entry | undefined;
-  readonly masks: readonly { readonly entry: Entry; readonly mask: Mask; readonly colours: (label: number) => string }[];
+  readonly masks: readonly {
+    readonly entry: Entry;
+    readonly mask: Mask;
+    readonly colours: (label: number) => string;
+  }[];
   readonly at: Vec3;
   readonly frame: number;
   readonly limits: Range;
@@ -31,7 +35,7 @@ export interface PlaneEvents {
   hovered(at: Vec3 | undefined): void;
   /** The window is dragged, by a part of its width, in both directions. */
   windowed(right: number, up: number): void;
-  failed(message: string): void;
+  failed(error: unknown): void;
   /** Something has arrived. */
   arrived(): void;
   maximized(plane: PlaneName): void;
@@ -67,11 +71,23 @@ export class PlaneView {
     const title = name[0]!.toUpperCase() + name.slice(1);
     const enlarge = h(
       "button",
-      { class: "enlarge", type: "button", title: "this plane alone, or all three (M)", "aria-label": `${title}: this plane alone, or all three`, onclick: () => events.maximized(name) },
+      {
+        class: "enlarge",
+        type: "button",
+        title: "this plane alone, or all three (M)",
+        "aria-label": `${title}: this plane alone, or all three`,
+        onclick: () => events.maximized(name),
+      },
       "⤢",
     );
     const head = h("div", { class: "plane-head" }, h("h2", {}, title), this.#status, enlarge);
-    this.element = h("section", { class: `plane plane-${name}`, "aria-label": title }, this.canvas, head, ...Object.values(this.#marks));
+    this.element = h(
+      "section",
+      { class: `plane plane-${name}`, "aria-label": title },
+      this.canvas,
+      head,
+      ...Object.values(this.#marks),
+    );
     new ResizeObserver(this.draw).observe(this.canvas);
     this.#listen();
   }
@@ -207,7 +223,13 @@ export class PlaneView {
     // grey values may be smoothed as on a workstation; colours stand for numbers, none is made up between two voxels
     context.imageSmoothingEnabled = colours === "gray" && this.#zoom < 4;
     context.imageSmoothingQuality = "high";
-    context.drawImage(painted.paint(picture, colours, limits, overlay), x0, y0, picture.width * sx, picture.height * sy);
+    context.drawImage(
+      painted.paint(picture, colours, limits, overlay),
+      x0,
+      y0,
+      picture.width * sx,
+      picture.height * sy,
+    );
   }
 
   /** What is not there yet is a faint ground, what is damaged is hatched. */
@@ -290,7 +312,9 @@ export class PlaneView {
     const { sx, sy, x0, y0 } = this.#frame(scene);
     const bounds = this.canvas.getBoundingClientRect();
     const [column, row] = [(event.clientX - bounds.left - x0) / sx, (event.clientY - bounds.top - y0) / sy];
-    const at = voxelOfPixel(scene.grid, this.plane, scene.at[this.plane.normal], column, row).map(Math.round) as unknown as Vec3;
+    const at = voxelOfPixel(scene.grid, this.plane, scene.at[this.plane.normal], column, row).map(
+      Math.round,
+    ) as unknown as Vec3;
     const out = at.some((index, axis) => index < 0 || index >= scene.grid.shape[axis]!);
     if (out && inside) return undefined;
     return at.map((index, axis) => Math.min(Math.max(index, 0), scene.grid.shape[axis]! - 1)) as unknown as Vec3;

@@ -6,9 +6,12 @@ export class ReadError extends Error {
   override name = "ReadError";
   /** Whether to try again may help: nothing is known of the store itself. */
   readonly transient: boolean;
-  constructor(message: string, transient = false) {
+  /** The chunk that it is about, where it is about one: what is wrong with several of an array is told in one line. */
+  readonly chunk: { readonly array: string; readonly key: string } | undefined;
+  constructor(message: string, transient = false, chunk?: { array: string; key: string }) {
     super(message);
     this.transient = transient;
+    this.chunk = chunk;
   }
 }
 
@@ -34,6 +37,8 @@ interface Job {
 }
 
 const AT_ONCE = 6;
+/** What is less urgent by so much waits until nothing else is under way: it would share the line. */
+const LATER = 3;
 const PAUSES_MS = [300, 1200];
 const RANGE_IGNORED =
   "This server ignores byte ranges and sends whole files, so no voxels are read. " +
@@ -58,6 +63,7 @@ export class HttpStore {
   #waiting = new Map<string, Wanted[]>();
   #queue: Job[] = [];
   #running = 0;
+  #urgencies: number[] = [];
   #timer = false;
 
   constructor(url: string) {
@@ -141,6 +147,7 @@ export class HttpStore {
 
   #next(): void {
     while (this.#running < AT_ONCE && this.#queue.length) {
+      if (this.#urgencies.some((urgency) => this.#queue[0]!.priority >= urgency + LATER)) break;
       const { key, request, priority } = this.#queue.shift()!;
       const members = request.members.filter((one) => {
         if (one.options.signal?.aborted) one.reject(aborted());
@@ -151,8 +158,10 @@ export class HttpStore {
       const [now, ...rest] = merged(members);
       for (const request of rest) this.#queue.unshift({ key, request, priority });
       this.#running += 1;
+      this.#urgencies.push(priority);
       this.#run(key, now!).finally(() => {
         this.#running -= 1;
+        this.#urgencies.splice(this.#urgencies.indexOf(priority), 1);
         this.onTraffic();
         this.#next();
       });
@@ -188,7 +197,8 @@ export class HttpStore {
       const { done, value } = await reader.read();
       if (done) break;
       this.bytes += value.length;
-      if (received + value.length > request.length) throw new ReadError(`${shown(key)}: the server sends more than it was asked for`);
+      if (received + value.length > request.length)
+        throw new ReadError(`${shown(key)}: the server sends more than it was asked for`);
       whole.set(value, received);
       received += value.length;
       while (members.length && members[0]!.offset + members[0]!.length <= request.offset + received) {
@@ -198,7 +208,8 @@ export class HttpStore {
         else one.resolve(whole.subarray(one.offset - request.offset, one.offset - request.offset + one.length));
       }
     }
-    if (members.length) throw new ReadError(`${shown(key)}: the answer ends ${request.length - received} bytes too early`, true);
+    if (members.length)
+      throw new ReadError(`${shown(key)}: the answer ends ${request.length - received} bytes too early`, true);
   }
 
   async #suffix(key: string, length: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -222,7 +233,11 @@ export class HttpStore {
       this.requests += 1;
       let problem: string;
       try {
-        const response = await fetch(url, { headers, signal: signal ?? null, cache: headers.Range ? "default" : "no-cache" });
+        const response = await fetch(url, {
+          headers,
+          signal: signal ?? null,
+          cache: headers.Range ? "default" : "no-cache",
+        });
         if (response.status < 500 && response.status !== 429) return response;
         await response.body?.cancel();
         problem = `the server answers ${response.status}`;

@@ -11,6 +11,7 @@ import { COLOURS, displayOf, isComputed, limitsOf, type Mask, maskOf, type Range
 import { measuredVolumes } from "./measuring.ts";
 import { labelColours, PlaneView, type Scene } from "./plane-view.ts";
 import { PLANE_NAMES, type PlaneName } from "./planes.ts";
+import { Problems } from "./problems.ts";
 import { type HttpStore, isAbort } from "./store.ts";
 import type { Entry, Space, Subject } from "./subject.ts";
 import { fields, shownNumber } from "./values.ts";
@@ -19,6 +20,8 @@ import { addressOf, nearest, usualLimits, usualThreshold, type View, viewOf } fr
 /** What is read first: what is looked at. */
 const FIRST = 0;
 const BESIDE = 4;
+/** A curve that was clicked, and one that an address asks for. */
+const CLICKED = 2;
 const CURVE = 6;
 const MEASURED = 8;
 /** A larger mask is not read whole for its volume. */
@@ -43,7 +46,7 @@ export class SubjectPage {
   readonly #readout = h("p", { class: "readout" });
   readonly #problems = h("div", { class: "problems", role: "alert" });
   readonly #stage = h("div", { class: "stage" });
-  readonly #errors = new Set<string>();
+  readonly #errors = new Problems();
   readonly #notes: string[] = [];
   readonly #masks = new Map<string, Mask>();
   readonly #limits = new Map<string, Range>();
@@ -83,14 +86,15 @@ export class SubjectPage {
           this.#refreshed();
         },
         windowed: (right, up) => this.#windowed(right, up),
-        failed: (message) => this.#failed(message),
+        failed: (error) => this.#failed(error),
         arrived: this.#refreshed,
         maximized: (one) => this.#maximize(one),
       });
     this.#planes = { axial: plane("axial"), coronal: plane("coronal"), sagittal: plane("sagittal") };
     this.#controls = new Controls({
       base: (id) => this.#change({ base: this.#view.space.entries.get(id)!, window: undefined }, true),
-      overlay: (id) => this.#change({ overlay: id ? this.#view.space.entries.get(id) : undefined, threshold: undefined }, true),
+      overlay: (id) =>
+        this.#change({ overlay: id ? this.#view.space.entries.get(id) : undefined, threshold: undefined }, true),
       window: (window) => this.#change({ window }),
       threshold: (threshold) => this.#change({ threshold }),
       opacity: (opacity) => this.#change({ opacity }),
@@ -101,7 +105,7 @@ export class SubjectPage {
     this.#curves = new CurvePanel({
       region: (region) => {
         this.#region = region;
-        this.#draw(this.#curve?.at ?? this.#view.at);
+        this.#draw(this.#curve?.at ?? this.#view.at, CLICKED);
       },
       keep: () => this.#keep(),
       drop: (curve) => {
@@ -119,7 +123,12 @@ export class SubjectPage {
   #built(): HTMLElement {
     const planes = PLANE_NAMES.map((name) => this.#planes[name].element);
     show(this.#stage, ...planes);
-    const side = h("div", { class: "side" }, h("fieldset", {}, h("legend", {}, "Space"), this.#spaces), this.#controls.element);
+    const side = h(
+      "div",
+      { class: "side" },
+      h("fieldset", {}, h("legend", {}, "Space"), this.#spaces),
+      this.#controls.element,
+    );
     const middle = h("div", { class: "middle" }, this.#problems, this.#stage, this.#readout, this.#curves.element);
     return h("main", { class: "subject", tabindex: -1 }, this.#clinical.element, middle, side);
   }
@@ -162,7 +171,13 @@ export class SubjectPage {
   // --- what is shown ---
 
   #hash(): string {
-    return written(addressOf(this.subject, this.#view, this.#kept.map((curve) => curve.position)));
+    return written(
+      addressOf(
+        this.subject,
+        this.#view,
+        this.#kept.map((curve) => curve.position),
+      ),
+    );
   }
 
   #change(patch: Partial<View>, step = false): void {
@@ -228,7 +243,13 @@ export class SubjectPage {
       const mask = this.#masks.get(entry.volume.path) ?? maskOf(entry.volume);
       this.#masks.set(entry.volume.path, mask);
       const on = this.#view.masks.has(entry.id);
-      return { entry, mask, colour: COLOURS[(rank + 2) % COLOURS.length]!, on, volumes: this.#volumes.get(entry.volume.path) };
+      return {
+        entry,
+        mask,
+        colour: COLOURS[(rank + 2) % COLOURS.length]!,
+        on,
+        volumes: this.#volumes.get(entry.volume.path),
+      };
     });
   }
 
@@ -275,13 +296,13 @@ export class SubjectPage {
     return entry.volume.valueAt(at, frame);
   }
 
-  #failed(message: string): void {
-    this.#errors.add(message);
+  #failed(error: unknown): void {
+    this.#errors.add(error);
     this.#refreshed();
   }
 
   #showProblems(): void {
-    const all = [...this.#errors];
+    const all = this.#errors.texts;
     const told = all.slice(0, 3).map((message) => h("li", {}, message));
     const lines = [...this.#notes.map((note) => h("li", { class: "note" }, note)), ...told];
     if (all.length > 3) lines.push(h("li", {}, `and ${all.length - 3} more`));
@@ -289,7 +310,11 @@ export class SubjectPage {
     if (this.#problems.dataset.told === key) return;
     this.#problems.dataset.told = key;
     this.#problems.hidden = !lines.length;
-    show(this.#problems, all.length > 0 && h("strong", {}, "Damaged or unreadable; hatched in the pictures"), h("ul", {}, ...lines));
+    show(
+      this.#problems,
+      all.length > 0 && h("strong", {}, "Damaged or unreadable; hatched in the pictures"),
+      h("ul", {}, ...lines),
+    );
   }
 
   // --- what is done ---
@@ -301,7 +326,11 @@ export class SubjectPage {
       .map((space) => {
         const title = space.name === "ncct" ? "registered to the NCCT" : `as acquired: space-${space.name}`;
         const pressed = String(space === this.#view.space);
-        return h("button", { type: "button", class: "choice", title, "aria-pressed": pressed, onclick: () => this.#enter(space) }, words(space));
+        return h(
+          "button",
+          { type: "button", class: "choice", title, "aria-pressed": pressed, onclick: () => this.#enter(space) },
+          words(space),
+        );
       });
     show(this.#spaces, ...buttons);
   }
@@ -355,7 +384,7 @@ export class SubjectPage {
         this.#showCurves();
         this.#refreshed();
       },
-      (error) => this.#failed(error.message),
+      (error) => this.#failed(error),
     );
   }
 
@@ -381,7 +410,7 @@ export class SubjectPage {
           this.#refreshed();
         },
         (error) => {
-          if (!isAbort(error)) this.#failed(error.message);
+          if (!isAbort(error)) this.#failed(error);
         },
       );
     }
@@ -395,23 +424,24 @@ export class SubjectPage {
 
   #maximize(name: PlaneName): void {
     this.#alone = this.#alone === name ? undefined : name;
-    this.#stage.dataset.alone = this.#alone ?? "";
+    this.#stage.classList.toggle("alone", this.#alone !== undefined);
+    for (const one of PLANE_NAMES) this.#planes[one].element.classList.toggle("only", one === this.#alone);
     this.#show();
     this.#planes[name].canvas.focus({ preventScroll: true });
   }
 
   #choose(at: Vec3): void {
     this.#change({ at });
-    this.#draw(at);
+    this.#draw(at, CLICKED);
   }
 
-  #draw(at: Vec3): void {
+  #draw(at: Vec3, priority = CURVE): void {
     const { series, grid } = this.#view.space;
     if (!series) return;
     this.#reading?.abort();
     const controller = new AbortController();
     this.#reading = controller;
-    this.#read(series, at, controller.signal).then(
+    this.#read(series, at, controller.signal, priority).then(
       (curve) => {
         if (controller.signal.aborted || grid !== this.#view.space.grid) return;
         this.#curve = curve;
@@ -419,17 +449,17 @@ export class SubjectPage {
         this.#refreshed();
       },
       (error) => {
-        if (!isAbort(error)) this.#failed(error.message);
+        if (!isAbort(error)) this.#failed(error);
       },
     );
   }
 
-  #read({ volume }: Entry, at: Vec3, signal: AbortSignal): Promise<Curve> {
+  #read({ volume }: Entry, at: Vec3, signal: AbortSignal, priority: number): Promise<Curve> {
     return readCurve(volume, this.#view.space.grid, at, this.#region, {
-      priority: CURVE,
+      priority,
       signal,
       progress: (part) => this.#curves.tell(part < 1 ? `Reading the curve, ${Math.round(part * 100)} %` : ""),
-      failed: (message) => this.#failed(message),
+      failed: (error) => this.#failed(error),
     });
   }
 
@@ -437,10 +467,10 @@ export class SubjectPage {
     const { series } = this.#view.space;
     if (!series) return;
     try {
-      this.#kept.push(await this.#read(series, at, this.#life.signal));
+      this.#kept.push(await this.#read(series, at, this.#life.signal, CURVE));
       this.#showCurves();
     } catch (error) {
-      if (!isAbort(error)) this.#failed((error as Error).message);
+      if (!isAbort(error)) this.#failed(error);
     }
   }
 
@@ -473,7 +503,8 @@ export class SubjectPage {
   #next(): void {
     const { series } = this.#view.space;
     if (!series || this.#playing === undefined) return;
-    if (this.#planes[this.#alone ?? "axial"].complete) this.#change({ frame: (this.#view.frame + 1) % series.volume.frames });
+    if (this.#planes[this.#alone ?? "axial"].complete)
+      this.#change({ frame: (this.#view.frame + 1) % series.volume.frames });
     this.#playing = setTimeout(() => this.#next(), PLAY_MS);
   }
 
@@ -511,7 +542,8 @@ export class SubjectPage {
   #toggleOverlay(): void {
     const { overlay, space } = this.#view;
     if (overlay) this.#last = overlay;
-    const other = this.#last && space.entries.has(this.#last.id) ? space.entries.get(this.#last.id) : space.entries.get("tmax");
+    const other =
+      this.#last && space.entries.has(this.#last.id) ? space.entries.get(this.#last.id) : space.entries.get("tmax");
     this.#change({ overlay: overlay ? undefined : other });
   }
 
@@ -532,44 +564,50 @@ export class SubjectPage {
   // --- what it tells ---
 
   get errors(): string[] {
-    return [...this.#errors];
+    return this.#errors.texts;
   }
 
   get loading(): boolean {
     return !PLANE_NAMES.every((name) => this.#planes[name].complete);
   }
 
-  /** Plain values of what is shown: a contract. */
-  get state(): Record<string, unknown> {
-    const { space, base, overlay, at, frame } = this.#view;
-    const cursor = this.#hovered;
-    const [low, high] = this.#baseLimits();
+  /** What the images hold in a voxel; null where it has not been read. */
+  #heldAt(at: Vec3): Record<string, unknown> {
+    const { space, base, overlay } = this.#view;
+    const masks = this.#shownMasks().filter(({ on }) => on);
     return {
-      subject: this.subject.name,
-      space: space.name,
-      base: base.id,
-      overlay: overlay?.id ?? null,
       position: worldOf(space.grid, at),
       voxel: [...at],
       value: this.#value(base, at) ?? null,
       overlayValue: overlay ? (this.#value(overlay, at) ?? null) : null,
-      masks: Object.fromEntries(this.#shownMasks().filter(({ on }) => on).map(({ entry }) => [entry.id, entry.volume.valueAt(at, 0) ?? null])),
-      cursor: cursor
-        ? { position: worldOf(space.grid, cursor), voxel: [...cursor], value: this.#value(base, cursor) ?? null, overlayValue: overlay ? (this.#value(overlay, cursor) ?? null) : null }
-        : null,
+      masks: Object.fromEntries(masks.map(({ entry }) => [entry.id, entry.volume.valueAt(at, 0) ?? null])),
+    };
+  }
+
+  /** Plain values of what is shown: a contract. */
+  get state(): Record<string, unknown> {
+    const { space, base, overlay, at, frame, opacity } = this.#view;
+    const [low, high] = this.#baseLimits();
+    const curve = this.#curve;
+    return {
+      ...this.#heldAt(at),
+      subject: this.subject.name,
+      space: space.name,
+      base: base.id,
+      overlay: overlay?.id ?? null,
+      cursor: this.#hovered ? this.#heldAt(this.#hovered) : null,
       frame,
       seconds: this.#seconds[frame] ?? null,
+      times: [...this.#seconds],
       window: [(low + high) / 2, high - low],
       threshold: overlay ? this.#threshold() : null,
-      curve: this.#curve ? [...this.#curve.voxel] : null,
-      curveMean: this.#curve ? [...this.#curve.mean] : null,
-      curvePosition: this.#curve ? [...this.#curve.position] : null,
-      curves: this.#kept.map((curve) => ({ position: [...curve.position], curve: [...curve.voxel] })),
-      times: [...this.#seconds],
+      opacity,
+      curve: curve ? [...curve.voxel] : null,
+      curveMean: curve ? [...curve.mean] : null,
+      curvePosition: curve ? [...curve.position] : null,
+      curves: this.#kept.map((kept) => ({ position: [...kept.position], curve: [...kept.voxel] })),
       volumes: Object.fromEntries([...this.#volumes].map(([path, volumes]) => [path, Object.fromEntries(volumes)])),
-      loading: this.loading,
       playing: this.#playing !== undefined,
     };
   }
 }
-

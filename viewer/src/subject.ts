@@ -1,8 +1,8 @@
 /** One subject of the store: its grids, their arrays, and what others have computed on the same grids. */
 
 import { type Grid, gridOf, sameGrid } from "./geometry.ts";
-import { type HttpStore, ReadError } from "./store.ts";
 import { IMAGE_NAMES, isMask, labelOf } from "./images.ts";
+import { type HttpStore, ReadError } from "./store.ts";
 import { type Fields, fields, list, text } from "./values.ts";
 import { readCoordinate, Volume } from "./volume.ts";
 
@@ -60,8 +60,13 @@ export interface Subject {
 }
 
 /** Read a subject: one document, and one for each pipeline. */
-export async function openSubject(store: HttpStore, name: string, pipelines: readonly string[]): Promise<Subject> {
-  const document = fields(await store.json(`${name}/zarr.json`));
+export async function openSubject(
+  store: HttpStore,
+  name: string,
+  listed: Promise<readonly string[]>,
+): Promise<Subject> {
+  const [found, pipelines] = await Promise.all([store.json(`${name}/zarr.json`), listed]);
+  const document = fields(found);
   if (document.node_type !== "group") throw new ReadError(`${name} is not in this store`);
   const attributes = fields(document.attributes);
   const problems: string[] = [];
@@ -71,7 +76,8 @@ export async function openSubject(store: HttpStore, name: string, pipelines: rea
   for (const [rank, answer] of others.entries()) {
     const pipeline = pipelines[rank]!;
     if (answer.status === "rejected") problems.push(String(answer.reason.message));
-    else addArrays(store, `derivatives/${pipeline}/${name}`, membersOf(fields(answer.value)), spaces, problems, pipeline);
+    else
+      addArrays(store, `derivatives/${pipeline}/${name}`, membersOf(fields(answer.value)), spaces, problems, pipeline);
   }
   const clinical = Object.entries(attributes).filter(([key]) => key !== "isles24_zarr");
   return { name, clinical, spaces: sorted(spaces), problems };
@@ -119,7 +125,9 @@ function addArrays(
       const label = pipeline ? `${labelOf(name)} (${pipeline})` : labelOf(name);
       space.entries.set(id, { id, label, volume });
     } catch (error) {
-      problems.push(`${base}/${key} cannot be shown: ${text(fields(error).message) || String((error as Error).message)}`);
+      problems.push(
+        `${base}/${key} cannot be shown: ${text(fields(error).message) || String((error as Error).message)}`,
+      );
     }
   }
 }

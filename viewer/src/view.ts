@@ -24,15 +24,21 @@ const FIRST_MASKS = ["lesion_mask", "lvo_mask"];
 
 /** The view that an address asks for, as far as the subject has it; what it has not is told. */
 export function viewOf(subject: Subject, address: SubjectAddress, told: string[] = []): View | undefined {
-  const space = chosen("space", address.space, subject.spaces, told) ?? [...subject.spaces.values()].find((one) => one.images.length);
+  const space =
+    chosen("space", address.space, subject.spaces, told) ??
+    [...subject.spaces.values()].find((one) => one.images.length);
   if (!space) return undefined;
   const named = new Map(space.images.map((one) => [one.id, one]));
   const base =
-    chosen("image", address.base, named, told) ?? space.images.find(({ volume }) => !isMap(volume.name)) ?? space.images[0];
+    chosen("image", address.base, named, told) ??
+    space.images.find(({ volume }) => !isMap(volume.name)) ??
+    space.images[0];
   if (!base) return undefined;
   const usual = isMap(base.volume.name) ? undefined : space.entries.get("tmax");
   const none = address.overlay === "none" || address.overlay === "";
-  const overlay = none ? undefined : (chosen("overlay", address.overlay, named, told) ?? (address.overlay ? undefined : usual));
+  const overlay = none
+    ? undefined
+    : (chosen("overlay", address.overlay, named, told) ?? (address.overlay ? undefined : usual));
   const masks = address.masks ?? FIRST_MASKS;
   return {
     space,
@@ -47,7 +53,12 @@ export function viewOf(subject: Subject, address: SubjectAddress, told: string[]
   };
 }
 
-function chosen<Value>(what: string, name: string | undefined, from: ReadonlyMap<string, Value>, told: string[]): Value | undefined {
+function chosen<Value>(
+  what: string,
+  name: string | undefined,
+  from: ReadonlyMap<string, Value>,
+  told: string[],
+): Value | undefined {
   if (name === undefined || name === "") return undefined;
   const found = from.get(name);
   if (!found) told.push(`There is no ${what} “${name}” here.`);
@@ -61,7 +72,8 @@ function middle(grid: Grid): Vec3 {
 export function nearest(grid: Grid, position: Vec3, told: string[] = []): Vec3 {
   const place = placeOf(grid, position);
   const at = clamped(grid, place);
-  if (place.some((value, axis) => Math.abs(value - at[axis]!) > 1)) told.push("The position is outside of this grid: its nearest voxel is shown.");
+  if (place.some((value, axis) => Math.abs(value - at[axis]!) > 1))
+    told.push("The position is outside of this grid: its nearest voxel is shown.");
   return at;
 }
 

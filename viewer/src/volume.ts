@@ -30,7 +30,7 @@ export class Volume implements Layout {
   readonly slope: number;
   readonly intercept: number;
   /** What cannot be read, by chunk: it is not asked for again. */
-  readonly damage = new Map<string, string>();
+  readonly damage = new Map<string, ReadError>();
   readonly #array: zarr.Array<zarr.DataType, HttpStore>;
   readonly #pending = new Map<string, Pending>();
 
@@ -74,7 +74,7 @@ export class Volume implements Layout {
     const held = this.peek(chunk);
     if (held) return held;
     const damage = this.damage.get(key);
-    if (damage) throw new ReadError(damage);
+    if (damage) throw damage;
     let pending = this.#pending.get(key);
     if (!pending || pending.controller.signal.aborted) {
       const controller = new AbortController();
@@ -116,7 +116,7 @@ export class Volume implements Layout {
     } catch (error) {
       if (isAbort(error)) throw error;
       const told = this.#told(error, key);
-      if (!told.transient) this.damage.set(key, told.message);
+      if (!told.transient) this.damage.set(key, told);
       throw told;
     } finally {
       if (this.#pending.get(key)?.controller === controller) this.#pending.delete(key);
@@ -124,11 +124,11 @@ export class Volume implements Layout {
   }
 
   #told(error: unknown, key: string): ReadError {
-    const cause = error instanceof Error && error.cause instanceof ReadError ? error.cause : error;
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
     const message = cause instanceof Error ? cause.message : String(cause);
     if (cause instanceof ReadError && !message.startsWith("is ")) return cause; // it names its file already
-    const what = cause instanceof ReadError ? message : `is damaged: it cannot be decoded (${message})`;
-    return new ReadError(`${this.path}, chunk ${key} ${what}`);
+    const what = cause instanceof ReadError ? message : `cannot be decoded (${message})`;
+    return new ReadError(what, false, { array: this.path, key });
   }
 }
 
