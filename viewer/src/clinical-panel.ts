@@ -63,7 +63,7 @@ export function shownValue(name: string, value: unknown): string {
 }
 
 export class ClinicalPanel {
-  readonly element = h("aside", { class: "clinical", "aria-label": "Clinical values" });
+  readonly element = h("aside", { class: "clinical", "aria-label": "Clinical values", tabindex: 0 });
   readonly #subject: Subject;
 
   constructor(subject: Subject) {

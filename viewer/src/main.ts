@@ -34,7 +34,7 @@ class Page {
   readonly #store: HttpStore;
   readonly #main = h("div", { class: "content" });
   readonly #traffic = h("p", { class: "traffic", "aria-label": "what was read from the store" });
-  readonly #where = h("p", { class: "where" });
+  readonly #where = h("h1", { class: "where" });
   readonly #steps = h("nav", { class: "steps", "aria-label": "Subjects" });
   readonly #help = helpSheet();
   readonly #volumes = new Map<string, number>();
@@ -61,20 +61,10 @@ class Page {
       "Keys",
     );
     const bar = h("header", { class: "bar" }, home, this.#steps, this.#where, this.#traffic, help);
-    document.body.append(
-      h("a", { class: "skip", href: "#main", onclick: (event: Event) => this.#skip(event) }, "Skip to the content"),
-      bar,
-      this.#main,
-      this.#help,
-    );
+    document.body.append(bar, this.#main, this.#help);
     window.addEventListener("popstate", () => void this.#go());
     window.addEventListener("hashchange", () => void this.#go());
     window.addEventListener("keydown", (event) => this.#key(event));
-  }
-
-  #skip(event: Event): void {
-    event.preventDefault();
-    this.#main.querySelector<HTMLElement>("main")?.focus();
   }
 
   // --- documents, each read once ---
@@ -238,13 +228,14 @@ class Page {
   #fail(message: string): void {
     this.#errors = [message];
     show(this.#steps);
+    say(this.#where, "");
     const again = h("button", { type: "button", onclick: () => location.reload() }, "Try again");
     show(
       this.#main,
       h(
         "main",
         { class: "failed", tabindex: -1 },
-        h("h1", {}, "This cannot be shown"),
+        h("h2", {}, "This cannot be shown"),
         h("p", { role: "alert" }, message),
         again,
       ),
