@@ -16,6 +16,8 @@ export interface SubjectAddress {
   /** Centre and width. */
   readonly window?: readonly [number, number] | undefined;
   readonly threshold?: number | undefined;
+  /** Whether the overlay is shown below its threshold, and not above. */
+  readonly below?: boolean | undefined;
   readonly opacity?: number | undefined;
   /** Positions of curves that were kept. */
   readonly curves?: readonly Vec3[] | undefined;
@@ -57,7 +59,8 @@ export function parsed(hash: string): Address {
       frame: optional(asked.get("frame")),
       masks: asked.get("masks")?.split(",").filter(Boolean),
       window: window.length === 2 && window.every(Number.isFinite) ? [window[0]!, window[1]!] : undefined,
-      threshold: optional(asked.get("threshold")),
+      threshold: optional(asked.get("below") ?? asked.get("threshold")),
+      below: asked.has("below"),
       opacity: optional(asked.get("opacity")),
       curves: asked
         .get("curves")
@@ -99,7 +102,7 @@ export function written(address: Address): string {
       ["frame", address.frame?.toString()],
       ["masks", address.masks?.join(",")],
       ["window", address.window?.map((value) => Number(value.toFixed(2))).join(",")],
-      ["threshold", address.threshold?.toString()],
+      [address.below ? "below" : "threshold", address.threshold?.toString()],
       ["opacity", address.opacity?.toString()],
       ["curves", address.curves?.length ? address.curves.map(millimetres).join(";") : undefined],
     ])}`;

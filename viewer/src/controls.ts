@@ -12,6 +12,7 @@ export interface ControlEvents {
   overlay(id: string | undefined): void;
   window(window: readonly [number, number] | undefined): void;
   threshold(value: number): void;
+  below(on: boolean): void;
   opacity(value: number): void;
   mask(id: string, on: boolean): void;
   frame(frame: number): void;
@@ -37,6 +38,7 @@ export class Controls {
   #low = h("input", { type: "number", step: "any" });
   #high = h("input", { type: "number", step: "any" });
   #threshold = h("input", { type: "range", "aria-label": "threshold of the overlay" });
+  #ends = [h("span"), h("span")] as const;
   #thresholdText = h("output", {});
   #opacity = h("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": "opacity of the overlay" });
   #opacityText = h("output", {});
@@ -64,6 +66,7 @@ export class Controls {
       view.space.name,
       view.base.id,
       view.overlay?.id,
+      view.below,
       ...masks.map((one) => [one.entry.id, one.on, one.volumes?.size]),
     ].join();
     if (built !== this.#built) this.#build(view, masks);
@@ -83,15 +86,18 @@ export class Controls {
     const units = unitsOf(view.overlay!.volume);
     Object.assign(this.#threshold, { min: String(low), max: String(high), step: String((high - low) / 120) });
     this.#threshold.value = String(threshold);
-    say(this.#thresholdText, `> ${shownNumber(Number(threshold.toFixed(2)))} ${units}`);
-    this.#threshold.setAttribute("aria-valuetext", `above ${shownNumber(Number(threshold.toFixed(2)))} ${units}`);
+    const words = `${shownNumber(Number(threshold.toFixed(2)))} ${units}`;
+    say(this.#thresholdText, words);
+    this.#threshold.setAttribute("aria-valuetext", `${view.below ? "below" : "above"} ${words}`);
+    for (const end of [0, 1] as const) say(this.#ends[end], shownNumber([low, high][end]!));
     this.#opacity.value = String(view.opacity);
     say(this.#opacityText, `${Math.round(view.opacity * 100)} %`);
     const context = this.#bar.getContext("2d")!;
     const image = context.createImageData(256, 1);
     const table = coloursOf(displayOf(view.overlay!.volume.name).colours);
     for (let at = 0; at < 256; at += 1) {
-      const dim = low + ((high - low) * at) / 255 <= threshold ? 0.25 : 1;
+      const value = low + ((high - low) * at) / 255;
+      const dim = (view.below ? value < threshold : value > threshold) ? 1 : 0.25;
       image.data.set([table[3 * at]! * dim, table[3 * at + 1]! * dim, table[3 * at + 2]! * dim, 255], 4 * at);
     }
     context.putImageData(image, 0, 0);
@@ -190,18 +196,14 @@ export class Controls {
       );
     const group = h("fieldset", {}, h("legend", {}, "Overlay"), h("div", { class: "choices" }, none, ...overlays));
     if (view.overlay) {
-      const limits = displayOf(view.overlay.volume.name).limits;
+      const side = (below: boolean, words: string) =>
+        this.#choice("side", words, words, `show what is ${words} the threshold`, view.below === below, () =>
+          this.#events.below(below),
+        );
       group.append(
         h("div", { class: "threshold" }, this.#bar, this.#threshold),
-        limits
-          ? h(
-              "div",
-              { class: "ends" },
-              h("span", {}, limits[0]!),
-              this.#thresholdText,
-              h("span", {}, `${limits[1]} ${unitsOf(view.overlay.volume)}`),
-            )
-          : this.#thresholdText,
+        h("div", { class: "ends" }, this.#ends[0], h("span", {}, unitsOf(view.overlay.volume)), this.#ends[1]),
+        h("div", { class: "sides" }, side(false, "above"), side(true, "below"), this.#thresholdText),
         h("div", { class: "slider" }, h("span", {}, "opacity"), this.#opacity, this.#opacityText),
       );
     }

@@ -3,13 +3,19 @@
 import { coloursOf, isComputed, type Mask, type Range } from "./images.ts";
 import type { Picture, TileState } from "./picture.ts";
 
+/** The part of an overlay that is shown: above a threshold, or below it. */
+export interface Cut {
+  readonly threshold: number;
+  readonly below: boolean;
+}
+
 /** What a picture looks like: drawn again only where something changed. */
 export class Painted {
   readonly canvas = document.createElement("canvas");
   #told = "";
 
-  /** Paint a picture; `threshold` and below, and what was not computed, is transparent in an overlay. */
-  paint(picture: Picture, colours: string, limits: Range, overlay?: { threshold: number }): HTMLCanvasElement {
+  /** Paint a picture; of an overlay, what is cut off and what was not computed is transparent. */
+  paint(picture: Picture, colours: string, limits: Range, overlay?: Cut): HTMLCanvasElement {
     const told = [
       picture.volume.path,
       picture.plane.name,
@@ -19,6 +25,7 @@ export class Painted {
       colours,
       limits,
       overlay?.threshold,
+      overlay?.below,
     ].join();
     if (told === this.#told) return this.canvas;
     this.#told = told;
@@ -27,7 +34,10 @@ export class Painted {
     const context = this.canvas.getContext("2d")!;
     const image = context.createImageData(picture.width, picture.height);
     colourize(image.data, picture.values, coloursOf(colours), limits, (value) =>
-      overlay ? value > overlay.threshold && isComputed(picture.volume.name, value) : !Number.isNaN(value),
+      overlay
+        ? (overlay.below ? value < overlay.threshold : value > overlay.threshold) &&
+          isComputed(picture.volume.name, value)
+        : !Number.isNaN(value),
     );
     context.putImageData(image, 0, 0);
     return this.canvas;

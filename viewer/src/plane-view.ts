@@ -3,7 +3,7 @@
 import { h, once, say } from "./dom.ts";
 import { type Grid, lettersOf, type Vec3 } from "./geometry.ts";
 import { COLOURS, displayOf, type Mask, type Range } from "./images.ts";
-import { hatching, outlines, Painted, tilesIn } from "./painting.ts";
+import { type Cut, hatching, outlines, Painted, tilesIn } from "./painting.ts";
 import { Picture, prefetch, TileState } from "./picture.ts";
 import { PLANES, type Plane, type PlaneName, pixelOfVoxel, voxelOfPixel } from "./planes.ts";
 import type { Entry } from "./subject.ts";
@@ -22,6 +22,7 @@ export interface Scene {
   readonly limits: Range;
   readonly overlayLimits: Range;
   readonly threshold: number;
+  readonly below: boolean;
   readonly opacity: number;
   readonly playing: boolean;
 }
@@ -200,7 +201,7 @@ export class PlaneView {
     if (scene.overlay) {
       context.globalAlpha = scene.opacity;
       const colours = displayOf(scene.overlay.volume.name).colours;
-      this.#layer(context, frame, "overlay", colours, scene.overlayLimits, { threshold: scene.threshold });
+      this.#layer(context, frame, "overlay", colours, scene.overlayLimits, scene);
       context.globalAlpha = 1;
     }
     for (const [layer, picture] of this.#pictures) this.#gaps(context, frame, layer, picture);
@@ -214,7 +215,7 @@ export class PlaneView {
     layer: string,
     colours: string,
     limits: Range,
-    overlay?: { threshold: number },
+    overlay?: Cut,
   ): void {
     const picture = this.#pictures.get(layer);
     if (!picture) return;
@@ -432,9 +433,12 @@ export class PlaneView {
   }
 }
 
-/** The colour of a label: of a mask with one label its own, of several one after the other. */
+const GOLDEN_DEGREES = 137.508;
+
+/** The colour of a label: of a mask with one label its own; of many, hues that lie far apart. */
 export function labelColours(mask: Mask, own: string): (label: number) => string {
   if (mask.labels.length <= 1) return () => own;
   const order = new Map(mask.labels.map(([label], rank) => [label, rank]));
-  return (label) => COLOURS[(order.get(label) ?? label) % COLOURS.length]!;
+  if (mask.labels.length <= COLOURS.length) return (label) => COLOURS[(order.get(label) ?? label) % COLOURS.length]!;
+  return (label) => `hsl(${((order.get(label) ?? label) * GOLDEN_DEGREES) % 360} 85% 66%)`;
 }

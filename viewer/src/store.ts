@@ -136,9 +136,10 @@ export class HttpStore {
   #flush(): void {
     this.#timer = false;
     for (const [key, wanted] of this.#waiting) {
-      const byPriority = Map.groupBy(wanted, (one) => one.options.priority ?? 0);
-      for (const [priority, spans] of byPriority)
+      for (const priority of new Set(wanted.map(({ options }) => options.priority ?? 0))) {
+        const spans = wanted.filter(({ options }) => (options.priority ?? 0) === priority);
         for (const request of merged(spans)) this.#queue.push({ key, request, priority });
+      }
     }
     this.#waiting.clear();
     this.#queue.sort((a, b) => a.priority - b.priority);

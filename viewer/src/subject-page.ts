@@ -94,9 +94,13 @@ export class SubjectPage {
     this.#controls = new Controls({
       base: (id) => this.#change({ base: this.#view.space.entries.get(id)!, window: undefined }, true),
       overlay: (id) =>
-        this.#change({ overlay: id ? this.#view.space.entries.get(id) : undefined, threshold: undefined }, true),
+        this.#change(
+          { overlay: id ? this.#view.space.entries.get(id) : undefined, threshold: undefined, below: false },
+          true,
+        ),
       window: (window) => this.#change({ window }),
       threshold: (threshold) => this.#change({ threshold }),
+      below: (below) => this.#change({ below, threshold: this.#threshold() }),
       opacity: (opacity) => this.#change({ opacity }),
       mask: (id, on) => this.#mask(id, on),
       frame: (frame) => this.#change({ frame }),
@@ -197,7 +201,7 @@ export class SubjectPage {
   }
 
   #scene(): Scene {
-    const { space, base, overlay, at, frame, opacity } = this.#view;
+    const { space, base, overlay, at, frame, opacity, below } = this.#view;
     const overlayLimits = overlay ? this.#limitsOf(overlay) : ([0, 1] as const);
     return {
       grid: space.grid,
@@ -211,6 +215,7 @@ export class SubjectPage {
       limits: this.#baseLimits(),
       overlayLimits,
       threshold: this.#threshold(),
+      below,
       opacity,
       playing: this.#playing !== undefined,
     };
@@ -586,7 +591,7 @@ export class SubjectPage {
 
   /** Plain values of what is shown: a contract. */
   get state(): Record<string, unknown> {
-    const { space, base, overlay, at, frame, opacity } = this.#view;
+    const { space, base, overlay, at, frame, opacity, below } = this.#view;
     const [low, high] = this.#baseLimits();
     const curve = this.#curve;
     return {
@@ -601,6 +606,7 @@ export class SubjectPage {
       times: [...this.#seconds],
       window: [(low + high) / 2, high - low],
       threshold: overlay ? this.#threshold() : null,
+      below,
       opacity,
       curve: curve ? [...curve.voxel] : null,
       curveMean: curve ? [...curve.mean] : null,

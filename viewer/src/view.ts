@@ -16,6 +16,7 @@ export interface View {
   readonly window: readonly [number, number] | undefined;
   /** Of the overlay; undefined for the usual one. */
   readonly threshold: number | undefined;
+  readonly below: boolean;
   readonly opacity: number;
 }
 
@@ -49,6 +50,7 @@ export function viewOf(subject: Subject, address: SubjectAddress, told: string[]
     frame: Math.min(Math.max(Math.round(address.frame ?? 0), 0), (space.series?.volume.frames ?? 1) - 1),
     window: address.window,
     threshold: address.threshold,
+    below: address.below ?? false,
     opacity: address.opacity === undefined ? OPACITY : Math.min(Math.max(address.opacity, 0), 1),
   };
 }
@@ -89,6 +91,7 @@ export function addressOf(subject: Subject, view: View, curves: readonly Vec3[])
     masks: [...view.masks],
     window: view.window,
     threshold: view.threshold,
+    below: view.below,
     opacity: view.opacity === OPACITY ? undefined : view.opacity,
     curves,
   };
