@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SECONDS = 30
+SECONDS = 120
 ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
 
 
@@ -58,7 +60,8 @@ class Viewer:
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.requests: list[Any] = []
         self.faults: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request))
+        # Playwright marks its listeners, and cannot mark those of built-in types
+        self.page.on("request", lambda request: self.requests.append(request))  # noqa: PLW0108
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("dialog", lambda dialog: self.faults.append(f"dialog {dialog.message}"))
 
@@ -96,12 +99,8 @@ class Viewer:
 
     def pixels(self, plane: str) -> np.ndarray[Any, Any]:
         """The canvas of a plane as it was drawn, (height, width, 3)."""
-        import matplotlib.image
-
         self.page.wait_for_timeout(60)  # drawn with the next picture of the screen
         url = self.page.evaluate(f"document.querySelector('canvas[data-plane={plane}]').toDataURL()")
-        import base64
-
         image = matplotlib.image.imread(io.BytesIO(base64.b64decode(url.split(",")[1])), format="png")
         return np.round(image[..., :3] * image[..., 3:] * 255).astype(int)
 

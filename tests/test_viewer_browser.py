@@ -69,7 +69,7 @@ def raw_voxels(file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 
 def file_value(file: Path, position: list[float], frame: int = 0) -> tuple[float, np.ndarray[Any, Any]]:
-    """What nibabel finds at a position in RAS mm: the physical value, and how far off the nearest voxel is, in voxels."""
+    """What nibabel finds at a position in RAS mm: the physical value, and how far off its voxel is, in voxels."""
     affine, raw = raw_voxels(file)
     place = nib.affines.apply_affine(np.linalg.inv(affine), position)
     voxel = tuple(int(i) for i in np.rint(place))
@@ -95,8 +95,15 @@ def test_values_under_the_cursor_are_those_of_the_file(
     wanted = [name for name in (base, overlay) if name != "none"]
     if any(f"{subject}/space-{space}/{name}" not in files for name in wanted):
         pytest.skip("this subject has no such image here")
-    state = viewer.open(f"{url}#/{subject}?space={space}&base={base}&overlay={overlay}&frame=1&masks=lesion_mask,cow_mask")
-    assert (state["subject"], state["space"], state["base"], state["overlay"] or "none") == (subject, space, base, overlay)
+    state = viewer.open(
+        f"{url}#/{subject}?space={space}&base={base}&overlay={overlay}&frame=1&masks=lesion_mask,cow_mask"
+    )
+    assert (state["subject"], state["space"], state["base"], state["overlay"] or "none") == (
+        subject,
+        space,
+        base,
+        overlay,
+    )
     assert state["errors"] == []
     rng = np.random.default_rng(7)
     for plane in PLANES:
@@ -192,7 +199,7 @@ def test_an_address_with_a_position_shows_that_voxel_and_its_curve(
 
 
 def placed(viewer: Viewer, plane: str) -> np.ndarray[Any, Any]:
-    """Voxels by parts of a canvas, [voxel across, voxel down] = m @ [right, down, 1]: fitted to what the cursor says."""
+    """Voxels by parts of a canvas, [across, down] = m @ [right, down, 1]: fitted to what the cursor says."""
     across, down = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[plane]
     rows = []
     for right in np.linspace(0.2, 0.8, 25):
@@ -234,7 +241,10 @@ def test_the_outline_is_where_the_mask_is(viewer: Viewer, url: str, store: Path,
 
     assert (near(inside=True) & near(inside=False)).mean() > 0.98, "each pixel of the line is on an edge of the mask"
     edge = plain & ~(
-        np.pad(plain, 1)[:-2, 1:-1] & np.pad(plain, 1)[2:, 1:-1] & np.pad(plain, 1)[1:-1, :-2] & np.pad(plain, 1)[1:-1, 2:]
+        np.pad(plain, 1)[:-2, 1:-1]
+        & np.pad(plain, 1)[2:, 1:-1]
+        & np.pad(plain, 1)[1:-1, :-2]
+        & np.pad(plain, 1)[1:-1, 2:]
     )
     drawn = np.zeros_like(padded)
     for dv in (-0.6, 0, 0.6):
@@ -369,7 +379,10 @@ def test_a_server_that_ignores_ranges_is_told(viewer: Viewer, store: Path, tmp_p
 def test_an_exported_page_reads_a_store_of_another_site(viewer: Viewer, store: Path, tmp_path: Path) -> None:
     page = tmp_path / "page"
     done = subprocess.run(
-        [sys.executable, "-m", "isles24_zarr", "view", "--export", str(page)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "isles24_zarr", "view", "--export", str(page)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert str(page / "index.html") in done.stdout
     port = free_port()
@@ -406,7 +419,7 @@ def test_slices_that_are_scrolled_past_are_not_read(viewer: Viewer, url: str) ->
     held: list[Any] = []
     failed: list[str] = []
     viewer.page.on("requestfailed", lambda request: failed.append(request.url))
-    viewer.page.route("**/ctp/c/**", lambda route: held.append(route))
+    viewer.page.route("**/ctp/c/**", lambda route: held.append(route))  # noqa: PLW0108 - as above
     for _ in range(frames - 2):
         viewer.key(".")
         viewer.page.wait_for_timeout(50)

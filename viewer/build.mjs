@@ -63,6 +63,11 @@ function licences() {
     const file = readdirSync(folder).find((one) => /^licen[cs]e/i.test(one));
     return `${name} ${version} (${license})\n\n${readFileSync(join(folder, file), "utf8").trim()}\n`;
   });
+  // the decoder is C, compiled by numcodecs, which does not ship these
+  for (const file of readdirSync(join(here, "licences")).sort()) {
+    const text = readFileSync(join(here, "licences", file), "utf8").trim();
+    parts.push(`${file.replace(".txt", "")}, in numcodecs\n\n${text}\n`);
+  }
   return `The page contains parts of these packages, under their licences.\n\n${parts.join(`\n${"-".repeat(78)}\n\n`)}`;
 }
 
