@@ -558,3 +558,106 @@ def test_1490_subjects_are_rows_as_they_are_seen(viewer: Viewer, copy: Path) -> 
         viewer.page.locator("tbody a").first.focus()
         viewer.key("End")
         assert viewer.page.evaluate("document.activeElement.textContent") == "sub-stroke1490"
+
+
+def with_results(store: Path, pipeline: str) -> Path:
+    """Give a subject a result on the grid of its NCCT, 2 s more than Tmax, as another pipeline would have left it."""
+    there = store / S / "space-ncct"
+    mine = store / "derivatives" / pipeline / S / "space-ncct"
+    shutil.copytree(there / "tmax", mine / "tmax")
+    for name in "xyz":
+        shutil.copytree(there / name, mine / name)
+    shutil.copy(there / "zarr.json", mine / "zarr.json")
+    subject = json.loads((store / S / "zarr.json").read_text())
+    metadata = subject["consolidated_metadata"]["metadata"]
+    tmax = {**metadata["space-ncct/tmax"]}
+    tmax["attributes"] = {"units": "s", "long_name": "Tmax of ours", "add_offset": 2.0}
+    held = {"space-ncct": metadata["space-ncct"], "space-ncct/tmax": tmax}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": held}
+    (mine.parent / "zarr.json").write_text(json.dumps({**document, "consolidated_metadata": consolidated}))
+    listed = {**document, "attributes": {"pipelines": [pipeline, "../..", "none-of-this"]}}
+    (store / "derivatives" / "zarr.json").write_text(json.dumps(listed))
+    return mine
+
+
+def test_results_of_others_are_offered(viewer: Viewer, copy: Path) -> None:
+    with_results(copy, "ours-1")
+    with viewing(copy) as url:
+        state = viewer.open(f"{url}#/{S}?overlay=ours-1:tmax&base=tmax&masks=")
+        assert state["errors"] == []
+        assert state["overlay"] == "ours-1:tmax"
+        assert state["overlayValue"] == pytest.approx(state["value"] + 2)
+        assert viewer.page.get_by_role("button", name="Tmax (ours-1)").count() == 2
+        # another subject has none
+        state = viewer.open(f"{url}#/sub-stroke0002")
+        assert state["errors"] == []
+
+
+def test_volumes_are_those_of_the_masks(viewer: Viewer, url: str, store: Path) -> None:
+    viewer.open(f"{url}#/{S}?masks=lesion_mask,cow_mask")
+    state = viewer.until(lambda state: len(state["volumes"]) == 2)
+    for path, volumes in state["volumes"].items():
+        mask = zarr.open_array(store / path, mode="r")[...]
+        millilitres = (
+            abs(np.linalg.det(np.array(zarr.open_group((store / path).parent, mode="r").attrs["affine"]))) / 1000
+        )
+        labels, counts = np.unique(mask[mask > 0], return_counts=True)
+        assert volumes == {
+            str(label): pytest.approx(count * millilitres) for label, count in zip(labels, counts, strict=True)
+        }
+    viewer.open(f"{url}#/")
+    viewer.page.get_by_role("button", name="Measure infarcts").click()
+    viewer.until(lambda _: viewer.page.get_by_role("button", name="Infarct volume mL").count() == 1)
+
+
+def test_the_series_is_played_frame_by_frame(viewer: Viewer, url: str) -> None:
+    viewer.open(f"{url}#/{S}?overlay=none&masks=")
+    viewer.key("Space")
+    seen = set()
+    for frame in (1, 2, 3):
+        state = viewer.until(lambda state, frame=frame: state["frame"] >= frame)
+        seen.add(state["base"])
+    assert seen == {"ctp"}
+    assert state["playing"]
+    viewer.key("Space")
+    assert not viewer.state["playing"]
+
+
+def test_windows_by_keys_and_by_dragging(viewer: Viewer, url: str) -> None:
+    """As `.window` of the package has them: centre and width."""
+    from isles24_zarr.vocabulary import CT_WINDOWS
+
+    viewer.open(f"{url}#/{S}?overlay=none&masks=")
+    for key, (centre, width) in enumerate(CT_WINDOWS.values(), start=1):
+        viewer.key(str(key))
+        assert viewer.state["window"] == [centre, width]
+    viewer.key("1")
+    picture = viewer.pixels("axial")
+    box = viewer.box("axial")
+    viewer.page.mouse.move(box["x"] + 100, box["y"] + 100)
+    viewer.page.mouse.down(button="right")
+    viewer.page.mouse.move(box["x"] + 160, box["y"] + 60, steps=4)
+    viewer.page.mouse.up(button="right")
+    centre, width = viewer.state["window"]
+    assert width > 80
+    assert centre > 40
+    assert (viewer.pixels("axial") != picture).any()
+    assert viewer.state["curve"] is None, "dragging is no click"
+
+
+def test_wheel_and_zoom(viewer: Viewer, url: str) -> None:
+    before = viewer.open(f"{url}#/{S}?overlay=none&masks=")["voxel"]
+    viewer.hover("axial", 0.5, 0.5)
+    viewer.page.mouse.wheel(0, -120)
+    viewer.until(lambda state: state["voxel"] == [before[0], before[1], before[2] + 1])
+    left, right = (viewer.hover("axial", at, 0.5) for at in (0.45, 0.55))
+    assert left
+    assert right
+    viewer.page.locator("canvas[data-plane=axial]").focus()
+    viewer.key("+", "+", "+", "+")
+    nearer = [viewer.hover("axial", at, 0.5) for at in (0.45, 0.55)]
+    assert all(nearer)
+    assert nearer[0]["voxel"][0] - nearer[1]["voxel"][0] < left["voxel"][0] - right["voxel"][0]  # type: ignore[index]
+    viewer.key("0")
+    assert viewer.hover("axial", 0.45, 0.5) == left
