@@ -114,8 +114,9 @@ export class CurvePanel {
         lines.push(values.map((value) => (Number.isFinite(value) ? value - base : null)));
         series.push({ stroke, points: { show: false }, ...style });
       };
-      if (curve.region !== "voxel") line(curve.mean, { width: 2 });
-      line(curve.voxel, curve.region === "voxel" ? { width: 2 } : { width: 1, alpha: 0.55 });
+      line(curve.region === "voxel" ? curve.voxel : curve.mean, { width: 2 });
+      // a voxel is noisy: it stands beside the mean of its region where it is the one that is looked at
+      if (curve.region !== "voxel" && !this.#kept.includes(curve)) line(curve.voxel, { width: 1, alpha: 0.5 });
     }
     const axis = {
       stroke: INK,

@@ -24,6 +24,7 @@ const KEYS: readonly (readonly [string, readonly (readonly [string, string])[]])
       ["O", "overlay on, off"],
       ["[ ]", "threshold down, up"],
       ["L", "outlines on, off"],
+      ["X", "crosshair on, off"],
       [", .", "frame back, on"],
       ["Space", "play the series"],
       ["N P", "next, previous subject"],

@@ -25,6 +25,7 @@ export interface Scene {
   readonly below: boolean;
   readonly opacity: number;
   readonly playing: boolean;
+  readonly crosshair: boolean;
 }
 
 export interface PlaneEvents {
@@ -206,7 +207,7 @@ export class PlaneView {
     }
     for (const [layer, picture] of this.#pictures) this.#gaps(context, frame, layer, picture);
     for (const mask of scene.masks) this.#outline(context, frame, mask);
-    this.#crosshair(context, frame, scene);
+    if (scene.crosshair) this.#crosshair(context, frame, scene);
   }
 
   #layer(

@@ -61,6 +61,7 @@ export class SubjectPage {
   #region: Region = "voxel";
   #reading: AbortController | undefined;
   #playing: ReturnType<typeof setTimeout> | undefined;
+  #crosshair = true;
   #outlinesOff: ReadonlySet<string> | undefined;
   readonly #refreshed = once(() => this.#refresh());
 
@@ -218,6 +219,7 @@ export class SubjectPage {
       below,
       opacity,
       playing: this.#playing !== undefined,
+      crosshair: this.#crosshair,
     };
   }
 
@@ -325,11 +327,12 @@ export class SubjectPage {
   // --- what is done ---
 
   #showSpaces(): void {
-    const words = (space: Space) => (space.name === "ncct" ? "NCCT" : space.name.replace("_desc-", ": ").toUpperCase());
+    const words = ({ name }: Space) =>
+      name === "ncct" ? "registered to NCCT" : `${name.replace("_desc-", ": ").toUpperCase()} as acquired`;
     const buttons = [...this.subject.spaces.values()]
       .filter((space) => space.images.length)
       .map((space) => {
-        const title = space.name === "ncct" ? "registered to the NCCT" : `as acquired: space-${space.name}`;
+        const title = `space-${space.name}`;
         const pressed = String(space === this.#view.space);
         return h(
           "button",
@@ -449,7 +452,9 @@ export class SubjectPage {
     this.#read(series, at, controller.signal, priority).then(
       (curve) => {
         if (controller.signal.aborted || grid !== this.#view.space.grid) return;
-        this.#curve = curve;
+        // one that was kept is not drawn twice
+        const same = (kept: Curve) => kept.region === curve.region && kept.at.join() === curve.at.join();
+        this.#curve = this.#kept.find(same) ?? curve;
         this.#showCurves();
         this.#refreshed();
       },
@@ -528,6 +533,10 @@ export class SubjectPage {
       o: () => this.#toggleOverlay(),
       l: () => this.#toggleOutlines(),
       k: () => this.#keep(),
+      x: () => {
+        this.#crosshair = !this.#crosshair;
+        this.#show();
+      },
       "[": () => this.#nudge(-1),
       "]": () => this.#nudge(1),
       ",": () => step(-1),
