@@ -661,3 +661,24 @@ def test_wheel_and_zoom(viewer: Viewer, url: str) -> None:
     assert nearer[0]["voxel"][0] - nearer[1]["voxel"][0] < left["voxel"][0] - right["voxel"][0]  # type: ignore[index]
     viewer.key("0")
     assert viewer.hover("axial", 0.45, 0.5) == left
+
+
+def test_kept_curves_come_back_by_the_address(viewer: Viewer, url: str) -> None:
+    viewer.open(f"{url}#/{S}?overlay=none&masks=")
+    box = viewer.box("axial")
+    for right in (0.45, 0.55):
+        before = viewer.state["curve"]
+        viewer.page.mouse.click(box["x"] + right * box["width"], box["y"] + 0.5 * box["height"])
+        viewer.until(lambda state, before=before: state["curve"] and state["curve"] != before)
+        viewer.key("k")
+    kept = viewer.state["curves"]
+    assert len(kept) == 2
+    viewer.page.wait_for_timeout(300)
+    address = viewer.page.evaluate("location.href")
+    state = viewer.open(address)
+    state = viewer.until(lambda state: len(state["curves"]) == 2)
+    assert [curve["curve"] for curve in state["curves"]] == [curve["curve"] for curve in kept]
+    viewer.page.get_by_label("drop the curve").first.click()
+    assert viewer.state["curves"] == state["curves"][1:]
+    viewer.page.wait_for_timeout(300)
+    assert viewer.page.evaluate("location.href").count(";") == 0

@@ -57,6 +57,7 @@ export function unitOf(units: string): string {
 export function shownValue(name: string, value: unknown): string {
   if (value === null || value === undefined || value === "" || (typeof value === "number" && Number.isNaN(value)))
     return "";
+  if (name === "infarct_volume" && typeof value === "number") return value.toFixed(1);
   if (FLAGS.has(name) && (value === 0 || value === 1)) return value ? "yes" : "no";
   if (typeof value === "number") return String(Number(value.toPrecision(6))).replace("-", "−");
   return typeof value === "string" ? value : JSON.stringify(value);

@@ -1,7 +1,8 @@
 /** The controls of a subject's images: base and window, overlay and threshold, outlines, frames. */
 
 import { h, say, show } from "./dom.ts";
-import { coloursOf, displayOf, type Mask, type Range, unitsOf, WINDOWS } from "./images.ts";
+import { coloursOf, displayOf, type Range, unitsOf, WINDOWS } from "./images.ts";
+import type { ShownMask } from "./masks.ts";
 import { labelColours } from "./plane-view.ts";
 import type { Entry, Space } from "./subject.ts";
 import { shownNumber } from "./values.ts";
@@ -17,15 +18,6 @@ export interface ControlEvents {
   mask(id: string, on: boolean): void;
   frame(frame: number): void;
   play(): void;
-}
-
-export interface ShownMask {
-  readonly entry: Entry;
-  readonly mask: Mask;
-  readonly colour: string;
-  readonly on: boolean;
-  /** mL by label, where it has been measured. */
-  readonly volumes: ReadonlyMap<number, number> | undefined;
 }
 
 let ids = 0;

@@ -2,30 +2,24 @@
 
 import { type SubjectAddress, written } from "./address.ts";
 import { ClinicalPanel } from "./clinical-panel.ts";
-import { Controls, type ShownMask } from "./controls.ts";
-import { CurvePanel } from "./curve-panel.ts";
-import { type Curve, type Region, readCurve } from "./curves.ts";
+import { Controls } from "./controls.ts";
+import { CurveDesk } from "./curve-desk.ts";
 import { h, once, say, show } from "./dom.ts";
-import { tiltOf, type Vec3, worldOf } from "./geometry.ts";
-import { COLOURS, displayOf, isComputed, limitsOf, type Mask, maskOf, type Range, unitsOf, WINDOWS } from "./images.ts";
-import { measuredVolumes } from "./measuring.ts";
+import { type Vec3, worldOf } from "./geometry.ts";
+import { displayOf, limitsOf, type Range, unitsOf, WINDOWS } from "./images.ts";
+import { Masks, type ShownMask } from "./masks.ts";
 import { labelColours, PlaneView, type Scene } from "./plane-view.ts";
 import { PLANE_NAMES, type PlaneName } from "./planes.ts";
+import { ProblemBox } from "./problem-box.ts";
 import { Problems } from "./problems.ts";
-import { type HttpStore, isAbort } from "./store.ts";
+import { readout } from "./readout.ts";
+import type { HttpStore } from "./store.ts";
 import type { Entry, Space, Subject } from "./subject.ts";
-import { fields, shownNumber } from "./values.ts";
-import { addressOf, nearest, usualLimits, usualThreshold, type View, viewOf } from "./view.ts";
+import { addressOf, usualLimits, usualThreshold, type View, viewOf } from "./view.ts";
 
 /** What is read first: what is looked at. */
 const FIRST = 0;
 const BESIDE = 4;
-/** A curve that was clicked, and one that an address asks for. */
-const CLICKED = 2;
-const CURVE = 6;
-const MEASURED = 8;
-/** A larger mask is not read whole for its volume. */
-const MEASURED_BYTES = 4 * 1024 * 1024;
 const PLAY_MS = 120;
 
 export interface Surroundings {
@@ -40,26 +34,24 @@ export class SubjectPage {
   readonly #around: Surroundings;
   readonly #planes: Readonly<Record<PlaneName, PlaneView>>;
   readonly #controls: Controls;
-  readonly #curves: CurvePanel;
+  readonly #curves: CurveDesk;
   readonly #clinical: ClinicalPanel;
   readonly #spaces = h("div", { class: "choices", role: "group", "aria-label": "Space" });
   readonly #readout = h("p", { class: "readout" });
-  readonly #problems = h("div", { class: "problems", role: "alert" });
+  readonly #problems = new ProblemBox();
   readonly #stage = h("div", { class: "stage" });
   readonly #errors = new Problems();
   readonly #notes: string[] = [];
-  readonly #masks = new Map<string, Mask>();
   readonly #limits = new Map<string, Range>();
-  readonly #volumes = new Map<string, ReadonlyMap<number, number>>();
   readonly #life = new AbortController();
+  readonly #masks = new Masks(
+    this.#life.signal,
+    () => this.#refreshed(),
+    (error) => this.#failed(error),
+  );
   #view: View;
   #hovered: Vec3 | undefined;
   #alone: PlaneName | undefined;
-  #seconds: readonly number[] = [];
-  #curve: Curve | undefined;
-  #kept: Curve[] = [];
-  #region: Region = "voxel";
-  #reading: AbortController | undefined;
   #playing: ReturnType<typeof setTimeout> | undefined;
   #crosshair = true;
   #outlinesOff: ReadonlySet<string> | undefined;
@@ -107,18 +99,12 @@ export class SubjectPage {
       frame: (frame) => this.#change({ frame }),
       play: () => this.#play(),
     });
-    this.#curves = new CurvePanel({
-      region: (region) => {
-        this.#region = region;
-        this.#draw(this.#curve?.at ?? this.#view.at, CLICKED);
-      },
-      keep: () => this.#keep(),
-      drop: (curve) => {
-        this.#kept = this.#kept.filter((one) => one !== curve);
-        this.#showCurves();
-      },
-      visit: (curve) => this.#change({ at: curve.at }),
+    this.#curves = new CurveDesk({
+      visit: (at) => this.#change({ at }),
       frame: (frame) => this.#change({ frame }),
+      failed: (error) => this.#failed(error),
+      arrived: this.#refreshed,
+      kept: () => this.#around.address(this.#hash(), false),
     });
     this.#clinical = new ClinicalPanel(subject);
     this.element = this.#built();
@@ -134,19 +120,27 @@ export class SubjectPage {
       h("fieldset", {}, h("legend", {}, "Space"), this.#spaces),
       this.#controls.element,
     );
-    const middle = h("div", { class: "middle" }, this.#problems, this.#stage, this.#readout, this.#curves.element);
+    const middle = h(
+      "div",
+      { class: "middle" },
+      this.#problems.element,
+      this.#stage,
+      this.#readout,
+      this.#curves.panel.element,
+    );
     return h("main", { class: "subject", tabindex: -1 }, this.#clinical.element, middle, side);
   }
 
   #opened(address: SubjectAddress): void {
+    const { space, masks, at } = this.#view;
     this.#showSpaces();
+    this.#curves.enter(space);
     this.#show();
-    this.#around.address(this.#hash(), false);
-    this.#timed();
     // an address with a position is a click that somebody made
-    for (const position of address.curves ?? []) void this.#keepAt(nearest(this.#view.space.grid, position));
-    if (address.at) this.#draw(this.#view.at);
-    this.#measure();
+    if (address.at) this.#curves.draw(at, false);
+    void this.#curves.restore(address.curves ?? []);
+    this.#masks.measure(space, masks);
+    this.#around.address(this.#hash(), false);
   }
 
   /** Show what another address asks of the same subject. */
@@ -159,12 +153,12 @@ export class SubjectPage {
     this.#view = view;
     if (other) this.#changedSpace();
     this.#show();
-    if ((moved || other) && address.at) this.#draw(view.at);
+    if ((moved || other) && address.at) this.#curves.draw(view.at, false);
   }
 
   close(): void {
     this.#life.abort();
-    this.#reading?.abort();
+    this.#curves.close();
     if (this.#playing) clearTimeout(this.#playing);
     for (const name of PLANE_NAMES) this.#planes[name].hide();
   }
@@ -176,13 +170,7 @@ export class SubjectPage {
   // --- what is shown ---
 
   #hash(): string {
-    return written(
-      addressOf(
-        this.subject,
-        this.#view,
-        this.#kept.map((curve) => curve.position),
-      ),
-    );
+    return written(addressOf(this.subject, this.#view, this.#curves.positions));
   }
 
   #change(patch: Partial<View>, step = false): void {
@@ -246,56 +234,31 @@ export class SubjectPage {
   }
 
   #shownMasks(): ShownMask[] {
-    return this.#view.space.masks.map((entry, rank) => {
-      const mask = this.#masks.get(entry.volume.path) ?? maskOf(entry.volume);
-      this.#masks.set(entry.volume.path, mask);
-      const on = this.#view.masks.has(entry.id);
-      return {
-        entry,
-        mask,
-        colour: COLOURS[(rank + 2) % COLOURS.length]!,
-        on,
-        volumes: this.#volumes.get(entry.volume.path),
-      };
-    });
+    return this.#masks.of(this.#view.space, this.#view.masks);
   }
 
   /** Bring up to date what only tells. */
   #refresh(): void {
     if (this.#life.signal.aborted) return;
-    const { overlay, base, space, frame } = this.#view;
+    const { overlay, space, frame } = this.#view;
     const known = this.#limits.size;
     const limits = this.#baseLimits();
     const overlayLimits = overlay ? this.#limitsOf(overlay) : ([0, 1] as const);
     this.#controls.show(this.#view, limits, overlayLimits, this.#threshold(), this.#shownMasks());
     const { series } = space;
     const playing = this.#playing !== undefined;
-    if (series) this.#controls.showFrame(frame, series.volume.frames, this.#seconds[frame], playing);
+    if (series) this.#controls.showFrame(frame, series.volume.frames, this.#curves.seconds[frame], playing);
     this.#curves.mark(frame);
     say(this.#readout, this.#told(this.#hovered ?? this.#view.at));
-    this.#showProblems();
-    if (base.volume && this.#limits.size !== known) this.#show();
+    this.#problems.show(this.#notes, this.#errors);
+    if (this.#limits.size !== known) this.#show();
   }
 
+  /** One line on a voxel: where it is, what the images hold there, in which masks it lies. */
   #told(at: Vec3): string {
     const { space, base, overlay } = this.#view;
-    const position = worldOf(space.grid, at).map((value) => value.toFixed(1).replace("-", "−"));
-    const parts = [`RAS ${position.join(", ")} mm`, `voxel ${at.join(", ")}`];
-    for (const entry of overlay ? [base, overlay] : [base]) {
-      const value = this.#value(entry, at);
-      const known = value === undefined ? "…" : `${shownNumber(value)} ${unitsOf(entry.volume)}`.trim();
-      const none = value !== undefined && !isComputed(entry.volume.name, value);
-      parts.push(`${entry.label} ${none ? "not computed" : known}`);
-    }
-    for (const { entry, mask, on } of this.#shownMasks()) {
-      const value = on ? entry.volume.valueAt(at, 0) : undefined;
-      const label = value === undefined ? 0 : mask.labelOf(value);
-      if (label) parts.push(mask.nameOf(label));
-    }
-    const tilt = tiltOf(space.grid);
-    if (!space.grid.oriented) parts.push("sides are not known");
-    else if (tilt > 1) parts.push(`planes follow the grid, tilted by ${tilt.toFixed(0)}°`);
-    return parts.join("  ·  ");
+    const held = (overlay ? [base, overlay] : [base]).map((entry) => ({ entry, value: this.#value(entry, at) }));
+    return readout(space.grid, at, held, this.#shownMasks());
   }
 
   #value(entry: Entry, at: Vec3): number | undefined {
@@ -306,22 +269,6 @@ export class SubjectPage {
   #failed(error: unknown): void {
     this.#errors.add(error);
     this.#refreshed();
-  }
-
-  #showProblems(): void {
-    const all = this.#errors.texts;
-    const told = all.slice(0, 3).map((message) => h("li", {}, message));
-    const lines = [...this.#notes.map((note) => h("li", { class: "note" }, note)), ...told];
-    if (all.length > 3) lines.push(h("li", {}, `and ${all.length - 3} more`));
-    const key = [...this.#notes, ...all].join("\n");
-    if (this.#problems.dataset.told === key) return;
-    this.#problems.dataset.told = key;
-    this.#problems.hidden = !lines.length;
-    show(
-      this.#problems,
-      all.length > 0 && h("strong", {}, "Damaged or unreadable; hatched in the pictures"),
-      h("ul", {}, ...lines),
-    );
   }
 
   // --- what is done ---
@@ -369,31 +316,12 @@ export class SubjectPage {
   }
 
   #changedSpace(): void {
-    this.#reading?.abort();
-    this.#curve = undefined;
-    this.#kept = [];
+    const { space, masks } = this.#view;
     this.#hovered = undefined;
     this.#stop();
     this.#showSpaces();
-    this.#timed();
-    this.#measure();
-  }
-
-  #timed(): void {
-    this.#seconds = [];
-    const { space } = this.#view;
-    this.#showCurves();
-    this.#curves.tell(space.series ? "Click on a plane: the time curve of that voxel." : "This space has no series.");
-    if (!space.series) return;
-    space.seconds().then(
-      (seconds) => {
-        if (space !== this.#view.space) return;
-        this.#seconds = seconds;
-        this.#showCurves();
-        this.#refreshed();
-      },
-      (error) => this.#failed(error),
-    );
+    this.#curves.enter(space);
+    this.#masks.measure(space, masks);
   }
 
   #mask(id: string, on: boolean): void {
@@ -402,26 +330,7 @@ export class SubjectPage {
     else masks.delete(id);
     this.#outlinesOff = undefined;
     this.#change({ masks });
-    this.#measure();
-  }
-
-  /** Volumes of the masks that are shown; they are small, and read last. */
-  #measure(): void {
-    const { grid } = this.#view.space;
-    for (const { entry, mask, on } of this.#shownMasks()) {
-      const sizes = Object.values(fields(fields(entry.volume.attributes.isles24_zarr).shards));
-      const bytes = sizes.reduce((sum: number, size) => sum + Number(size), 0);
-      if (!on || bytes > MEASURED_BYTES || this.#volumes.has(entry.volume.path)) continue;
-      measuredVolumes(entry.volume, grid, mask, MEASURED, this.#life.signal).then(
-        (volumes) => {
-          this.#volumes.set(entry.volume.path, volumes);
-          this.#refreshed();
-        },
-        (error) => {
-          if (!isAbort(error)) this.#failed(error);
-        },
-      );
-    }
+    this.#masks.measure(this.#view.space, masks);
   }
 
   #windowed(right: number, up: number): void {
@@ -440,65 +349,14 @@ export class SubjectPage {
 
   #choose(at: Vec3): void {
     this.#change({ at });
-    this.#draw(at, CLICKED);
-  }
-
-  #draw(at: Vec3, priority = CURVE): void {
-    const { series, grid } = this.#view.space;
-    if (!series) return;
-    this.#reading?.abort();
-    const controller = new AbortController();
-    this.#reading = controller;
-    this.#read(series, at, controller.signal, priority).then(
-      (curve) => {
-        if (controller.signal.aborted || grid !== this.#view.space.grid) return;
-        // one that was kept is not drawn twice
-        const same = (kept: Curve) => kept.region === curve.region && kept.at.join() === curve.at.join();
-        this.#curve = this.#kept.find(same) ?? curve;
-        this.#showCurves();
-        this.#refreshed();
-      },
-      (error) => {
-        if (!isAbort(error)) this.#failed(error);
-      },
-    );
-  }
-
-  #read({ volume }: Entry, at: Vec3, signal: AbortSignal, priority: number): Promise<Curve> {
-    return readCurve(volume, this.#view.space.grid, at, this.#region, {
-      priority,
-      signal,
-      progress: (part) => this.#curves.tell(part < 1 ? `Reading the curve, ${Math.round(part * 100)} %` : ""),
-      failed: (error) => this.#failed(error),
-    });
-  }
-
-  async #keepAt(at: Vec3): Promise<void> {
-    const { series } = this.#view.space;
-    if (!series) return;
-    try {
-      this.#kept.push(await this.#read(series, at, this.#life.signal, CURVE));
-      this.#showCurves();
-    } catch (error) {
-      if (!isAbort(error)) this.#failed(error);
-    }
-  }
-
-  #keep(): void {
-    if (!this.#curve || this.#kept.includes(this.#curve)) return;
-    this.#kept = [...this.#kept, this.#curve];
-    this.#showCurves();
-    this.#around.address(this.#hash(), false);
-  }
-
-  #showCurves(): void {
-    this.#curves.show(this.#curve, this.#kept, this.#seconds);
+    this.#curves.draw(at, true);
   }
 
   // --- the series, played ---
 
   #play(): void {
-    const { series, base } = this.#view.space.series ? { series: this.#view.space.series, base: this.#view.base } : {};
+    const { space, base } = this.#view;
+    const { series } = space;
     if (!series) return;
     if (this.#playing !== undefined) {
       this.#stop();
@@ -532,7 +390,7 @@ export class SubjectPage {
     const keys: Record<string, () => void> = {
       o: () => this.#toggleOverlay(),
       l: () => this.#toggleOutlines(),
-      k: () => this.#keep(),
+      k: () => this.#curves.keep(),
       x: () => {
         this.#crosshair = !this.#crosshair;
         this.#show();
@@ -602,7 +460,6 @@ export class SubjectPage {
   get state(): Record<string, unknown> {
     const { space, base, overlay, at, frame, opacity, below } = this.#view;
     const [low, high] = this.#baseLimits();
-    const curve = this.#curve;
     return {
       ...this.#heldAt(at),
       subject: this.subject.name,
@@ -611,17 +468,13 @@ export class SubjectPage {
       overlay: overlay?.id ?? null,
       cursor: this.#hovered ? this.#heldAt(this.#hovered) : null,
       frame,
-      seconds: this.#seconds[frame] ?? null,
-      times: [...this.#seconds],
+      seconds: this.#curves.seconds[frame] ?? null,
+      ...this.#curves.state,
       window: [(low + high) / 2, high - low],
       threshold: overlay ? this.#threshold() : null,
       below,
       opacity,
-      curve: curve ? [...curve.voxel] : null,
-      curveMean: curve ? [...curve.mean] : null,
-      curvePosition: curve ? [...curve.position] : null,
-      curves: this.#kept.map((kept) => ({ position: [...kept.position], curve: [...kept.voxel] })),
-      volumes: Object.fromEntries([...this.#volumes].map(([path, volumes]) => [path, Object.fromEntries(volumes)])),
+      volumes: this.#masks.state,
       playing: this.#playing !== undefined,
     };
   }
