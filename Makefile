@@ -67,7 +67,7 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 viewer:
-	@if ! command -v npm >/dev/null; then echo "no npm, the page is not built again"; \
+	@if ! command -v npm >/dev/null || ! npm ping --silent >/dev/null 2>&1; then echo "no npm, the page is not built again"; \
 	else cd viewer && npm ci --silent --no-fund --no-audit && npm run --silent check; fi
 
 bench: $(VENV)/.installed

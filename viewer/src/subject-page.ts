@@ -21,6 +21,8 @@ import { addressOf, usualLimits, usualThreshold, type View, viewOf } from "./vie
 const FIRST = 0;
 const BESIDE = 4;
 const PLAY_MS = 120;
+/** So many turns the other planes are waited for, once the one that is looked at is there. */
+const PATIENCE = 4;
 
 export interface Surroundings {
   readonly store: HttpStore;
@@ -53,6 +55,7 @@ export class SubjectPage {
   #hovered: Vec3 | undefined;
   #alone: PlaneName | undefined;
   #playing: ReturnType<typeof setTimeout> | undefined;
+  #turns = 0;
   #crosshair = true;
   #outlinesOff: ReadonlySet<string> | undefined;
   readonly #refreshed = once(() => this.#refresh());
@@ -371,8 +374,12 @@ export class SubjectPage {
   #next(): void {
     const { series } = this.#view.space;
     if (!series || this.#playing === undefined) return;
-    if (this.#planes[this.#alone ?? "axial"].complete)
+    this.#turns += 1;
+    const seen = this.#planes[this.#alone ?? "axial"].complete;
+    if (seen && (!this.loading || this.#turns >= PATIENCE)) {
+      this.#turns = 0;
       this.#change({ frame: (this.#view.frame + 1) % series.volume.frames });
+    }
     this.#playing = setTimeout(() => this.#next(), PLAY_MS);
   }
 
