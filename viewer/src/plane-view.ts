@@ -26,6 +26,8 @@ export interface Scene {
   readonly opacity: number;
   readonly playing: boolean;
   readonly crosshair: boolean;
+  /** What is shown, and how: a line for each layer. */
+  readonly captions: readonly string[];
 }
 
 export interface PlaneEvents {
@@ -44,6 +46,8 @@ export interface PlaneEvents {
 }
 
 const CLICK_PIXELS = 4;
+/** Lengths of a scale, the longest first that fits. */
+const SCALES_MM = [50, 20, 10, 5, 2];
 const PREFETCHED = 9;
 
 export class PlaneView {
@@ -52,6 +56,8 @@ export class PlaneView {
   readonly plane: Plane;
   readonly #events: PlaneEvents;
   readonly #status: HTMLElement;
+  readonly #captions = h("p", { class: "captions" });
+  readonly #scale = h("p", { class: "scale", "aria-hidden": "true" });
   readonly #marks: Record<"left" | "right" | "top" | "bottom", HTMLElement>;
   readonly #pictures = new Map<string, Picture>();
   readonly #painted = new Map<string, Painted>();
@@ -88,6 +94,8 @@ export class PlaneView {
       { class: `plane plane-${name}`, "aria-label": title },
       this.canvas,
       head,
+      this.#captions,
+      this.#scale,
       ...Object.values(this.#marks),
     );
     new ResizeObserver(this.draw).observe(this.canvas);
@@ -158,6 +166,7 @@ export class PlaneView {
     say(this.#marks.top, down[1]);
     say(this.#marks.bottom, down[0]);
     say(this.#status, `${index + 1} / ${scene.grid.shape[this.plane.normal]}`);
+    say(this.#captions, scene.captions.join("\n"));
     const sides = scene.grid.oriented
       ? `, left of the picture is ${across[1]}, top is ${down[1]}`
       : ", sides are not known";
@@ -197,6 +206,10 @@ export class PlaneView {
     context.clearRect(0, 0, width, height);
     if (!scene) return;
     const frame = this.#frame(scene);
+    const perMillimetre = frame.sx / scene.grid.spacing[this.plane.across];
+    const length = SCALES_MM.find((one) => one * perMillimetre < canvas.clientWidth / 4) ?? 1;
+    this.#scale.style.width = `${length * perMillimetre}px`;
+    say(this.#scale, length < 10 ? `${length} mm` : `${length / 10} cm`);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.#layer(context, frame, "base", displayOf(scene.base.volume.name).colours, scene.limits);
     if (scene.overlay) {

@@ -211,7 +211,24 @@ export class SubjectPage {
       opacity,
       playing: this.#playing !== undefined,
       crosshair: this.#crosshair,
+      captions: this.#captions(),
     };
+  }
+
+  /** What is shown and how, as a workstation has it in the corner. */
+  #captions(): string[] {
+    const { base, overlay, below } = this.#view;
+    const [low, high] = this.#baseLimits();
+    const told = ({ label, volume }: Entry) => (volume.attributes.session === 2 ? `${label} at follow-up` : label);
+    const tenths = (value: number) => String(Number(value.toFixed(1))).replace("-", "−");
+    const window =
+      unitsOf(base.volume) === "HU"
+        ? `W ${tenths(high - low)} L ${tenths((low + high) / 2)}`
+        : `${tenths(low)} to ${tenths(high)} ${unitsOf(base.volume)}`;
+    const lines = [`${told(base)}  ${window}`.trim()];
+    if (overlay)
+      lines.push(`${told(overlay)} ${below ? "<" : ">"} ${tenths(this.#threshold())} ${unitsOf(overlay.volume)}`);
+    return lines;
   }
 
   #baseLimits(): Range {
