@@ -234,11 +234,9 @@ export class HttpStore {
       this.requests += 1;
       let problem: string;
       try {
-        const response = await fetch(url, {
-          headers,
-          signal: signal ?? null,
-          cache: headers.Range ? "default" : "no-cache",
-        });
+        // browsers read ranges of one file one after the other, lest two write into their cache: ours is enough
+        const cache = headers.Range ? "no-store" : "no-cache";
+        const response = await fetch(url, { headers, signal: signal ?? null, cache });
         if (response.status < 500 && response.status !== 429) return response;
         await response.body?.cancel();
         problem = `the server answers ${response.status}`;
