@@ -4,6 +4,7 @@
 #   make test-quick         those of pure functions, in under two minutes
 #   make test-versions      those that versions of Python and of the libraries could change
 #   make fuzz               hostile input for as long as SECONDS says
+#   make viewer             the page of `view`: lint, types and tests of its source, and that it is what is built; needs npm
 #   make docs               the documentation, in site/; warnings are errors
 #   make bench              the benchmarks at toy size, as the tests run them
 #   make check              what CI runs: lint, types, docs, demo, notebooks, tests
@@ -23,7 +24,7 @@ VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluste
 QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,accessors architecture charts grid layout masks nifti options \
 	phenotype release rows shards))
 
-.PHONY: demo test test-quick test-versions fuzz lint types bench notebooks docs check clean
+.PHONY: demo test test-quick test-versions fuzz lint types viewer bench notebooks docs check clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -65,6 +66,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+viewer:
+	@if ! command -v npm >/dev/null || ! npm ping --silent >/dev/null 2>&1; then echo "no npm, the page is not built again"; \
+	else cd viewer && npm ci --silent --no-fund --no-audit && npm run --silent check; fi
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --scale tiny
 
@@ -77,7 +82,7 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types docs demo notebooks test
+check: lint types viewer docs demo notebooks test
 
 clean:
 	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
     from isles24_zarr.release import FetchReport, Release, fetch
     from isles24_zarr.scans import open_scan
+    from isles24_zarr.serving import view
     from isles24_zarr.synthetic import synthesize
     from isles24_zarr.verification import VerifyReport, verify
 
@@ -45,6 +46,7 @@ __all__ = [
     "scan",
     "synthesize",
     "verify",
+    "view",
     "vocabulary",
 ]
 
@@ -56,6 +58,7 @@ _HOMES: Final = {
     "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
     "release": ["FetchReport", "Release", "fetch"],
     "scans": ["open_scan"],
+    "serving": ["view"],
     "synthetic": ["synthesize"],
     "verification": ["VerifyReport", "verify"],
     "analysis": [],

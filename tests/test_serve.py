@@ -192,7 +192,8 @@ def test_a_changed_object_is_not_pieced_together(url: str, store: Path) -> None:
         "/zarr.json%00",
         "/notes.csv",
         f"/{S}/.hidden",
-        "/",
+        "/page/viewer.js",
+        "/../viewer.js",
         f"/{S}",
         f"/{CTP}/c",
         "/" + "a" * 5000 + "/zarr.json",
@@ -288,7 +289,8 @@ def test_a_name_of_an_allowed_site_is_answered(store: Path) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /zarr.json HTTP/1.1\r\nHost: loc"])
 def test_half_a_request_is_not_waited_for(store: Path, sent: bytes) -> None:
-    begin = "exec python -c 'import isles24_zarr.serve as s, isles24_zarr.cli as c; s._REQUEST_SECONDS = 1; c.main()'"
+    code = "import isles24_zarr.serving._server as s, isles24_zarr.cli as c; s._REQUEST_SECONDS = 1; c.main()"
+    begin = f"exec python -c '{code}'"
     with serving(store, begin=begin) as (_, url):
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port), timeout=30) as connection:

@@ -43,6 +43,7 @@ from isles24_zarr.cli._rendering import (
     standard_streams,
     tell_problems,
 )
+from isles24_zarr.cli._serving import serve, view
 from isles24_zarr.errors import Isles24Error, RequestError
 from isles24_zarr.places import options_from_texts
 
@@ -313,29 +314,8 @@ def fetch(
     return True
 
 
-@_command
-def serve(
-    store: Annotated[str, typer.Argument(help="The Zarr store: a folder.")],
-    *,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option("--origin", help="Pages of this web site may read, '*' for all; may be repeated."),
-    ] = None,
-) -> bool:
-    """Serve a store over HTTP, read-only, until Ctrl-C: for browsers and for Zarr on other machines."""
-    from isles24_zarr.serve import serve as run
-
-    def tell(url: str) -> None:
-        out().print(f"{url} serves {store}; Ctrl-C ends it", soft_wrap=True)
-        sys.stdout.flush()
-
-    try:
-        run(store, host=host, port=port, origins=origin, tell=tell)
-    except KeyboardInterrupt:  # the usual end
-        return True
-    return True
+_command(serve)
+_command(view)
 
 
 @_command
