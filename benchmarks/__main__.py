@@ -22,6 +22,7 @@ from benchmarks.converters import other_converters
 from benchmarks.figures import write_figures
 from benchmarks.machine import described, in_fresh_process, small_pages
 from benchmarks.measurement import Results
+from benchmarks.perfusion import perfusion
 from benchmarks.reads import reads
 from benchmarks.reference import Reference
 from benchmarks.report import markdown, read_json, write_json
@@ -32,7 +33,7 @@ from benchmarks.training import METHODS, training
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARTS = ("startup", "reads", "training", "chunks", "conversion", "scaling", "cohort", "stages")
+PARTS = ("startup", "reads", "training", "perfusion", "chunks", "conversion", "scaling", "cohort", "stages")
 DOCS = Path("docs")
 
 
@@ -96,6 +97,8 @@ def run(folder: Path, options: argparse.Namespace) -> Results:
         how = {"repeats": options.repeats, "methods": options.methods}
         with small_pages():
             results.extend(_part(training, reference, places["training"], **how))
+    if "perfusion" in places:
+        results.extend(_part(perfusion, reference, repeats=options.repeats))
     if "chunks" in places:
         results.extend(_part(chunks, reference, places["chunks"], repeats=options.repeats))
     if "conversion" in places:
@@ -132,6 +135,12 @@ def _notes(part: str, options: argparse.Namespace) -> list[str]:
         return [subject, alternated, *_notes_on_reads(options)]
     if part == "training":
         return [subject, alternated, *_notes_on_training()]
+    if part == "perfusion":
+        return [
+            subject,
+            alternated,
+            "All cores, warm caches. Maps in memory are of all voxels, by one voxel for an artery, without any search.",
+        ]
     if part == "chunks":
         return [
             subject,

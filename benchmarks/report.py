@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import chunks, cohort, conversion, reads, regions, scaling, stages, training
+from benchmarks import chunks, cohort, conversion, perfusion, reads, regions, scaling, stages, training
 from benchmarks.bounds import bounds
 from benchmarks.chunked import READERS
 from benchmarks.cohort import check_share
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TITLES = {
     reads.SECTION: "Reads",
     training.SECTION: "Training",
+    perfusion.SECTION: "Perfusion maps",
     chunks.SECTION: "Chunks, levels and blocks",
     conversion.SECTION: "Conversion",
     scaling.SECTION: "Scaling to a cluster",
