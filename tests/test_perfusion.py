@@ -23,6 +23,7 @@ import xarray as xr
 
 import isles24_zarr
 from isles24_zarr import errors, perfusion, synthetic
+from isles24_zarr.analysis import blockwise
 from isles24_zarr.perfusion import bolus_arrival, deconvolution_of, perfusion_inputs, perfusion_maps
 from tests.test_analysis import make_volume
 
@@ -165,7 +166,12 @@ def test_noise_and_smoothing() -> None:
 
 
 @pytest.mark.parametrize("chunks", [{"x": 9, "y": 4}, {"z": 3, "x": 50}, {}])
-def test_smoothing_is_the_same_across_blocks(chunks: dict[str, int]) -> None:
+@pytest.mark.parametrize("block", [64_000_000, 40 * 4 * 12 * 40, 40 * 4 * 12 * 80, 40 * 4 * 70])
+def test_smoothing_is_the_same_across_blocks(
+    chunks: dict[str, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of all frames, of one slice, of two, and of less, which are thinner than the Gaussian."""
+    monkeypatch.setattr(blockwise, "DASK_CHUNK_BYTES", block)
     rng = np.random.default_rng(3)
     values = 30 + rng.standard_normal((40, 6, 12, 40)).astype(np.float32)
     values[:, 2, 5, 11] += arterial(np.arange(40.0))  # a vessel, which must not spread
@@ -299,6 +305,7 @@ def test_maps_of_a_patient(acquired: tuple[xr.DataTree, Path]) -> None:
     low = np.median(maps["cbf"].values[slow]) / np.median(maps["cbf"].values[known & ~slow])
     assert low < 0.8
     assert maps.attrs["arterial_input"] == inputs.arterial_input.values.tolist()
+    assert maps["cbf"].attrs["method"] == "bcsvd"
 
 
 def test_inputs_can_be_given_in_every_way(acquired: tuple[xr.DataTree, Path]) -> None:
@@ -342,6 +349,8 @@ def test_what_is_wrong_with_a_series_is_told() -> None:
         perfusion_inputs(series)
     with pytest.raises(errors.PerfusionError, match="or flat"):
         perfusion_maps(series, np.full(60, 40.0))
+    with pytest.raises(errors.PerfusionError, match="other times"):
+        perfusion_inputs(series, xr.DataArray(artery, dims="time", coords={"time": 1.41 * seconds}))
     with pytest.raises(errors.PerfusionError, match="60 frames"):
         perfusion_inputs(series, xr.DataArray(artery[:50], dims="time"))
     with pytest.raises(errors.GeometryError, match="no time axis"):

@@ -32,6 +32,9 @@ _LATE_FRACTION: Final = 0.5
 _MOST_BLOOD_HU: Final = 100.0
 """Of blood without contrast agent."""
 
+_SAME_TIME: Final = 1e-3
+"""In s, by which frames of one series may differ."""
+
 _SHORTEST_SECONDS: Final = 20.0
 """From the arrival of the bolus on: tissue of a long Tmax enhances for longer."""
 
@@ -195,6 +198,10 @@ def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:
         curve = region_curve(series, given)
     elif np.size(given) != count:
         raise PerfusionError(name_of(series), f"has {count} frames, the curve that was given {np.size(given)}")
+    elif "time" in getattr(given, "coords", ()) and not np.allclose(given["time"], series["time"], atol=_SAME_TIME):
+        raise PerfusionError(
+            name_of(series), "has other times than the curve that was given; interpolate it, as by interp"
+        )
     else:
         values = np.asarray(given, dtype=np.float64)
         curve = xr.DataArray(values, dims="time", coords={"time": series["time"]}, attrs={"units": "HU"})

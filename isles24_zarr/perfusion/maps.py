@@ -81,8 +81,8 @@ def perfusion_maps(
     -------
     xarray.Dataset
         Lazy, float32, (z, y, x), NaN where nothing was computed: ``tmax``, ``mtt`` and ``ttp`` in s, ``cbf`` in mL/100
-        g/min, ``cbv`` in mL/100 g. Attributes tell the method, its numbers and the arterial input. Compute them
-        together, as ``.compute()`` and ``.isles.save()`` do: they are made in one pass.
+        g/min, ``cbv`` in mL/100 g. Attributes, of each map too, tell the method, its numbers and the arterial input.
+        Compute them together, as ``.compute()`` and ``.isles.save()`` do: they are made in one pass.
 
     Raises
     ------
@@ -154,7 +154,8 @@ def perfusion_maps(
     )
     region = None if mask is None else _mask_blocks(series, on_same_grid(series, mask))
     data = series.data if space == 0 else _smoothed(series, region, space, job.deconvolution.area)
-    maps = _map_blocks(job, data, region)
+    # blocks that are thinner than what is looked at around them have been put together
+    maps = _map_blocks(job, data, None if region is None else region.rechunk((1, *data.chunks[1:])))
     frame = series.isel(time=0, drop=True)
     attributes = {
         "method": method,
@@ -166,12 +167,12 @@ def perfusion_maps(
         "bolus_arrival": inputs.bolus_arrival,
         "venous_scale": inputs.venous_scale,
         "arterial_input": inputs.arterial_input.to_numpy().tolist(),
-        "findings": list(inputs.findings),
+        "findings": "; ".join(inputs.findings) or "none",
     }
     subject = {name: series.attrs[name] for name in ("subject", "space") if name in series.attrs}
     return xr.Dataset(
         {
-            name: (frame.dims, maps[index], {"long_name": long_name, "units": units})
+            name: (frame.dims, maps[index], {"long_name": long_name, "units": units} | attributes)
             for index, (name, (long_name, units)) in enumerate(MAPS.items())
         },
         coords=frame.coords,
@@ -230,10 +231,11 @@ def _checked_factor(haematocrit: tuple[float, float], density: float) -> float:
 
 def _deviations(smoothing: float | tuple[float, float] | None) -> tuple[float, float]:
     """Return the standard deviations in mm and in s of full widths at half maximum."""
-    widths = (0.0, 0.0) if smoothing is None else smoothing if isinstance(smoothing, tuple) else (smoothing, 0.0)
-    if len(widths) != 2 or not all(0 <= width < math.inf for width in widths):
+    widths = [] if smoothing is None else np.atleast_1d(np.asarray(smoothing, dtype=np.float64)).tolist()
+    if len(widths) > 2 or not all(0 <= width < math.inf for width in widths):
         raise UnknownNameError(smoothing, "is no width in mm, nor a pair of that and one in s")
-    return widths[0] / _FWHM, widths[1] / _FWHM
+    space, duration = [*widths, 0.0, 0.0][:2]
+    return space / _FWHM, duration / _FWHM
 
 
 def _mask_blocks(series: xr.DataArray, mask: xr.DataArray) -> Any:
