@@ -436,6 +436,10 @@ def test_the_brain_of_a_phantom(acquired: tuple[xr.DataTree, Path]) -> None:
     loaded = isles24_zarr.analysis.brain_mask(scan["ncct"].load())
     assert loaded.chunks is None
     np.testing.assert_array_equal(loaded.values, inside)
+    padded = scan["ncct"].where(scan["ncct"].z > scan["ncct"].z[9], -1024)  # as a slab is
+    found = isles24_zarr.analysis.brain_mask(padded).values
+    assert not found[:10].any()
+    assert np.count_nonzero(found[11:] != inside[11:]) < 0.01 * np.count_nonzero(inside)
     with pytest.raises(errors.GeometryError, match="nothing like a brain"):
         isles24_zarr.analysis.brain_mask(scan["ncct"] * 0 - 1000)
 
