@@ -20,104 +20,15 @@ if TYPE_CHECKING:
 
 
 class SeriesAccessor(GeometryAccessor):
-    """Maps of a series, as ``scan["ctp"]``."""
+    """From a series, as ``scan["ctp"]``, to maps."""
 
-    def perfusion_maps(
-        self,
-        arterial_input: xr.DataArray | ArrayLike | PerfusionInputs | None = None,
-        venous_output: xr.DataArray | ArrayLike | None = None,
-        *,
-        method: DeconvolutionMethod = "bcsvd",
-        truncation: float = 0.1,
-        haematocrit: tuple[float, float] = HAEMATOCRIT,
-        density: float = TISSUE_DENSITY,
-        mask: xr.DataArray | ArrayLike | None = None,
-        smoothing: float | tuple[float, float] | None = None,
-    ) -> xr.Dataset:
-        """Compute Tmax, CBF, CBV, MTT and time to peak of this series, lazily.
+    def _series(self) -> xr.DataArray:
+        series: xr.DataArray = self._scan
+        return series
 
-        Parameters
-        ----------
-        arterial_input, venous_output
-            Curves over time in HU, masks, or positions in RAS mm; by default they are found at once, see
-            `perfusion.perfusion_inputs`, whose result is taken too.
-        method
-            ``"bcsvd"`` or ``"osvd"``.
-        truncation
-            Of ``"bcsvd"``: singular values below this part of the largest are left out.
-        haematocrit
-            Of large and of small vessels.
-        density
-            Of tissue, in g/mL.
-        mask
-            (z, y, x): where maps are computed; by default wherever the series holds a curve.
-        smoothing
-            Full width at half maximum in mm; or that and one in s.
-
-        Returns
-        -------
-        xarray.Dataset
-            ``tmax``, ``mtt``, ``ttp`` in s, ``cbf`` in mL/100 g/min, ``cbv`` in mL/100 g, float32 (z, y, x). See
-            `perfusion.perfusion_maps`.
-
-        Raises
-        ------
-        PerfusionError
-            There is no arterial input to be found, or no bolus in it.
-        GeometryError, UnknownNameError
-            This is no series, the mask is not on its grid, or an argument is out of its range.
-
-        Examples
-        --------
-        >>> maps = scan["ctp"].isles.perfusion_maps(mask=scan.isles.brain_mask())
-        >>> maps["tmax"].dims, maps["tmax"].attrs["units"]
-        (('z', 'y', 'x'), 's')
-        """
-        from isles24_zarr.perfusion import perfusion_maps
-
-        return perfusion_maps(
-            self._scan,
-            arterial_input,
-            venous_output,
-            method=method,
-            truncation=truncation,
-            haematocrit=haematocrit,
-            density=density,
-            mask=mask,
-            smoothing=smoothing,
-        )
-
-
-class ScanPerfusionAccessor(GeometryAccessor):
-    """Brain and maps of a scan."""
-
-    def brain_mask(self) -> xr.DataArray:
-        """Find the brain: in the NCCT, or in the CTP before the bolus where the scan has no NCCT.
-
-        Returns
-        -------
-        xarray.DataArray
-            (z, y, x), booleans, lazy if the scan is. See `analysis.brain_mask`.
-
-        Raises
-        ------
-        UnknownNameError
-            The scan has neither.
-        GeometryError
-            There is nothing like a brain.
-
-        Examples
-        --------
-        >>> brain = scan.isles.brain_mask()
-        >>> brain.dtype, bool(brain.any())
-        (dtype('bool'), True)
-        """
-        from isles24_zarr.analysis import brain_mask
-        from isles24_zarr.perfusion import baseline_image
-
-        if "ncct" in self._scan:
-            return brain_mask(self._scan["ncct"])
-        return brain_mask(baseline_image(self._series()))
+    def _within(self) -> xr.DataArray | None:
+        """Return where maps are computed by default; None for everywhere."""
+        return None
 
     def perfusion_inputs(
         self,
@@ -163,7 +74,7 @@ class ScanPerfusionAccessor(GeometryAccessor):
         mask: xr.DataArray | ArrayLike | None = None,
         smoothing: float | tuple[float, float] | None = None,
     ) -> xr.Dataset:
-        """Compute Tmax, CBF, CBV, MTT and time to peak of the CTP within the brain, lazily.
+        """Compute Tmax, CBF, CBV, MTT and time to peak of the CTP, lazily.
 
         Parameters
         ----------
@@ -179,7 +90,8 @@ class ScanPerfusionAccessor(GeometryAccessor):
         density
             Of tissue, in g/mL.
         mask
-            (z, y, x): where maps are computed; by default `brain_mask`.
+            (z, y, x): where maps are computed. By default, of a scan its `brain_mask`; of a series all that holds a
+            curve.
         smoothing
             Full width at half maximum in mm; or that and one in s.
 
@@ -212,15 +124,50 @@ class ScanPerfusionAccessor(GeometryAccessor):
             truncation=truncation,
             haematocrit=haematocrit,
             density=density,
-            mask=self.brain_mask() if mask is None else mask,
+            mask=self._within() if mask is None else mask,
             smoothing=smoothing,
         )
+
+
+class ScanPerfusionAccessor(SeriesAccessor):
+    """Brain and maps of a scan."""
+
+    def brain_mask(self) -> xr.DataArray:
+        """Find the brain: in the NCCT, or in the CTP before the bolus where the scan has no NCCT.
+
+        Returns
+        -------
+        xarray.DataArray
+            (z, y, x), booleans, lazy if the scan is. See `analysis.brain_mask`.
+
+        Raises
+        ------
+        UnknownNameError
+            The scan has neither.
+        GeometryError
+            There is nothing like a brain.
+
+        Examples
+        --------
+        >>> brain = scan.isles.brain_mask()
+        >>> brain.dtype, bool(brain.any())
+        (dtype('bool'), True)
+        """
+        from isles24_zarr.analysis import brain_mask
+        from isles24_zarr.perfusion import baseline_image
+
+        if "ncct" in self._scan:
+            return brain_mask(self._scan["ncct"])
+        return brain_mask(baseline_image(self._series()))
 
     def _series(self) -> xr.DataArray:
         if "ctp" not in self._scan:
             raise UnknownNameError("'ctp'", f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
         series: xr.DataArray = self._scan["ctp"]
         return series
+
+    def _within(self) -> xr.DataArray | None:
+        return self.brain_mask()
 
 
 class CohortPerfusionAccessor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
 _BLOOD_HU: Final = (0.0, 100.0)
 """Without contrast agent: what is outside of it is air, fat, bone or metal."""
+
+_FIRST_ARTERIES: Final = 3
+_FIRST_PART: Final = 0.005
+"""Voxels that tell when arteries peak: there may be few of them among many of veins."""
+
+_LEFT_AT_THE_END: Final = 0.5
+"""Part of its peak from which on a curve that ends there has not fallen again."""
+
+_BEGUN: Final = 50.0
+"""HU by which the first frames lie above the very first where the bolus has begun in them."""
 
 _ARTERIAL_SPREAD: Final = 2.0
 """How much later than the first arteries others may peak, in s: less than blood takes to reach veins."""
@@ -66,11 +77,12 @@ def arterial_input_candidates(
     Notes
     -----
     A heuristic in the spirit of [1]_ and [2]_, without their clustering. Voxels with a baseline of blood (0 to 100 HU),
-    finite values throughout and a peak of at least `lowest_peak` are vessels. Of these, the high are those with at
-    least half of the 99th percentile of peaks; of these, the early those that peak no later than 2 s after the 5th
-    percentile of times to peak, when veins are still to fill. They are ranked by peak over width: high and narrow
-    first. It makes no difference how the series is cut into blocks. Partial volume lowers peaks, and a candidate may
-    lie in an artery beyond an occlusion: look at the curves, with `analysis.region_curve`, before one is used for
+    finite values throughout and a peak of at least `lowest_peak` are vessels, but for what jumps for a single frame or
+    does not fall again below half of its peak, as bone does where the head moves. Of these, the high are those with at
+    least half of the 99th percentile of peaks; of these, the early those that peak no later than 2 s after the third
+    voxel (of very many, the 200th part), when veins are still to fill. They are ranked by peak over width: high and
+    narrow first. It makes no difference how the series is cut into blocks. Partial volume lowers peaks, and a candidate
+    may lie in an artery beyond an occlusion: look at the curves, with `analysis.region_curve`, before one is used for
     deconvolution.
 
     Memory holds a block of 64 MB, as stored, for each thread, and the curves of all voxels of vessels.
@@ -89,14 +101,16 @@ def arterial_input_candidates(
 
 
 def enhancing_vessels(
-    series: xr.DataArray, *, baseline_frames: int, lowest_peak: float
+    series: xr.DataArray, *, baseline_frames: int | None, lowest_peak: float
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """Return all voxels whose curves are those of vessels.
 
     Parameters
     ----------
-    series, baseline_frames, lowest_peak
+    series, lowest_peak
         As for `arterial_input_candidates`.
+    baseline_frames
+        As there; None for those before the bolus comes into the first vessels.
 
     Returns
     -------
@@ -107,25 +121,30 @@ def enhancing_vessels(
     """
     import pandas as pd
 
-    check_baseline(series, baseline_frames)
+    frames = min(BASELINE_FRAMES, series.sizes.get("time", 1)) if baseline_frames is None else baseline_frames
+    check_baseline(series, frames)
     volume_axes(series.isel(time=0))
     grid = scan_grid(series)
-    rule = _Rule(
-        baseline_frames=baseline_frames, lowest_peak=lowest_peak, times=tuple(series["time"].to_numpy().tolist())
-    )
+    rule = _Rule(baseline_frames=frames, lowest_peak=lowest_peak)
     parts = block_results(functools.partial(_vessels_of_block, rule), whole_curves(series), starts=True)
-    vessels = pd.DataFrame({name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]})
-    vessels = vessels.sort_values(["k", "j", "i"])
-    curves = np.concatenate([part[1] for part in parts])[vessels.index]
-    vessels = vessels.reset_index(drop=True)
-    positions = world_from_voxel(grid.affine, vessels[["i", "j", "k"]].to_numpy())
-    return vessels.join(pd.DataFrame(positions, columns=["x", "y", "z"])), curves
+    places = np.concatenate([part[0] for part in parts])
+    curves = np.concatenate([part[1] for part in parts])
+    order = np.lexsort(places.T)  # by z, then y, then x
+    places, curves = places[order], curves[order]
+    times = series["time"].to_numpy().astype(np.float64)
+    if baseline_frames is None and len(curves):
+        frames = _first_arrival(curves, frames)
+    table = pd.DataFrame(_described(curves.astype(np.float64), times, frames))
+    table = table.join(pd.DataFrame(places, columns=["i", "j", "k"]))
+    table = table.join(pd.DataFrame(world_from_voxel(grid.affine, places), columns=["x", "y", "z"]))
+    kept = ((table["peak"] >= lowest_peak) & table["baseline"].between(*_BLOOD_HU)).to_numpy()
+    return table[kept].reset_index(drop=True), curves[kept]
 
 
 def arterial_of(vessels: pd.DataFrame) -> pd.DataFrame:
     """Return `enhancing_vessels` that are early, high and narrow, the best first; they keep their numbers."""
     high = _high(vessels)
-    early = high[high["time_to_peak"] <= high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
+    early = high[high["time_to_peak"] <= _arterial_time(high) + _ARTERIAL_SPREAD]
     return _best(early, early["peak"] / early["width"])
 
 
@@ -144,7 +163,7 @@ def venous_of(vessels: pd.DataFrame) -> pd.DataFrame:
         arteries: the highest are those of voxels that hold blood and nothing else.
     """
     high = _high(vessels)
-    late = high[high["time_to_peak"] > high["time_to_peak"].quantile(0.05) + _ARTERIAL_SPREAD]
+    late = high[high["time_to_peak"] > _arterial_time(high) + _ARTERIAL_SPREAD]
     return _best(late, late["peak"])
 
 
@@ -152,7 +171,18 @@ _COLUMNS: Final = ["x", "y", "z", "baseline", "peak", "time_to_peak", "width"]
 
 
 def _high(vessels: pd.DataFrame) -> pd.DataFrame:
-    return vessels[vessels["peak"] >= vessels["peak"].quantile(0.99) / 2]
+    """Return vessels that are filled with blood, and none of bone that moved: that jumps for a frame, or for good."""
+    passing = vessels[(vessels["left"] <= _LEFT_AT_THE_END) & (vessels["width"] > vessels["narrowest"])]
+    return passing[passing["peak"] >= passing["peak"].quantile(0.99) / 2]
+
+
+def _arterial_time(vessels: pd.DataFrame) -> float:
+    """Return when the first arteries peak: the third voxel does, of very many the two hundredth part."""
+    return float(vessels["time_to_peak"].nsmallest(_first_count(len(vessels))).max())
+
+
+def _first_count(vessels: int) -> int:
+    return max(_FIRST_ARTERIES, math.ceil(_FIRST_PART * vessels))
 
 
 def _best(vessels: pd.DataFrame, score: pd.Series[float]) -> pd.DataFrame:
@@ -162,35 +192,56 @@ def _best(vessels: pd.DataFrame, score: pd.Series[float]) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """What makes a vessel: arguments of `enhancing_vessels`, and the times of the frames in s."""
+    """What makes a vessel: arguments of `enhancing_vessels`."""
 
     baseline_frames: int
     lowest_peak: float
-    times: tuple[float, ...]
 
 
 def _vessels_of_block(
     rule: _Rule, start: tuple[int, ...], series: NDArray[Any]
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-    """Return what is known of the vessels of a block (time, z, y, x); i, j, k are indices along x, y, z."""
-    times = np.asarray(rule.times)
-    baseline = series[: rule.baseline_frames].mean(axis=0, dtype=np.float32)
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return where a block (time, z, y, x) has vessels, as indices (voxels, 3) along x, y, z; and their curves."""
+    baseline = _baseline(series, rule.baseline_frames)
     with np.errstate(invalid="ignore"):
         is_vessel = series.max(axis=0) - baseline >= rule.lowest_peak
     is_vessel &= (baseline >= _BLOOD_HU[0]) & (baseline <= _BLOOD_HU[1])
-    curves = series[:, is_vessel].astype(np.float64)
-    finite = np.isfinite(curves).all(axis=0)
+    curves = series[:, is_vessel].T.astype(np.float32)
+    finite = np.isfinite(curves).all(axis=1)
     is_vessel[is_vessel] = finite
-    lifted = curves[:, finite] - baseline[is_vessel]
-    k, j, i = (index + first for index, first in zip(np.nonzero(is_vessel), start[1:], strict=True))
-    peak = lifted.max(axis=0, initial=0)
-    table = {
-        "i": i,
-        "j": j,
-        "k": k,
-        "baseline": baseline[is_vessel],
+    places = np.argwhere(is_vessel) + start[1:]
+    return places[:, ::-1], curves[finite]
+
+
+def _baseline(series: NDArray[Any], frames: int) -> NDArray[np.float32]:
+    """Return the mean of the first frames; the very first, where the bolus has begun in them."""
+    first = series[0].astype(np.float32)
+    mean = series[:frames].mean(axis=0, dtype=np.float32)
+    return np.asarray(np.where(mean - first > _BEGUN, first, mean))
+
+
+def _first_arrival(curves: NDArray[np.float32], frames: int) -> int:
+    """Return how many frames of curves (voxels, time) come before the bolus in the first vessels; 1 at least."""
+    lifted = curves - _baseline(curves.T, frames)[:, None]
+    peak = lifted.max(axis=1)
+    high = lifted[peak >= np.quantile(peak, 0.99) / 2]
+    place = np.arange(high.shape[1])
+    low = (high <= 0.1 * high.max(axis=1, keepdims=True)) & (place < high.argmax(axis=1)[:, None])
+    arrivals = np.where(low, place + 1, 0).max(axis=1)
+    count = min(len(arrivals), _first_count(len(arrivals))) - 1
+    return max(1, int(np.partition(arrivals, count)[count]))
+
+
+def _described(curves: NDArray[np.float64], times: NDArray[np.float64], frames: int) -> dict[str, NDArray[Any]]:
+    """Return what is known of vessels by their curves, (voxels, time)."""
+    baseline = _baseline(curves.T, frames).astype(np.float64)
+    lifted = curves - baseline[:, None]
+    peak = lifted.max(axis=1, initial=1e-9)
+    return {
+        "baseline": baseline,
         "peak": peak,
-        "time_to_peak": times[lifted.argmax(axis=0)],
-        "width": np.trapezoid(lifted, times, axis=0) / peak,
+        "time_to_peak": times[lifted.argmax(axis=1)],
+        "width": np.trapezoid(lifted, times, axis=1) / peak,
+        "left": lifted[:, -max(2, len(times) // 10) :].mean(axis=1) / peak,
+        "narrowest": np.full(len(peak), 1.2 * np.median(np.diff(times)) if len(times) > 1 else 0.0),
     }
-    return table, curves[:, finite].T.astype(np.float32)

@@ -81,6 +81,10 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
     if set(other.dims) != set(spatial):
         dims = [", ".join(map(str, dims)) or "none" for dims in (other.dims, spatial)]
         raise GeometryError(name_of(other), f"has the axes {dims[0]}, those of {name_of(image)} are {dims[1]}")
+    if not {"x", "y", "z"} & {*image.coords, *other.coords}:  # neither says where it lies
+        if any(image.sizes[dim] != other.sizes[dim] for dim in spatial):
+            raise GeometryError(name_of(other), f"has another shape than {name_of(image)}")
+        return other.transpose(*spatial)
     if not same_grid(scan_grid(image), scan_grid(other)):
         raise GeometryError(name_of(other), f"is not on the grid of {name_of(image)}")
     return other.transpose(*spatial)

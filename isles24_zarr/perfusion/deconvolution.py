@@ -256,7 +256,8 @@ def _without_baseline(count: int, frames: int) -> NDArray[np.float64]:
 
 def _step(seconds: NDArray[np.float64]) -> float:
     """Return the step of even times in s: the smallest that there is, or the part of it that is short enough."""
-    smallest = float(np.diff(seconds).min())
+    steps = np.diff(seconds)
+    smallest = max(float(steps.min()), float(np.median(steps)) / 4)  # one odd time must not make thousands of samples
     return smallest / max(1, math.ceil(smallest / _LONGEST_STEP))
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import arterial_of, enhancing_vessels, name_of, region_curve, series_axes, venous_of
+from isles24_zarr.analysis import SPATIAL, arterial_of, enhancing_vessels, name_of, region_curve, series_axes, venous_of
 from isles24_zarr.errors import PerfusionError, PerfusionWarning
 from isles24_zarr.perfusion.deconvolution import bolus_arrival
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 _LOWEST_PEAK: Final = 50.0
 """Enhancement in HU from which on a voxel is a vessel: several times that of tissue."""
@@ -31,6 +31,9 @@ _LATE_FRACTION: Final = 0.5
 
 _MOST_BLOOD_HU: Final = 100.0
 """Of blood without contrast agent."""
+
+_MOST_SCALE: Final = 3.0
+"""Of veins: arteries that share their voxel with more than twice as much tissue are no input."""
 
 _SAME_TIME: Final = 1e-3
 """In s, by which frames of one series may differ."""
@@ -109,9 +112,10 @@ def perfusion_inputs(
 
     Notes
     -----
-    To find vessels the series is read once, block by block; three slices of it are read before, as it takes the arrival
-    of the bolus to know the baseline. Choosing vessels by their curves alone is a heuristic in the spirit of Straka et
-    al., J Magn Reson Imaging 2010;32:1024-1037, doi:10.1002/jmri.22338: look at the curves.
+    To find vessels the series is read once, block by block; three slices of it are read before, to see that it is
+    steady. The baseline is that before the bolus comes into the first vessels. Choosing vessels by their curves alone
+    is a heuristic in the spirit of Straka et al., J Magn Reson Imaging 2010;32:1024-1037, doi:10.1002/jmri.22338: look
+    at the curves.
 
     Examples
     --------
@@ -120,15 +124,16 @@ def perfusion_inputs(
     >>> inputs.arterial_input.dims, inputs.findings
     (('time',), ())
     """
-    series = series_axes(series)
+    series = in_seconds(series_axes(series))
     arteries = veins = None
     if arterial_input is None:
-        vessels, curves = enhancing_vessels(series, baseline_frames=_first_baseline(series), lowest_peak=_LOWEST_PEAK)
+        _first_baseline(series)  # tells frames that cannot be used
+        vessels, curves = enhancing_vessels(series, baseline_frames=None, lowest_peak=_LOWEST_PEAK)
         arteries = _better_half(arterial_of(vessels))
-        if arteries.empty:
-            what = f"no voxel enhances by {_LOWEST_PEAK:g} HU as arteries do"
+        arterial_input = curves[arteries.index].mean(axis=0, dtype=np.float64) if len(arteries) else np.zeros(1)
+        if not _is_bolus(arterial_input):
+            what = f"nothing enhances by {_LOWEST_PEAK:g} HU as arteries do"
             raise PerfusionError(name_of(series), f"{what}; give arterial_input a curve, a mask or positions")
-        arterial_input = curves[arteries.index].mean(axis=0, dtype=np.float64)
         if venous_output is None:
             veins = _better_half(venous_of(vessels))
             venous_output = None if veins.empty else curves[veins.index].mean(axis=0, dtype=np.float64)
@@ -139,6 +144,13 @@ def perfusion_inputs(
         what = "its arterial input is highest in the first frame, or flat: there is no bolus in it"
         raise PerfusionError(name_of(series), f"{what}; look at its curve, and give another as arterial_input")
     findings = _findings(artery, vein, frames)
+    scale = _venous_scale(artery, vein, frames)
+    if scale > _MOST_SCALE:
+        findings += (f"the area under the vein's curve is {scale:.1f} times that of the artery: look at both",)
+    if arteries is not None and vein is None:
+        findings += (
+            "no vein was found that empties again: CBF and CBV are too high by what arteries share with tissue",
+        )
     for finding in findings:
         warnings.warn(f"{name_of(series)}: {finding}", PerfusionWarning, stacklevel=2)
     return PerfusionInputs(
@@ -146,11 +158,38 @@ def perfusion_inputs(
         venous_output=vein,
         baseline_frames=frames,
         bolus_arrival=float(series["time"][frames]),
-        venous_scale=_venous_scale(artery, vein, frames),
+        venous_scale=scale,
         arteries=None if arteries is None else arteries.reset_index(drop=True),
         veins=None if veins is None else veins.reset_index(drop=True),
         findings=findings,
     )
+
+
+def in_seconds(series: xr.DataArray) -> xr.DataArray:
+    """Return a series with its times in seconds, as numbers.
+
+    Raises
+    ------
+    PerfusionError
+        They are in another unit, or do not ascend.
+    """
+    times = series["time"]
+    if times.dtype.kind == "m":
+        series = series.assign_coords(time=times.to_numpy() / np.timedelta64(1, "s"))
+    elif times.attrs.get("units", "s") not in ("s", "sec", "second", "seconds"):
+        raise PerfusionError(
+            name_of(series), f"has times in {times.attrs['units']}; give them in s, as by assign_coords"
+        )
+    if not (np.diff(series["time"].to_numpy().astype(np.float64)) > 0).all():
+        raise PerfusionError(name_of(series), "has times that do not ascend")
+    return series
+
+
+def _is_bolus(curve: NDArray[np.float64]) -> bool:
+    """Tell whether the mean of voxels still is a bolus: those that are high by their noise are so at other times."""
+    lifted = curve - np.median(curve)
+    noise = 1.4826 * np.median(np.abs(lifted))
+    return bool(lifted.max() >= max(_LOWEST_PEAK / 2, 5 * noise))
 
 
 def _better_half(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -186,13 +225,25 @@ def _first_baseline(series: xr.DataArray) -> int:
     # by ranges, not by a list of numbers, for which whole chunks would be read
     parts = [series.isel(z=slice(k, k + 1)) for k in np.unique(places).tolist()] if "z" in series.dims else [series]
     curves = [part.where(np.isfinite(part)).mean([dim for dim in part.dims if dim != "time"]) for part in parts]
-    means = np.nanmean(np.stack([np.asarray(curve, dtype=np.float64) for curve in curves]), axis=0)
-    return max(1, bolus_arrival(means) - 1)
+    found = np.stack([np.asarray(curve, dtype=np.float64) for curve in curves])
+    means = found[np.isfinite(found).any(axis=1)].mean(axis=0) if np.isfinite(found).any() else found[0]
+    empty = np.flatnonzero(~np.isfinite(means))
+    if empty.size:
+        raise PerfusionError(
+            name_of(series), f"has no finite value in frame {empty[0]}; leave it out, as by isel(time=...)"
+        )
+    arrival = bolus_arrival(means)
+    if arrival == 0:
+        what = "is brightest in its first frame, or changes nowhere: no bolus arrives"
+        raise PerfusionError(name_of(series), f"{what}; leave out unsteady frames, or give arterial_input")
+    return max(1, arrival - 1)
 
 
 def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:
     """Return the curve of an artery or vein, (time,), in HU."""
     count = series.sizes["time"]
+    if isinstance(given, xr.DataArray) and not {"time", *SPATIAL} & set(given.dims):
+        given = given.to_numpy()  # positions
     is_curve = given.dims == ("time",) if isinstance(given, xr.DataArray) else np.shape(given) == (count,) != (3,)
     if not is_curve:
         curve = region_curve(series, given)
