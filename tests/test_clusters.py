@@ -237,11 +237,13 @@ def test_a_scheduler_without_workers(release: Path, tmp_path: Path) -> None:
             pytest.raises(NoWorkersError),
         ):
             check_workers(client)
-        with contextlib.ExitStack() as stack:
-            threading.Timer(3, lambda: stack.enter_context(worker(at))).start()
-            done = command("convert", release, target, "--scheduler", at)
-            assert done.returncode == 0, done.stderr
-            assert "waiting up to 10m" in done.stderr
+        line = [sys.executable, "-m", "isles24_zarr", "convert", str(release), str(target), "--scheduler", at]
+        with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ours()) as running:
+            assert running.stderr is not None
+            said = next(text for text in running.stderr if "waiting up to 10m" in text)
+            with worker(at):
+                rest = running.stderr.read()
+                assert running.wait(SECONDS) == 0, said + rest
 
 
 def test_an_adaptive_cluster(release: Path, store: Path, tmp_path: Path) -> None:
