@@ -116,3 +116,13 @@ export function coloursOf(name: string): Uint8Array {
   tables.set(name, table);
   return table;
 }
+
+const GOLDEN_DEGREES = 137.508;
+
+/** The colour of a label: of a mask with one label its own; of many, hues that lie far apart. */
+export function labelColours(mask: Mask, own: string): (label: number) => string {
+  if (mask.labels.length <= 1) return () => own;
+  const order = new Map(mask.labels.map(([label], rank) => [label, rank]));
+  if (mask.labels.length <= COLOURS.length) return (label) => COLOURS[(order.get(label) ?? label) % COLOURS.length]!;
+  return (label) => `hsl(${((order.get(label) ?? label) * GOLDEN_DEGREES) % 360} 85% 66%)`;
+}

@@ -1,7 +1,13 @@
 /** The page: where the store is, what the address asks for, what is told to scripts as `window.isles`. */
 
 import "uplot/dist/uPlot.min.css";
-import "./page.css";
+import "./styles/base.css";
+import "./styles/bar.css";
+import "./styles/cohort.css";
+import "./styles/subject.css";
+import "./styles/curves.css";
+import "./styles/keys.css";
+import "./styles/narrow.css";
 import { type Address, type CohortAddress, parsed, type SubjectAddress, written } from "./address.ts";
 import { type Cohort, cohortOf, pipelinesOf } from "./cohort.ts";
 import { CohortPage } from "./cohort-page.ts";
