@@ -25,6 +25,7 @@ export class CurvePanel {
   readonly #keep: HTMLButtonElement;
   readonly #rise: HTMLInputElement;
   readonly region: HTMLSelectElement;
+  readonly #resized = new ResizeObserver(() => this.#resize());
   #chart: uPlot | undefined;
   #curves: readonly Curve[] = [];
   #kept: readonly Curve[] = [];
@@ -63,7 +64,14 @@ export class CurvePanel {
       this.#note,
       h("div", { class: "curve-body" }, this.#plot, this.#legend),
     );
-    new ResizeObserver(() => this.#resize()).observe(this.#plot);
+    this.#resized.observe(this.#plot);
+  }
+
+  /** Let go of the plot, which listens to the window. */
+  close(): void {
+    this.#resized.disconnect();
+    this.#chart?.destroy();
+    this.#chart = undefined;
   }
 
   tell(words: string): void {

@@ -36,6 +36,7 @@ export class PlaneView {
   #scene: Scene | undefined;
   #last = -1;
   readonly draw = once(() => this.#draw());
+  readonly #resized = new ResizeObserver(this.draw);
 
   constructor(name: PlaneName, events: PlaneEvents) {
     this.plane = PLANES[name];
@@ -51,7 +52,7 @@ export class PlaneView {
     const mark = (side: string) => h("span", { class: `mark mark-${side}`, "aria-hidden": "true" });
     this.#marks = { left: mark("left"), right: mark("right"), top: mark("top"), bottom: mark("bottom") };
     this.element = this.#built(name);
-    new ResizeObserver(this.draw).observe(this.canvas);
+    this.#resized.observe(this.canvas);
     this.#listen();
   }
 
@@ -125,6 +126,12 @@ export class PlaneView {
   /** Show nothing, and ask for nothing more. */
   hide(): void {
     this.#layers.clear();
+  }
+
+  /** Leave the subject. */
+  close(): void {
+    this.#resized.disconnect();
+    this.hide();
   }
 
   /** Fit the whole slice again. */

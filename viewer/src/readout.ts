@@ -12,7 +12,7 @@ const TILTED_DEGREES = 1;
 
 /** What an image holds in a voxel, in the frame that is shown; undefined where it has not been read. */
 function heldBy({ volume }: Entry, { frame }: View, at: Vec3): number | undefined {
-  return volume.valueAt(at, volume.frames > 1 ? frame : 0);
+  return volume.valueAt(at, frame);
 }
 
 /** One line on a voxel: where it is, what the images hold there, in which masks it lies, and how the grid does. */

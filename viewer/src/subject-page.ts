@@ -169,6 +169,7 @@ export class SubjectPage {
     const other = view.space !== this.#view.space;
     this.#view = view;
     if (other) this.#changedSpace();
+    else this.#masks.measure(view.space, view.masks);
     this.#show();
     if ((moved || other) && address.at) this.#curves.draw(view.at, false);
   }
@@ -177,7 +178,7 @@ export class SubjectPage {
     this.#life.abort();
     this.#curves.close();
     this.#cine.stop();
-    for (const name of PLANE_NAMES) this.#planes[name].hide();
+    for (const name of PLANE_NAMES) this.#planes[name].close();
   }
 
   describe(units: ReadonlyMap<string, readonly [string, string]>): void {
