@@ -27,22 +27,24 @@ const FLAGS = new Set([
   "in_house",
   "referral",
 ]);
-const SHORT: Readonly<Record<string, string>> = {
-  nihss: "NIHSS",
-  mrs: "mRS",
-  crp: "CRP",
-  inr: "INR",
-  pais: "PAIs",
-  mtici: "mTICI",
-  "3month": "3 months",
-  "24h": "24 h",
-};
+const SHORT: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    nihss: "NIHSS",
+    mrs: "mRS",
+    crp: "CRP",
+    inr: "INR",
+    pais: "PAIs",
+    mtici: "mTICI",
+    "3month": "3 months",
+    "24h": "24 h",
+  }),
+);
 
 /** A column's name as people write it. */
 export function spoken(name: string): string {
   const words = name
     .split("_")
-    .map((word) => SHORT[word] ?? word)
+    .map((word) => SHORT.get(word) ?? word)
     .join(" ");
   return words.charAt(0) === words.charAt(0).toLowerCase() && !/^(mRS|mTICI)/.test(words)
     ? words.charAt(0).toUpperCase() + words.slice(1)

@@ -1,9 +1,8 @@
 /** The controls of a subject's images: base and window, overlay and threshold, outlines, frames. */
 
 import { h, say, show } from "./dom.ts";
-import { coloursOf, displayOf, type Range, unitsOf, WINDOWS } from "./images.ts";
+import { coloursOf, displayOf, labelColours, type Range, unitsOf, WINDOWS } from "./images.ts";
 import type { ShownMask } from "./masks.ts";
-import { labelColours } from "./plane-view.ts";
 import type { Entry, Space } from "./subject.ts";
 import { shownNumber } from "./values.ts";
 import type { View } from "./view.ts";

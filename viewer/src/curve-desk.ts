@@ -60,7 +60,7 @@ export class CurveDesk {
 
   /** Begin with a space: no curves, and its times. */
   enter(space: Space): void {
-    this.close();
+    this.#abort();
     this.#visit = new AbortController();
     this.#space = space;
     this.#current = undefined;
@@ -77,7 +77,9 @@ export class CurveDesk {
         this.#show();
         this.#events.arrived();
       },
-      (error) => this.#events.failed(error),
+      (error) => {
+        if (space === this.#space) this.#events.failed(error);
+      },
     );
   }
 
@@ -120,7 +122,14 @@ export class CurveDesk {
     this.panel.mark(frame);
   }
 
+  /** Leave the subject: what still arrives is not drawn. */
   close(): void {
+    this.#abort();
+    this.#space = undefined;
+    this.panel.close();
+  }
+
+  #abort(): void {
     this.#reading.abort();
     this.#visit.abort();
   }

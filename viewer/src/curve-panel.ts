@@ -25,6 +25,7 @@ export class CurvePanel {
   readonly #keep: HTMLButtonElement;
   readonly #rise: HTMLInputElement;
   readonly region: HTMLSelectElement;
+  readonly #resized = new ResizeObserver(() => this.#resize());
   #chart: uPlot | undefined;
   #curves: readonly Curve[] = [];
   #kept: readonly Curve[] = [];
@@ -63,7 +64,14 @@ export class CurvePanel {
       this.#note,
       h("div", { class: "curve-body" }, this.#plot, this.#legend),
     );
-    new ResizeObserver(() => this.#resize()).observe(this.#plot);
+    this.#resized.observe(this.#plot);
+  }
+
+  /** Let go of the plot, which listens to the window. */
+  close(): void {
+    this.#resized.disconnect();
+    this.#chart?.destroy();
+    this.#chart = undefined;
   }
 
   tell(words: string): void {
@@ -105,6 +113,29 @@ export class CurvePanel {
     this.#plot.hidden = !this.#curves.length;
     if (!this.#curves.length || !this.#seconds.length) return;
     const above = this.#rise.checked;
+    const { lines, series } = this.#lines(above);
+    this.#chart = new uPlot(
+      {
+        ...this.#size(),
+        scales: { x: { time: false } },
+        legend: { show: false },
+        cursor: { points: { show: false }, drag: { x: false, y: false } },
+        axes: axesOf(above ? "ΔHU" : "HU"),
+        series,
+        hooks: { drawAxes: [(chart) => this.#ground(chart, above)] },
+      },
+      [this.#seconds as number[], ...lines] as uPlot.AlignedData,
+      this.#plot,
+    );
+    const { over } = this.#chart;
+    over.addEventListener("click", () => {
+      const at = this.#chart?.cursor.idx;
+      if (typeof at === "number") this.#events.frame(at);
+    });
+  }
+
+  /** What is drawn of the curves, and how. */
+  #lines(above: boolean): { lines: (number | null)[][]; series: uPlot.Series[] } {
     const lines: (number | null)[][] = [];
     const series: uPlot.Series[] = [{ label: "s" }];
     for (const curve of this.#curves) {
@@ -118,37 +149,7 @@ export class CurvePanel {
       // a voxel is noisy: it stands beside the mean of its region where it is the one that is looked at
       if (curve.region !== "voxel" && !this.#kept.includes(curve)) line(curve.voxel, { width: 1, alpha: 0.5 });
     }
-    const axis = {
-      stroke: INK,
-      grid: { stroke: LINES, width: 1 },
-      ticks: { stroke: LINES, width: 1, size: 4 },
-      font: "11px system-ui, sans-serif",
-    };
-    this.#chart = new uPlot(
-      {
-        ...this.#size(),
-        scales: { x: { time: false } },
-        legend: { show: false },
-        cursor: { points: { show: false }, drag: { x: false, y: false } },
-        axes: [
-          { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => `${tick} s`) },
-          {
-            ...axis,
-            size: 52,
-            values: (_, ticks) => ticks.map((tick) => `${String(tick).replace("-", "−")}${above ? " ΔHU" : " HU"}`),
-          },
-        ],
-        series,
-        hooks: { drawAxes: [(chart) => this.#ground(chart, above)] },
-      },
-      [this.#seconds as number[], ...lines] as uPlot.AlignedData,
-      this.#plot,
-    );
-    const { over } = this.#chart;
-    over.addEventListener("click", () => {
-      const at = this.#chart?.cursor.idx;
-      if (typeof at === "number") this.#events.frame(at);
-    });
+    return { lines, series };
   }
 
   /** Baseline: the frames that it is the mean of, shaded, and a dashed line for each curve. */
@@ -220,4 +221,19 @@ export class CurvePanel {
     });
     show(this.#legend, ...items);
   }
+}
+
+/** Axes of seconds and of what is measured. */
+function axesOf(units: string): uPlot.Axis[] {
+  const axis = {
+    stroke: INK,
+    grid: { stroke: LINES, width: 1 },
+    ticks: { stroke: LINES, width: 1, size: 4 },
+    font: "11px system-ui, sans-serif",
+  };
+  const signed = (tick: number) => String(tick).replace("-", "−");
+  return [
+    { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => `${tick} s`) },
+    { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => `${signed(tick)} ${units}`) },
+  ];
 }

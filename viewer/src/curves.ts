@@ -94,7 +94,8 @@ export async function readCurve(
 
 /** Baseline (mean of the first frames), highest rise above it, and when that is. */
 export function summaryOf(values: readonly number[], seconds: readonly number[]): Summary {
-  const first = values.slice(0, baselineFrames);
+  // a frame that cannot be read takes nothing from the others
+  const first = values.slice(0, baselineFrames).filter((value) => !Number.isNaN(value));
   const baseline = first.reduce((sum, value) => sum + value, 0) / first.length;
   let best = 0;
   for (const [at, value] of values.entries()) if (!(value <= values[best]!) && !Number.isNaN(value)) best = at;

@@ -13,11 +13,14 @@ interface Display {
   readonly colours: string;
 }
 
+type Convention = (typeof conventions.images)["ncct"];
+
 export const WINDOWS: Readonly<Record<string, readonly number[]>> = conventions.windows;
 export const { softMaskThreshold, tmaxThreshold, baselineFrames, categoryColours, formatVersion } = conventions;
-const DISPLAYS: Readonly<Record<string, Display>> = conventions.displays;
-const IMAGES: Readonly<Record<string, (typeof conventions.images)["ncct"]>> = conventions.images as never;
-export const IMAGE_NAMES: readonly string[] = Object.keys(IMAGES);
+// names are those of a store: in an object "constructor" would be found as well
+const DISPLAYS: ReadonlyMap<string, Display> = new Map(Object.entries(conventions.displays));
+const IMAGES: ReadonlyMap<string, Convention> = new Map(Object.entries(conventions.images) as never);
+export const IMAGE_NAMES: readonly string[] = [...IMAGES.keys()];
 
 /** Colours of outlines and curves: the first that are told apart on grey. */
 export const COLOURS: readonly string[] = categoryColours;
@@ -25,7 +28,7 @@ export const COLOURS: readonly string[] = categoryColours;
 /** How a name is shown: "NCCT", "Tmax", "lesion". */
 export function labelOf(name: string): string {
   return (
-    DISPLAYS[name]?.label ??
+    DISPLAYS.get(name)?.label ??
     name
       .replace(/_mask$/, "")
       .replace(/_/g, " ")
@@ -34,22 +37,24 @@ export function labelOf(name: string): string {
 }
 
 export function displayOf(name: string): Display {
-  return DISPLAYS[name] ?? { label: name, window: null, limits: null, colours: "viridis" };
+  return DISPLAYS.get(name) ?? { label: name, window: null, limits: null, colours: "viridis" };
 }
 
 export function isMask(volume: Volume): boolean {
   const record = fields(fields(volume.attributes.isles24_zarr).mask);
   return (
-    (IMAGES[volume.name]?.labels.length ?? 0) > 0 || "kind" in record || Array.isArray(volume.attributes.flag_values)
+    (IMAGES.get(volume.name)?.labels.length ?? 0) > 0 ||
+    "kind" in record ||
+    Array.isArray(volume.attributes.flag_values)
   );
 }
 
 export function isMap(name: string): boolean {
-  return IMAGES[name]?.map ?? false;
+  return IMAGES.get(name)?.map ?? false;
 }
 
 export function unitsOf(volume: Volume): string {
-  const units = text(volume.attributes.units, IMAGES[volume.name]?.units ?? "");
+  const units = text(volume.attributes.units, IMAGES.get(volume.name)?.units ?? "");
   return units === "1" || units === "as released" ? "" : units;
 }
 
@@ -74,7 +79,7 @@ export interface Mask {
 export function maskOf(volume: Volume): Mask {
   const kind = text(fields(fields(volume.attributes.isles24_zarr).mask).kind, "labels");
   if (kind === "soft") {
-    const name = text(IMAGES[volume.name]?.labels[1]?.[1], "inside");
+    const name = text(IMAGES.get(volume.name)?.labels[1]?.[1], "inside");
     return {
       labelOf: (value) => (value >= softMaskThreshold ? 1 : 0),
       nameOf: (label) => (label ? name : "background"),
@@ -115,4 +120,14 @@ export function coloursOf(name: string): Uint8Array {
     : Uint8Array.from({ length: 768 }, (_, at) => Math.floor(at / 3));
   tables.set(name, table);
   return table;
+}
+
+const GOLDEN_DEGREES = 137.508;
+
+/** The colour of a label: of a mask with one label its own; of many, hues that lie far apart. */
+export function labelColours(mask: Mask, own: string): (label: number) => string {
+  if (mask.labels.length <= 1) return () => own;
+  const order = new Map(mask.labels.map(([label], rank) => [label, rank]));
+  if (mask.labels.length <= COLOURS.length) return (label) => COLOURS[(order.get(label) ?? label) % COLOURS.length]!;
+  return (label) => `hsl(${((order.get(label) ?? label) * GOLDEN_DEGREES) % 360} 85% 66%)`;
 }

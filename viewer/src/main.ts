@@ -1,18 +1,24 @@
 /** The page: where the store is, what the address asks for, what is told to scripts as `window.isles`. */
 
 import "uplot/dist/uPlot.min.css";
-import "./page.css";
+import "./styles/base.css";
+import "./styles/bar.css";
+import "./styles/cohort.css";
+import "./styles/subject.css";
+import "./styles/curves.css";
+import "./styles/keys.css";
+import "./styles/narrow.css";
 import { type Address, type CohortAddress, parsed, type SubjectAddress, written } from "./address.ts";
-import { type Cohort, cohortOf, pipelinesOf } from "./cohort.ts";
+import type { Cohort } from "./cohort.ts";
 import { CohortPage } from "./cohort-page.ts";
+import { Documents } from "./documents.ts";
 import { h, once, say, show } from "./dom.ts";
 import { helpSheet } from "./help.ts";
-import { formatVersion, maskOf } from "./images.ts";
+import { maskOf } from "./images.ts";
 import { measuredVolumes } from "./measuring.ts";
 import { HttpStore, ReadError } from "./store.ts";
 import { openSubject } from "./subject.ts";
 import { SubjectPage } from "./subject-page.ts";
-import { type Fields, fields } from "./values.ts";
 
 const MEASURED_AT_ONCE = 3;
 const ADDRESS_MS = 120;
@@ -32,6 +38,7 @@ function storeUrl(): URL {
 
 class Page {
   readonly #store: HttpStore;
+  readonly #documents: Documents;
   readonly #main = h("div", { class: "content" });
   readonly #traffic = h("p", { class: "traffic", "aria-label": "what was read from the store" });
   readonly #where = h("h1", { class: "where" });
@@ -39,9 +46,6 @@ class Page {
   readonly #help = helpSheet();
   readonly #volumes = new Map<string, number>();
   readonly #told = once(() => this.#tellTraffic());
-  #root: Promise<Fields> | undefined;
-  #derivatives: Promise<Fields> | undefined;
-  #cohort: Promise<Cohort> | undefined;
   #known: Cohort | undefined;
   #order: readonly string[] = [];
   #shown: CohortPage | SubjectPage | undefined;
@@ -53,6 +57,7 @@ class Page {
 
   constructor(store: HttpStore) {
     this.#store = store;
+    this.#documents = new Documents(store);
     store.onTraffic = this.#told;
     const home = h("a", { href: "#/", class: "home" }, "ISLES’24 ", h("span", {}, "cohort"));
     const help = h(
@@ -67,43 +72,11 @@ class Page {
     window.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  // --- documents, each read once ---
-
-  #readRoot(): Promise<Fields> {
-    this.#root ??= this.#store.json("zarr.json").then((found) => {
-      const root = fields(found);
-      const version = fields(root.attributes).format_version;
-      if (fields(fields(root.attributes).isles24_zarr).kind !== "store")
-        throw new ReadError(`There is no store of isles24-zarr at ${this.#store.url}`);
-      if (version !== formatVersion)
-        throw new ReadError(
-          `This store has format version ${String(version)}, and this page reads version ${formatVersion}.`,
-        );
-      return root;
-    });
-    return this.#root;
-  }
-
-  #readDerivatives(): Promise<Fields> {
-    // who has none answers 404, or in words of his own: neither is a fault
-    this.#derivatives ??= this.#store.json("derivatives/zarr.json").then(fields, () => fields(undefined));
-    return this.#derivatives;
-  }
-
-  #readCohort(): Promise<Cohort> {
-    this.#cohort ??= Promise.all([
-      this.#readRoot(),
-      this.#store.json("phenotype/zarr.json"),
-      this.#readDerivatives(),
-    ]).then(([root, phenotype, derivatives]) => {
-      this.#known = cohortOf(root, fields(phenotype), derivatives);
-      if (!this.#order.length) this.#order = this.#known.subjects;
-      return this.#known;
-    });
-    this.#cohort.catch(() => {
-      this.#cohort = undefined;
-    });
-    return this.#cohort;
+  async #readCohort(): Promise<Cohort> {
+    const cohort = await this.#documents.cohort();
+    this.#known = cohort;
+    if (!this.#order.length) this.#order = cohort.subjects;
+    return cohort;
   }
 
   // --- where to go ---
@@ -139,10 +112,7 @@ class Page {
 
   async #made(address: Address): Promise<CohortPage | SubjectPage> {
     if (address.kind === "cohort") return this.#cohortPage(await this.#readCohort(), address);
-    // none waits for the others: on a slow line each costs as much as a slice
-    const root = this.#readRoot();
-    const subject = await openSubject(this.#store, address.subject, this.#readDerivatives().then(pipelinesOf));
-    await root;
+    const subject = await this.#documents.subject(address.subject);
     const page = SubjectPage.of(subject, address, {
       store: this.#store,
       address: (hash, step) => this.#write(hash, step),
@@ -207,7 +177,7 @@ class Page {
         link(1, "next ›"),
       );
     } catch (error) {
-      this.#errors = [error instanceof Error ? error.message : String(error)];
+      if (this.#shown === page) this.#errors = [error instanceof Error ? error.message : String(error)];
     }
   }
 

@@ -29,7 +29,7 @@ export class Picture {
     this.volume = volume;
     this.plane = plane;
     this.index = index;
-    this.frame = volume.frames > 1 ? Math.min(frame, volume.frames - 1) : 0;
+    this.frame = volume.frameAt(frame);
     const sizes = volume.shape.slice(-3).reverse();
     this.width = sizes[plane.across]!;
     this.height = sizes[plane.down]!;
@@ -39,7 +39,7 @@ export class Picture {
   }
 
   static key(volume: Volume, plane: Plane, index: number, frame: number): string {
-    return `${volume.path} ${plane.name} ${index} ${volume.frames > 1 ? frame : 0}`;
+    return `${volume.path} ${plane.name} ${index} ${volume.frameAt(frame)}`;
   }
 
   get complete(): boolean {
@@ -88,5 +88,6 @@ export class Picture {
 
 /** Have the chunks of a slice read, for the case that it is looked at next. */
 export function prefetch(volume: Volume, plane: Plane, index: number, frame: number, priority: number): void {
-  for (const tile of tilesOf(volume, plane, index, frame)) volume.read(tile.chunk, { priority }).catch(() => {});
+  for (const tile of tilesOf(volume, plane, index, volume.frameAt(frame)))
+    volume.read(tile.chunk, { priority }).catch(() => {});
 }

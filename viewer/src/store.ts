@@ -180,6 +180,8 @@ export class HttpStore {
       await this.#stream(key, request, controller.signal);
     } catch (error) {
       for (const one of request.members) if (!one.settled) one.reject(error);
+      // of an answer that was given up nothing more is to come down the line
+      controller.abort();
     } finally {
       for (const one of request.members) one.options.signal?.removeEventListener("abort", leave);
     }

@@ -1,28 +1,30 @@
 /** The page of one subject: planes, controls, curves, clinical values, all of one view. */
 
 import { type SubjectAddress, written } from "./address.ts";
+import { Cine } from "./cine.ts";
 import { ClinicalPanel } from "./clinical-panel.ts";
-import { Controls } from "./controls.ts";
+import { type ControlEvents, Controls } from "./controls.ts";
 import { CurveDesk } from "./curve-desk.ts";
 import { h, once, say, show } from "./dom.ts";
-import { type Vec3, worldOf } from "./geometry.ts";
-import { displayOf, limitsOf, type Range, unitsOf, WINDOWS } from "./images.ts";
+import type { Vec3 } from "./geometry.ts";
+import { labelColours } from "./images.ts";
 import { Masks, type ShownMask } from "./masks.ts";
-import { labelColours, PlaneView, type Scene } from "./plane-view.ts";
+import { PlaneView } from "./plane-view.ts";
 import { PLANE_NAMES, type PlaneName } from "./planes.ts";
 import { ProblemBox } from "./problem-box.ts";
 import { Problems } from "./problems.ts";
-import { readout } from "./readout.ts";
+import { captionsOf, readout, valuesAt } from "./readout.ts";
+import type { Scene } from "./scene.ts";
+import { shortcutOf } from "./shortcuts.ts";
+import { SpaceChoice } from "./space-choice.ts";
 import type { HttpStore } from "./store.ts";
 import type { Entry, Space, Subject } from "./subject.ts";
-import { addressOf, usualLimits, usualThreshold, type View, viewOf } from "./view.ts";
+import { addressOf, type View, viewIn, viewOf } from "./view.ts";
+import { Windowing } from "./windowing.ts";
 
 /** What is read first: what is looked at. */
 const FIRST = 0;
 const BESIDE = 4;
-const PLAY_MS = 120;
-/** So many turns the other planes are waited for, once the one that is looked at is there. */
-const PATIENCE = 4;
 
 export interface Surroundings {
   readonly store: HttpStore;
@@ -38,13 +40,18 @@ export class SubjectPage {
   readonly #controls: Controls;
   readonly #curves: CurveDesk;
   readonly #clinical: ClinicalPanel;
-  readonly #spaces = h("div", { class: "choices", role: "group", "aria-label": "Space" });
+  readonly #spaces: SpaceChoice;
   readonly #readout = h("p", { class: "readout" });
   readonly #problems = new ProblemBox();
   readonly #stage = h("div", { class: "stage" });
   readonly #errors = new Problems();
   readonly #notes: string[] = [];
-  readonly #limits = new Map<string, Range>();
+  readonly #windowing = new Windowing(() => this.#planes[this.#looked].picture);
+  readonly #cine = new Cine({
+    seen: () => this.#planes[this.#looked].complete,
+    loading: () => this.loading,
+    advance: () => this.#stepFrame(1),
+  });
   readonly #life = new AbortController();
   readonly #masks = new Masks(
     this.#life.signal,
@@ -54,10 +61,10 @@ export class SubjectPage {
   #view: View;
   #hovered: Vec3 | undefined;
   #alone: PlaneName | undefined;
-  #playing: ReturnType<typeof setTimeout> | undefined;
-  #turns = 0;
   #crosshair = true;
-  #outlinesOff: ReadonlySet<string> | undefined;
+  /** What the keys for overlay and outlines bring back. */
+  #overlayBefore: Entry | undefined;
+  #masksBefore: ReadonlySet<string> | undefined;
   readonly #refreshed = once(() => this.#refresh());
 
   /** A page, or a text that says why there is none. */
@@ -73,35 +80,9 @@ export class SubjectPage {
     this.#view = view;
     this.#notes.push(...notes);
     for (const problem of subject.problems) this.#errors.add(problem);
-    const plane = (name: PlaneName) =>
-      new PlaneView(name, {
-        moved: (at) => this.#change({ at }),
-        chosen: (at) => this.#choose(at),
-        hovered: (at) => {
-          this.#hovered = at;
-          this.#refreshed();
-        },
-        windowed: (right, up) => this.#windowed(right, up),
-        failed: (error) => this.#failed(error),
-        arrived: this.#refreshed,
-        maximized: (one) => this.#maximize(one),
-      });
-    this.#planes = { axial: plane("axial"), coronal: plane("coronal"), sagittal: plane("sagittal") };
-    this.#controls = new Controls({
-      base: (id) => this.#change({ base: this.#view.space.entries.get(id)!, window: undefined }, true),
-      overlay: (id) =>
-        this.#change(
-          { overlay: id ? this.#view.space.entries.get(id) : undefined, threshold: undefined, below: false },
-          true,
-        ),
-      window: (window) => this.#change({ window }),
-      threshold: (threshold) => this.#change({ threshold }),
-      below: (below) => this.#change({ below, threshold: this.#threshold() }),
-      opacity: (opacity) => this.#change({ opacity }),
-      mask: (id, on) => this.#mask(id, on),
-      frame: (frame) => this.#change({ frame }),
-      play: () => this.#play(),
-    });
+    this.#planes = { axial: this.#plane("axial"), coronal: this.#plane("coronal"), sagittal: this.#plane("sagittal") };
+    this.#spaces = new SpaceChoice(subject.spaces.values(), (space) => this.#enter(space));
+    this.#controls = new Controls(this.#controlled());
     this.#curves = new CurveDesk({
       visit: (at) => this.#change({ at }),
       frame: (frame) => this.#change({ frame }),
@@ -114,13 +95,46 @@ export class SubjectPage {
     this.#opened(address);
   }
 
+  #plane(name: PlaneName): PlaneView {
+    return new PlaneView(name, {
+      moved: (at) => this.#change({ at }),
+      chosen: (at) => this.#choose(at),
+      hovered: (at) => {
+        this.#hovered = at;
+        this.#refreshed();
+      },
+      windowed: (right, up) => this.#change({ window: this.#windowing.dragged(this.#view, right, up) }),
+      failed: (error) => this.#failed(error),
+      arrived: this.#refreshed,
+      maximized: (one) => this.#maximize(one),
+    });
+  }
+
+  #controlled(): ControlEvents {
+    return {
+      base: (id) => this.#change({ base: this.#view.space.entries.get(id)!, window: undefined }, true),
+      overlay: (id) => {
+        const overlay = id ? this.#view.space.entries.get(id) : undefined;
+        this.#change({ overlay, threshold: undefined, below: false }, true);
+      },
+      window: (window) => this.#change({ window }),
+      threshold: (threshold) => this.#change({ threshold }),
+      // the usual threshold is meant for one side: on the other one it stays where it is
+      below: (below) => this.#change({ below, threshold: this.#windowing.threshold(this.#view) }),
+      opacity: (opacity) => this.#change({ opacity }),
+      mask: (id, on) => this.#mask(id, on),
+      frame: (frame) => this.#change({ frame }),
+      play: () => this.#play(),
+    };
+  }
+
   #built(): HTMLElement {
     const planes = PLANE_NAMES.map((name) => this.#planes[name].element);
     show(this.#stage, ...planes);
     const side = h(
       "div",
       { class: "side" },
-      h("fieldset", {}, h("legend", {}, "Space"), this.#spaces),
+      h("fieldset", {}, h("legend", {}, "Space"), this.#spaces.element),
       this.#controls.element,
     );
     const middle = h(
@@ -136,7 +150,7 @@ export class SubjectPage {
 
   #opened(address: SubjectAddress): void {
     const { space, masks, at } = this.#view;
-    this.#showSpaces();
+    this.#spaces.show(space);
     this.#curves.enter(space);
     this.#show();
     // an address with a position is a click that somebody made
@@ -155,6 +169,7 @@ export class SubjectPage {
     const other = view.space !== this.#view.space;
     this.#view = view;
     if (other) this.#changedSpace();
+    else this.#masks.measure(view.space, view.masks);
     this.#show();
     if ((moved || other) && address.at) this.#curves.draw(view.at, false);
   }
@@ -162,8 +177,8 @@ export class SubjectPage {
   close(): void {
     this.#life.abort();
     this.#curves.close();
-    if (this.#playing) clearTimeout(this.#playing);
-    for (const name of PLANE_NAMES) this.#planes[name].hide();
+    this.#cine.stop();
+    for (const name of PLANE_NAMES) this.#planes[name].close();
   }
 
   describe(units: ReadonlyMap<string, readonly [string, string]>): void {
@@ -182,19 +197,24 @@ export class SubjectPage {
     this.#around.address(this.#hash(), step);
   }
 
+  /** The plane that is looked at: the one that is alone, or the largest. */
+  get #looked(): PlaneName {
+    return this.#alone ?? "axial";
+  }
+
   #show(): void {
     const scene = this.#scene();
     for (const name of PLANE_NAMES) {
-      const looked = this.#alone ?? "axial";
       if (this.#alone && name !== this.#alone) this.#planes[name].hide();
-      else this.#planes[name].show(scene, name === looked ? FIRST : BESIDE);
+      else this.#planes[name].show(scene, name === this.#looked ? FIRST : BESIDE);
     }
     this.#refreshed();
   }
 
   #scene(): Scene {
     const { space, base, overlay, at, frame, opacity, below } = this.#view;
-    const overlayLimits = overlay ? this.#limitsOf(overlay) : ([0, 1] as const);
+    const limits = this.#windowing.base(this.#view);
+    const threshold = this.#windowing.threshold(this.#view);
     return {
       grid: space.grid,
       base,
@@ -204,53 +224,15 @@ export class SubjectPage {
         .map(({ entry, mask, colour }) => ({ entry, mask, colours: labelColours(mask, colour) })),
       at,
       frame,
-      limits: this.#baseLimits(),
-      overlayLimits,
-      threshold: this.#threshold(),
+      limits,
+      overlayLimits: this.#windowing.overlay(this.#view),
+      threshold,
       below,
       opacity,
-      playing: this.#playing !== undefined,
+      playing: this.#cine.playing,
       crosshair: this.#crosshair,
-      captions: this.#captions(),
+      captions: captionsOf(this.#view, limits, threshold),
     };
-  }
-
-  /** What is shown and how, as a workstation has it in the corner. */
-  #captions(): string[] {
-    const { base, overlay, below } = this.#view;
-    const [low, high] = this.#baseLimits();
-    const told = ({ label, volume }: Entry) => (volume.attributes.session === 2 ? `${label} at follow-up` : label);
-    const tenths = (value: number) => String(Number(value.toFixed(1))).replace("-", "−");
-    const window =
-      unitsOf(base.volume) === "HU"
-        ? `W ${tenths(high - low)} L ${tenths((low + high) / 2)}`
-        : `${tenths(low)} to ${tenths(high)} ${unitsOf(base.volume)}`;
-    const lines = [`${told(base)}  ${window}`.trim()];
-    if (overlay)
-      lines.push(`${told(overlay)} ${below ? "<" : ">"} ${tenths(this.#threshold())} ${unitsOf(overlay.volume)}`);
-    return lines;
-  }
-
-  #baseLimits(): Range {
-    const { window, base } = this.#view;
-    if (window) return [window[0] - window[1] / 2, window[0] + window[1] / 2];
-    return this.#limitsOf(base);
-  }
-
-  /** Limits of an image: the usual ones, or by the first slice of it that is seen whole. */
-  #limitsOf(entry: Entry): Range {
-    const usual = usualLimits(entry.volume.name) ?? this.#limits.get(entry.id);
-    if (usual) return usual;
-    const picture = this.#planes[this.#alone ?? "axial"].picture;
-    if (picture?.volume !== entry.volume || !picture.complete) return [0, 1];
-    const found = limitsOf(picture.values);
-    this.#limits.set(entry.id, found);
-    return found;
-  }
-
-  #threshold(): number {
-    const { overlay, threshold } = this.#view;
-    return overlay ? (threshold ?? usualThreshold(overlay.volume.name, this.#limitsOf(overlay))) : 0;
   }
 
   #shownMasks(): ShownMask[] {
@@ -260,30 +242,17 @@ export class SubjectPage {
   /** Bring up to date what only tells. */
   #refresh(): void {
     if (this.#life.signal.aborted) return;
-    const { overlay, space, frame } = this.#view;
-    const known = this.#limits.size;
-    const limits = this.#baseLimits();
-    const overlayLimits = overlay ? this.#limitsOf(overlay) : ([0, 1] as const);
-    this.#controls.show(this.#view, limits, overlayLimits, this.#threshold(), this.#shownMasks());
+    const { space, frame } = this.#view;
+    const { measured } = this.#windowing;
+    const limits = this.#windowing.base(this.#view);
+    const overlayLimits = this.#windowing.overlay(this.#view);
+    this.#controls.show(this.#view, limits, overlayLimits, this.#windowing.threshold(this.#view), this.#shownMasks());
     const { series } = space;
-    const playing = this.#playing !== undefined;
-    if (series) this.#controls.showFrame(frame, series.volume.frames, this.#curves.seconds[frame], playing);
+    if (series) this.#controls.showFrame(frame, series.volume.frames, this.#curves.seconds[frame], this.#cine.playing);
     this.#curves.mark(frame);
-    say(this.#readout, this.#told(this.#hovered ?? this.#view.at));
+    say(this.#readout, readout(this.#view, this.#hovered ?? this.#view.at, this.#shownMasks()));
     this.#problems.show(this.#notes, this.#errors);
-    if (this.#limits.size !== known) this.#show();
-  }
-
-  /** One line on a voxel: where it is, what the images hold there, in which masks it lies. */
-  #told(at: Vec3): string {
-    const { space, base, overlay } = this.#view;
-    const held = (overlay ? [base, overlay] : [base]).map((entry) => ({ entry, value: this.#value(entry, at) }));
-    return readout(space.grid, at, held, this.#shownMasks());
-  }
-
-  #value(entry: Entry, at: Vec3): number | undefined {
-    const frame = entry.volume.frames > 1 ? this.#view.frame : 0;
-    return entry.volume.valueAt(at, frame);
+    if (this.#windowing.measured !== measured) this.#show();
   }
 
   #failed(error: unknown): void {
@@ -293,41 +262,10 @@ export class SubjectPage {
 
   // --- what is done ---
 
-  #showSpaces(): void {
-    const words = ({ name }: Space) =>
-      name === "ncct" ? "registered to NCCT" : `${name.replace("_desc-", ": ").toUpperCase()} as acquired`;
-    const buttons = [...this.subject.spaces.values()]
-      .filter((space) => space.images.length)
-      .map((space) => {
-        const title = `space-${space.name}`;
-        const pressed = String(space === this.#view.space);
-        return h(
-          "button",
-          { type: "button", class: "choice", title, "aria-pressed": pressed, onclick: () => this.#enter(space) },
-          words(space),
-        );
-      });
-    show(this.#spaces, ...buttons);
-  }
-
   #enter(space: Space): void {
     if (space === this.#view.space) return;
-    const at = worldOf(this.#view.space.grid, this.#view.at);
     this.#notes.length = 0;
-    const { base, overlay, window } = this.#view;
-    const same = space.entries.has(base.id);
-    const view = viewOf(
-      this.subject,
-      {
-        ...addressOf(this.subject, this.#view, []),
-        space: space.name,
-        base: same ? base.id : undefined,
-        overlay: overlay && space.entries.has(overlay.id) ? overlay.id : overlay ? undefined : "none",
-        window: same ? window : undefined,
-        at,
-      },
-      this.#notes,
-    );
+    const view = viewIn(this.subject, this.#view, space, this.#notes);
     if (!view) return;
     this.#view = view;
     this.#changedSpace();
@@ -338,8 +276,8 @@ export class SubjectPage {
   #changedSpace(): void {
     const { space, masks } = this.#view;
     this.#hovered = undefined;
-    this.#stop();
-    this.#showSpaces();
+    this.#cine.stop();
+    this.#spaces.show(space);
     this.#curves.enter(space);
     this.#masks.measure(space, masks);
   }
@@ -348,15 +286,9 @@ export class SubjectPage {
     const masks = new Set(this.#view.masks);
     if (on) masks.add(id);
     else masks.delete(id);
-    this.#outlinesOff = undefined;
+    this.#masksBefore = undefined;
     this.#change({ masks });
     this.#masks.measure(this.#view.space, masks);
-  }
-
-  #windowed(right: number, up: number): void {
-    const [low, high] = this.#baseLimits();
-    const width = Math.max((high - low) * Math.exp(right), (high - low) * 1e-3);
-    this.#change({ window: [(low + high) / 2 + up * (high - low), width] });
   }
 
   #maximize(name: PlaneName): void {
@@ -372,89 +304,58 @@ export class SubjectPage {
     this.#curves.draw(at, true);
   }
 
-  // --- the series, played ---
+  #stepFrame(by: number): void {
+    const frames = this.#view.space.series?.volume.frames ?? 1;
+    this.#change({ frame: (this.#view.frame + by + frames) % frames });
+  }
 
   #play(): void {
     const { space, base } = this.#view;
     const { series } = space;
     if (!series) return;
-    if (this.#playing !== undefined) {
-      this.#stop();
+    if (this.#cine.playing) {
+      this.#cine.stop();
+      this.#refreshed();
       return;
     }
     if (base !== series) this.#change({ base: series, window: undefined }, true);
-    this.#playing = setTimeout(() => this.#next(), PLAY_MS);
+    this.#cine.start();
     this.#show();
-  }
-
-  /** The next frame, once this one is there: a slow line makes it slow, and no frame is left out. */
-  #next(): void {
-    const { series } = this.#view.space;
-    if (!series || this.#playing === undefined) return;
-    this.#turns += 1;
-    const seen = this.#planes[this.#alone ?? "axial"].complete;
-    if (seen && (!this.loading || this.#turns >= PATIENCE)) {
-      this.#turns = 0;
-      this.#change({ frame: (this.#view.frame + 1) % series.volume.frames });
-    }
-    this.#playing = setTimeout(() => this.#next(), PLAY_MS);
-  }
-
-  #stop(): void {
-    clearTimeout(this.#playing);
-    this.#playing = undefined;
-    this.#refreshed();
   }
 
   /** Do what a key stands for; whether it stands for anything. */
   key(event: KeyboardEvent): boolean {
-    const { series } = this.#view.space;
-    const frames = series?.volume.frames ?? 1;
-    const step = (by: number) => this.#change({ frame: (this.#view.frame + by + frames) % frames });
-    const keys: Record<string, () => void> = {
-      o: () => this.#toggleOverlay(),
-      l: () => this.#toggleOutlines(),
-      k: () => this.#curves.keep(),
-      x: () => {
+    const act = shortcutOf(event.key, this.#view.base.volume, {
+      toggleOverlay: () => this.#toggleOverlay(),
+      toggleOutlines: () => this.#toggleOutlines(),
+      toggleCrosshair: () => {
         this.#crosshair = !this.#crosshair;
         this.#show();
       },
-      "[": () => this.#nudge(-1),
-      "]": () => this.#nudge(1),
-      ",": () => step(-1),
-      ".": () => step(1),
-      " ": () => this.#play(),
-      m: () => this.#maximize(this.#alone ?? "axial"),
-    };
-    if (unitsOf(this.#view.base.volume) === "HU")
-      for (const [rank, [centre, width]] of (Object.values(WINDOWS) as [number, number][]).entries())
-        keys[String(rank + 1)] = () => this.#change({ window: [centre, width] });
-    const act = keys[event.key.toLowerCase()];
+      keepCurve: () => this.#curves.keep(),
+      nudgeThreshold: (steps) => {
+        if (this.#view.overlay) this.#change({ threshold: this.#windowing.nudged(this.#view, steps) });
+      },
+      stepFrame: (by) => this.#stepFrame(by),
+      play: () => this.#play(),
+      maximize: () => this.#maximize(this.#looked),
+      window: (window) => this.#change({ window }),
+    });
     act?.();
     return act !== undefined;
   }
 
-  #last: Entry | undefined;
   #toggleOverlay(): void {
     const { overlay, space } = this.#view;
-    if (overlay) this.#last = overlay;
-    const other =
-      this.#last && space.entries.has(this.#last.id) ? space.entries.get(this.#last.id) : space.entries.get("tmax");
-    this.#change({ overlay: overlay ? undefined : other });
+    if (overlay) this.#overlayBefore = overlay;
+    const before = this.#overlayBefore && space.entries.get(this.#overlayBefore.id);
+    this.#change({ overlay: overlay ? undefined : (before ?? space.entries.get("tmax")) });
   }
 
   #toggleOutlines(): void {
-    const before = this.#outlinesOff;
-    this.#outlinesOff = before ? undefined : this.#view.masks;
+    const before = this.#masksBefore;
+    this.#masksBefore = before ? undefined : this.#view.masks;
     this.#change({ masks: before ?? new Set() });
-  }
-
-  #nudge(by: number): void {
-    const { overlay } = this.#view;
-    if (!overlay) return;
-    const [low, high] = this.#limitsOf(overlay);
-    const coarse = displayOf(overlay.volume.name).limits ? (high - low) / 24 : (high - low) / 50;
-    this.#change({ threshold: Math.min(Math.max(this.#threshold() + by * coarse, low), high) });
   }
 
   // --- what it tells ---
@@ -467,39 +368,27 @@ export class SubjectPage {
     return !PLANE_NAMES.every((name) => this.#planes[name].complete);
   }
 
-  /** What the images hold in a voxel; null where it has not been read. */
-  #heldAt(at: Vec3): Record<string, unknown> {
-    const { space, base, overlay } = this.#view;
-    const masks = this.#shownMasks().filter(({ on }) => on);
-    return {
-      position: worldOf(space.grid, at),
-      voxel: [...at],
-      value: this.#value(base, at) ?? null,
-      overlayValue: overlay ? (this.#value(overlay, at) ?? null) : null,
-      masks: Object.fromEntries(masks.map(({ entry }) => [entry.id, entry.volume.valueAt(at, 0) ?? null])),
-    };
-  }
-
   /** Plain values of what is shown: a contract. */
   get state(): Record<string, unknown> {
     const { space, base, overlay, at, frame, opacity, below } = this.#view;
-    const [low, high] = this.#baseLimits();
+    const [low, high] = this.#windowing.base(this.#view);
+    const masks = this.#shownMasks();
     return {
-      ...this.#heldAt(at),
+      ...valuesAt(this.#view, at, masks),
       subject: this.subject.name,
       space: space.name,
       base: base.id,
       overlay: overlay?.id ?? null,
-      cursor: this.#hovered ? this.#heldAt(this.#hovered) : null,
+      cursor: this.#hovered ? valuesAt(this.#view, this.#hovered, masks) : null,
       frame,
       seconds: this.#curves.seconds[frame] ?? null,
       ...this.#curves.state,
       window: [(low + high) / 2, high - low],
-      threshold: overlay ? this.#threshold() : null,
+      threshold: overlay ? this.#windowing.threshold(this.#view) : null,
       below,
       opacity,
       volumes: this.#masks.state,
-      playing: this.#playing !== undefined,
+      playing: this.#cine.playing,
     };
   }
 }

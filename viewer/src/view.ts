@@ -111,3 +111,18 @@ export function usualLimits(name: string): Range | undefined {
 export function usualThreshold(name: string, limits: Range): number {
   return name === "tmax" ? tmaxThreshold : limits[0];
 }
+
+/** A view as it is in another space: at the same position, and of the same images where that space has them. */
+export function viewIn(subject: Subject, view: View, space: Space, told: string[] = []): View | undefined {
+  const same = space.entries.has(view.base.id);
+  const overlaid = view.overlay && space.entries.has(view.overlay.id);
+  const address = {
+    ...addressOf(subject, view, []),
+    space: space.name,
+    base: same ? view.base.id : undefined,
+    // no overlay is a choice, which is kept; one that is missing there gives way to the usual one
+    overlay: overlaid ? view.overlay?.id : view.overlay ? undefined : "none",
+    window: same ? view.window : undefined,
+  };
+  return viewOf(subject, address, told);
+}

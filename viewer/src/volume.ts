@@ -2,7 +2,7 @@
 
 import * as zarr from "zarrita";
 import { Cache } from "./cache.ts";
-import { CheckedCrc32c } from "./crc32c.ts";
+import { CheckedCrc32c, crc32c } from "./crc32c.ts";
 import type { Vec3 } from "./geometry.ts";
 import { chunkOf, type Layout, offsetIn } from "./planes.ts";
 import { type HttpStore, isAbort, ReadError, type ReadOptions } from "./store.ts";
@@ -31,6 +31,8 @@ export class Volume implements Layout {
   readonly intercept: number;
   /** What cannot be read, by chunk: it is not asked for again. */
   readonly damage = new Map<string, ReadError>();
+  /** Names what was read: an array that was overwritten since then has another document. */
+  readonly #version: string;
   readonly #array: zarr.Array<zarr.DataType, HttpStore>;
   readonly #pending = new Map<string, Pending>();
 
@@ -38,6 +40,7 @@ export class Volume implements Layout {
     this.name = name;
     this.path = path;
     this.attributes = fields(document.attributes);
+    this.#version = `${path} ${crc32c(new TextEncoder().encode(JSON.stringify(document)))}`;
     this.#array = new zarr.Array(store, `/${path}`, document as never);
     this.shape = this.#array.shape;
     this.chunk = this.#array.chunks;
@@ -52,6 +55,11 @@ export class Volume implements Layout {
     return this.shape.length > 3 ? this.shape[0]! : 1;
   }
 
+  /** The frame of this array at a frame of the series: one that has fewer stays at its last. */
+  frameAt(frame: number): number {
+    return Math.min(frame, this.frames - 1);
+  }
+
   physical(stored: number | bigint): number {
     const value = Number(stored);
     return this.slope === 1 && this.intercept === 0 ? value : value * this.slope + this.intercept;
@@ -59,13 +67,14 @@ export class Volume implements Layout {
 
   /** The stored values of a chunk, where they have been read already. */
   peek(chunk: readonly number[]): Values | undefined {
-    return decoded.get(`${this.path}/${chunk.join("/")}`);
+    return decoded.get(`${this.#version} ${chunk.join("/")}`);
   }
 
   /** The physical value of a voxel, where its chunk has been read. */
   valueAt(at: Vec3, frame: number): number | undefined {
-    const values = this.peek(chunkOf(this, at, frame));
-    return values && this.physical(values[offsetIn(this, at, frame)]!);
+    const own = this.frameAt(frame);
+    const values = this.peek(chunkOf(this, at, own));
+    return values && this.physical(values[offsetIn(this, at, own)]!);
   }
 
   /** The stored values of a chunk. What several ask for is read once, and cancelled when all of them have left. */
@@ -111,7 +120,7 @@ export class Volume implements Layout {
       // every chunk is written, also of zeros: what is not there is lost, whatever clients take for it
       if (!listed) throw new ReadError("is lost: its shard does not list it");
       const values = data as unknown as Values;
-      decoded.set(`${this.path}/${key}`, values, values.byteLength);
+      decoded.set(`${this.#version} ${key}`, values, values.byteLength);
       return values;
     } catch (error) {
       if (isAbort(error)) throw error;

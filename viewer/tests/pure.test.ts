@@ -247,6 +247,10 @@ describe("curves", () => {
     expect(summaryOf([10, 12, 14, 40, 20], [0, 1, 2, 3, 4])).toEqual({ baseline: 12, peak: 28, seconds: 3 });
     expect(summaryOf([Number.NaN, 1, 5], [0, 1, 2]).seconds).toBe(2);
   });
+  it("have a baseline where a frame of it cannot be read", () => {
+    expect(summaryOf([10, Number.NaN, 14, 40], [0, 1, 2, 3])).toEqual({ baseline: 12, peak: 28, seconds: 3 });
+    expect(summaryOf([Number.NaN, Number.NaN, Number.NaN, 40], [0, 1, 2, 3]).baseline).toBeNaN();
+  });
   it("are of voxels within the grid", () => {
     expect(regionAround(tilted(0), [0, 0, 1], "square")).toHaveLength(4);
     const disc = regionAround(tilted(0), [20, 25, 1], "disc");

@@ -101,6 +101,20 @@ describe("the store over HTTP", () => {
     await expect(store.getRange("/a/c/0", { offset: 0, length: 2 })).rejects.toThrow(told);
   });
 
+  it("lets go of an answer that is too long", async () => {
+    let cancelled = false;
+    const endless = new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(1000)),
+      cancel: () => {
+        cancelled = true;
+      },
+    });
+    const asked = served(() => new Response(endless, { status: 206 }));
+    const store = new HttpStore("http://x/");
+    await expect(store.getRange("/a/c/0", { offset: 0, length: 2 })).rejects.toThrow("more than it was asked for");
+    await vi.waitFor(() => expect(cancelled || asked[0]!.signal!.aborted).toBe(true));
+  });
+
   it("tries again where the server is only busy", async () => {
     vi.useFakeTimers();
     let times = 0;

@@ -1,0 +1,149 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Cine } from "../src/cine.ts";
+import { type Grid, gridOf } from "../src/geometry.ts";
+import { PLANES } from "../src/planes.ts";
+import { captionsOf } from "../src/readout.ts";
+import { shortcutOf } from "../src/shortcuts.ts";
+import { Space, type Subject } from "../src/subject.ts";
+import { type View, viewIn, viewOf } from "../src/view.ts";
+import { Viewport } from "../src/viewport.ts";
+import { Windowing } from "../src/windowing.ts";
+
+const AFFINE = [
+  [0.5, 0, 0, -20],
+  [0, 0.5, 0, -30],
+  [0, 0, 5, 7],
+];
+
+function grid(shape: readonly [number, number, number]): Grid {
+  return gridOf({ affine: AFFINE }, shape) as Grid;
+}
+
+function entry(id: string, name = id, frames = 1) {
+  return { id, label: name.toUpperCase(), volume: { name, path: id, attributes: {}, frames } as never };
+}
+
+function spaceOf(name: string, ...ids: string[]): Space {
+  const space = new Space({} as never, name, grid([12, 50, 40]));
+  for (const id of ids) space.entries.set(id, entry(id, id, id === "ctp" ? 4 : 1));
+  return space;
+}
+
+function subjectOf(...spaces: Space[]): Subject {
+  return { name: "sub-1", clinical: [], spaces: new Map(spaces.map((one) => [one.name, one])), problems: [] };
+}
+
+describe("the viewport", () => {
+  const size = [428, 328] as const;
+  const slices = grid([12, 50, 40]); // 20 mm across, 25 mm down
+  it("fits a slice in millimetres, and finds the voxel under a point", () => {
+    const viewport = new Viewport(PLANES.axial);
+    const { sx, sy, x0, y0 } = viewport.placed(slices, size);
+    expect([sx, sy, x0, y0]).toEqual([6, 6, 94, 14]);
+    // radiological: the left of the picture is the last voxel along x
+    expect(viewport.voxelAt(slices, 3, size, [95, 15])).toEqual({ at: [39, 49, 3], outside: false });
+    expect(viewport.voxelAt(slices, 3, size, [215, 165]).at).toEqual([19, 24, 3]);
+    expect(viewport.voxelAt(slices, 3, size, [0, 15])).toEqual({ at: [39, 49, 3], outside: true });
+    const sagittal = new Viewport(PLANES.sagittal).placed(slices, size);
+    expect(sagittal.sy / sagittal.sx).toBeCloseTo(10, 9);
+  });
+  it("zooms about a point, which stays where it is", () => {
+    const viewport = new Viewport(PLANES.axial);
+    const point = [200, 100] as const;
+    const before = viewport.voxelAt(slices, 0, size, point).at;
+    for (let times = 0; times < 3; times += 1) viewport.zoomBy(1.7, size, point);
+    expect(viewport.voxelAt(slices, 0, size, point).at).toEqual(before);
+    viewport.panBy(viewport.placed(slices, size).sx * 2, 0);
+    expect(viewport.voxelAt(slices, 0, size, point).at[0]).toBe(before[0] + 2);
+    viewport.zoomBy(1e9, size);
+    expect(viewport.zoom).toBe(32);
+    viewport.reset();
+    expect(viewport.placed(slices, size).sx).toBe(6);
+  });
+});
+
+describe("windowing", () => {
+  const view = (patch: object): View => ({ base: entry("ncct"), window: [40, 80], ...patch }) as never;
+  it("takes usual limits, or those of the first slice that is whole", () => {
+    const own = entry("pipeline:glow", "glow");
+    let picture: object | undefined;
+    const windowing = new Windowing(() => picture as never);
+    expect(windowing.base(view({}))).toEqual([0, 80]);
+    expect(windowing.base(view({ base: own, window: undefined }))).toEqual([0, 1]);
+    picture = { volume: own.volume, complete: false, values: Float32Array.of(10, 10) };
+    expect([windowing.limitsOf(own), windowing.measured]).toEqual([[0, 1], 0]);
+    picture = { ...picture, complete: true };
+    expect([windowing.limitsOf(own), windowing.measured]).toEqual([[0, 25], 1]);
+    picture = undefined;
+    expect(windowing.limitsOf(own)).toEqual([0, 25]);
+  });
+  it("is dragged by parts of its width", () => {
+    const windowing = new Windowing(() => undefined);
+    expect(windowing.dragged(view({}), 0, 0.5)).toEqual([80, 80]);
+    expect(windowing.dragged(view({}), Math.log(2), 0)).toEqual([40, 160]);
+  });
+  it("keeps the threshold within the limits of the overlay", () => {
+    const windowing = new Windowing(() => undefined);
+    const overlay = entry("tmax");
+    const [low, high] = windowing.limitsOf(overlay);
+    expect(windowing.threshold(view({ overlay }))).toBe(6);
+    expect(windowing.nudged(view({ overlay }), 1)).toBeCloseTo(6 + (high - low) / 24, 9);
+    expect(windowing.nudged(view({ overlay }), 1000)).toBe(high);
+    expect(captionsOf(view({ overlay, below: false }), [0, 80], 6)).toEqual(["NCCT  W 80 L 40", "TMAX > 6 s"]);
+  });
+});
+
+describe("spaces", () => {
+  it("are entered at the same position, with what they have of the same images", () => {
+    const [ncct, ctp] = [spaceOf("ncct", "ncct", "ctp", "tmax"), spaceOf("ctp", "ctp", "cbf")];
+    const subject = subjectOf(ncct, ctp);
+    const address = { kind: "subject", subject: "sub-1", base: "ctp", at: [-15, -20, 22], frame: 2 } as const;
+    const view = viewOf(subject, address)!;
+    const there = viewIn(subject, { ...view, window: [50, 100] }, ctp)!;
+    expect([there.space.name, there.base.id, there.window, there.frame]).toEqual(["ctp", "ctp", [50, 100], 2]);
+    expect(there.at).toEqual(view.at);
+    expect(viewIn(subject, view, ctp)!.overlay).toBeUndefined();
+    const back = viewIn(subject, { ...there, base: ctp.entries.get("cbf")!, window: [1, 2] }, ncct)!;
+    expect([back.base.id, back.window, back.overlay]).toEqual(["ncct", undefined, undefined]);
+  });
+});
+
+describe("shortcuts", () => {
+  it("have windows for Hounsfield units alone", () => {
+    const window = vi.fn();
+    const volume = (units: string) => ({ name: "x", attributes: { units } }) as never;
+    shortcutOf("1", volume("HU"), { window } as never)!();
+    expect(window).toHaveBeenCalledOnce();
+    expect(shortcutOf("1", volume("s"), { window } as never)).toBeUndefined();
+    expect(shortcutOf("constructor", volume("s"), {} as never)).toBeUndefined();
+  });
+});
+
+describe("the cine loop", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+  it("waits for the plane that is looked at, and for the others a while", () => {
+    const state = { seen: false, loading: true };
+    const advance = vi.fn();
+    const cine = new Cine({ seen: () => state.seen, loading: () => state.loading, advance });
+    cine.start();
+    vi.advanceTimersByTime(1200);
+    expect([cine.playing, advance.mock.calls.length]).toEqual([true, 0]);
+    state.seen = true;
+    vi.advanceTimersByTime(120);
+    expect(advance).toHaveBeenCalledTimes(1);
+    vi.advanceTimersByTime(3 * 120);
+    expect(advance).toHaveBeenCalledTimes(1);
+    vi.advanceTimersByTime(120);
+    expect(advance).toHaveBeenCalledTimes(2);
+    state.loading = false;
+    vi.advanceTimersByTime(5 * 120);
+    expect(advance).toHaveBeenCalledTimes(7);
+  });
+  it("does not go on where what it showed has stopped it", () => {
+    const cine: Cine = new Cine({ seen: () => true, loading: () => false, advance: () => cine.stop() });
+    cine.start();
+    vi.advanceTimersByTime(120);
+    expect([cine.playing, vi.getTimerCount()]).toEqual([false, 0]);
+  });
+});
