@@ -18,7 +18,7 @@ from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
 from isles24_zarr.store import is_versioned
-from isles24_zarr.writing import tidy
+from isles24_zarr.writing import list_subjects, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -196,8 +196,9 @@ def _tasks(
         record = earlier_record(store, pipeline.name, place.subject)
         state = "missing" if overwrite else _state(store, place, pipeline, record)
         if record is not None and state == "kept":
-            if not is_versioned(place.target.url):
+            if not is_versioned(place.target.url):  # a run that was killed leaves no half of a version
                 tidy(store, record)
+                list_subjects(store, pipeline.name, {place.subject}, set())
             rows[place.subject] = "kept", None
         else:
             again = overwrite or state == "outdated"

@@ -280,6 +280,14 @@ def reference_session(reference: str) -> int:
     return IMAGES[reference].session if reference in IMAGES else 1
 
 
+def subjects_of(document: Mapping[str, Any] | None) -> list[str] | None:
+    """Return the subjects that the document of a pipeline lists; None where it has no list, as older ones."""
+    listed = (document or {}).get("attributes", {}).get("subjects")
+    if not isinstance(listed, list):
+        return None
+    return sorted({name for name in listed if isinstance(name, str) and SUBJECT_NAME.fullmatch(name)})
+
+
 def pipelines_of(document: Mapping[str, Any] | None) -> list[str]:
     """Return the pipelines that the document of the group of derivatives lists."""
     listed = (document or {}).get("attributes", {}).get("pipelines")
