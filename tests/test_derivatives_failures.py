@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -222,12 +223,28 @@ def test_pipelines_without_a_list_of_subjects_are_read_and_get_one(saved: Path) 
     assert verified(saved) == []
 
 
-def test_a_damaged_document_is_no_crash(saved: Path) -> None:
+def test_a_damaged_document_is_no_crash(saved: Path, release: Path, tmp_path: Path) -> None:
     (saved / GROUP / "zarr.json").write_text("{")
     with pytest.raises(StoreDamageError):
         opened(saved, pipeline="mine")
     assert "is not a Zarr document" in str(verified(saved))
     scan = opened(saved)
+    # results whose voxels are whole are not deleted unasked
+    before = files_of(saved)
+    words = rf"{GROUP}/zarr.json.*overwrite=True replaces all results.*'remove'"
+    with pytest.raises(StoreDamageError, match=words) as raised:
+        scan.isles.save({"third": scan["ncct"]}, "mine")
+    assert "\n" not in str(raised.value)
+    row = isles24_zarr.open_cohort(saved).isles.derive(half, "mine", subjects=[S], progress=False).loc[S]
+    assert row["state"] == "failed"
+    assert re.search(words, row["error"])
+    file = tmp_path / f"{S}_ses-01_mine_mask.nii.gz"
+    shutil.copy(next(release.glob(f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz")), file)
+    report = isles24_zarr.add(saved, "mine", [file])
+    assert not report.ok
+    (problem,) = report.problems
+    assert re.search(words, f"{problem.path}: {problem.message}")
+    assert files_of(saved).keys() == before.keys()
     scan.isles.save({"late": scan["tmax"] > 8}, "mine", overwrite=True)
     assert verified(saved) == []
 

@@ -197,6 +197,8 @@ def prepared(
         A name cannot be used, an array is not on the grid, or its type is none that is stored.
     DestinationError
         There is such a result already.
+    StoreDamageError
+        What the pipeline has of the subject cannot be read.
     """
     arrays = named_arrays(results)
     grid = stored_grid(store, place)
@@ -207,7 +209,7 @@ def prepared(
     times = _times(store, grid, place)
     for name, array in arrays.items():
         _check_grid(name, array, grid, place, times)
-    earlier = earlier_record(store, pipeline.name, place.subject)
+    earlier = earlier_record(store, place, pipeline.name, overwrite=overwrite)
     check_names(place, pipeline.name, arrays, grid, earlier, overwrite=overwrite)
     recorded = {
         "generated_by": list(pipeline.generated_by),

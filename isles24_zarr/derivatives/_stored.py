@@ -9,7 +9,7 @@ import numpy as np
 from isles24_zarr.errors import DestinationError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import ArrayRecord, DerivativeRecord, GridRecord, file_label, pipeline_path
 from isles24_zarr.geometry import UNKNOWN_ORIENTATION, Grid
-from isles24_zarr.store import read_document
+from isles24_zarr.store import ZARR_JSON, read_document
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -48,14 +48,24 @@ def image_records(grid: GridRecord, place: ScanPlace) -> dict[str, ArrayRecord]:
     return {name: ArrayRecord.from_checked(grid.members[name], f"{place.path}/{name}") for name in names}
 
 
-def earlier_record(store: Store, pipeline: str, subject: str) -> DerivativeRecord | None:
-    """Return what a pipeline has of a subject; a commit that cannot be read is none."""
-    path = pipeline_path(pipeline, subject)
+def earlier_record(store: Store, place: ScanPlace, pipeline: str, *, overwrite: bool) -> DerivativeRecord | None:
+    """Return what a pipeline has of a subject; None where nothing is committed, and all that is there may be deleted.
+
+    Raises
+    ------
+    StoreDamageError
+        Its document cannot be read, and is not to be overwritten: results whose voxels are whole may lie below it.
+    """
+    path = pipeline_path(pipeline, place.subject)
     try:
         document = read_document(store, path)
         return None if document is None else DerivativeRecord.from_document(document, path)
-    except StoreDamageError:
-        return None
+    except StoreDamageError as error:
+        if overwrite:
+            return None
+        what = f"{error.what}; 'verify' tells more; overwrite=True replaces all results that {pipeline!r} has of"
+        what += f" {place.subject}, 'remove' takes them out"
+        raise StoreDamageError(f"{place.target.url}/{path}/{ZARR_JSON}", what) from error
 
 
 def check_names(

@@ -296,7 +296,11 @@ def _added(
 ) -> dict[str, str]:
     """Write the files of a subject that are on one grid, and commit them."""
     place, grid, store = candidates[0].place, candidates[0].grid, writer.store
-    earlier = earlier_record(store, pipeline.name, place.subject)
+    try:
+        earlier = earlier_record(store, place, pipeline.name, overwrite=overwrite)
+    except StoreDamageError as error:
+        problems.append(Problem.from_error(error, subject=place.subject))
+        return {}
     plans: dict[Path, ArrayPlan] = {}
     for candidate in candidates:
         try:
