@@ -490,6 +490,26 @@ def test_files_come_back_byte_for_byte(target: Path, store: Path, release: Path,
     assert_originals_untouched(store, target)
 
 
+@pytest.mark.parametrize(
+    ("said", "session"), [("_ses-02", "ses-02"), ("_ses-2", "ses-02"), ("", "ses-01"), ("_ses-later", "ses-01")]
+)
+def test_files_that_are_added_keep_their_sessions(
+    target: Path, release: Path, tmp_path: Path, said: str, session: str
+) -> None:
+    """A mask of the follow-up is on the grid of the NCCT, which is of the admission."""
+    source = next(release.glob(f"derivatives/{S}/ses-02/*lesion-msk.nii.gz"))
+    file = Path(shutil.copy(source, tmp_path / f"{S}{said}_desc-core_mask.nii.gz"))
+    assert added(target, file).ok
+    assert opened(target, pipeline="reader")["core_mask"].attrs["session"] == int(session[-1])
+    isles24_zarr.export(target, tmp_path / "out", pipelines=["reader"], workers=1, progress=False)
+    (back,) = (tmp_path / "out").rglob("*.nii.gz")
+    folder = f"derivatives/reader/{S}/{session}/anat"
+    assert back.relative_to(tmp_path / "out").as_posix() == (
+        f"{folder}/{S}_{session}_space-ncct_desc-coreMask_mask.nii.gz"
+    )
+    assert verified(target) == []
+
+
 @pytest.fixture
 def affine(release: Path) -> np.ndarray[Any, Any]:
     found: np.ndarray[Any, Any] = nib.load(release / f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz").affine

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from isles24_zarr.nifti import Header
 
 _SUBJECT: Final = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=[_.])", re.ASCII)
+_SESSION: Final = re.compile(r"_ses-([0-9]{1,4})(?=[_.])", re.ASCII)
 _DESC: Final = re.compile(r"_desc-([0-9A-Za-z]+)(?=[_.])", re.ASCII)
 _SUFFIX: Final = re.compile(r"_([0-9A-Za-z-]+)\.nii(?:\.gz)?$", re.ASCII | re.IGNORECASE)
 
@@ -337,6 +338,7 @@ def _added(
 
 
 def _plan(candidate: _Candidate, pipeline: Pipeline) -> ArrayPlan:
+    session = _SESSION.search(candidate.file.name)
     file = SourceFile(path=candidate.file.name, size=candidate.file.stat().st_size, stamp="")
     return added_plan(
         candidate.name,
@@ -347,7 +349,7 @@ def _plan(candidate: _Candidate, pipeline: Pipeline) -> ArrayPlan:
         header=candidate.header,
         orientation=canonical_orientation(candidate.header.affine),
         recorded={"generated_by": list(pipeline.generated_by), "sources": {}},
-        session=reference_session(candidate.grid.reference),
+        session=int(session[1]) if session else reference_session(candidate.grid.reference),
     )
 
 

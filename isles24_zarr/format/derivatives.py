@@ -202,7 +202,7 @@ def added_plan(
     recorded
         ``generated_by`` and ``sources``.
     session
-        Of the image that gave the grid.
+        As the name of the file says, or that of the image that gave the grid.
     """
     kind = IMAGES.get(name)
     x, y, z = (header.volume_shape[axis] for axis in orientation.axes)
