@@ -343,6 +343,19 @@ def test_pipelines_have_names_as_bids_has_them(target: Path, name: str) -> None:
         opened(target, pipeline=name)
 
 
+@pytest.mark.parametrize("programs", ["x", ["x"], b"x", 3, [{"Name": "x"}, None], {"Version": "1", "Name": 3}])
+def test_programs_are_as_bids_has_them(target: Path, programs: Any) -> None:
+    scan = opened(target)
+    for call in (
+        lambda: scan.isles.save({"half": scan["ncct"]}, "mine", generated_by=programs),
+        lambda: added(target, target, generated_by=programs),
+    ):
+        with pytest.raises(UnknownNameError, match="generated_by: ") as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    assert not (target / "derivatives").exists()
+
+
 def test_a_scan_that_forgot_its_store(target: Path) -> None:
     scan = opened(target)
     with pytest.raises(UnknownNameError, match="does not know its store"):

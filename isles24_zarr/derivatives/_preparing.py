@@ -92,7 +92,11 @@ class Pipeline:
         if not isinstance(name, str) or not PIPELINE_NAME.fullmatch(name):
             what = "is no name of a pipeline: letters, digits and hyphens, and not as 'sub-' begins"
             raise UnknownNameError(repr(name), what)
-        programs = [generated_by] if isinstance(generated_by, Mapping) else list(generated_by or [{}])
+        programs = [generated_by] if isinstance(generated_by, Mapping) else generated_by or [{}]
+        if not isinstance(programs, list | tuple) or not all(isinstance(each, Mapping) for each in programs):
+            what = "is no program as BIDS has it, nor a list of them; give {'Name': ..., 'Version': ...}"
+            raise UnknownNameError("generated_by", what)
+        programs = list(programs)
         programs[0] = {
             "Name": name,
             **({} if version is None else {"Version": str(version)}),
