@@ -343,6 +343,22 @@ def test_pipelines_have_names_as_bids_has_them(target: Path, name: str) -> None:
         opened(target, pipeline=name)
 
 
+def test_names_are_of_a_length_that_files_can_have(target: Path, release: Path, tmp_path: Path) -> None:
+    scan = opened(target)
+    file = next(release.glob(f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"))
+    for call in (
+        lambda: scan.isles.save({"a" * 101: scan["ncct"]}, "mine"),
+        lambda: scan.isles.save({"a": scan["ncct"]}, "p" * 101),
+        lambda: isles24_zarr.add(target, "p" * 101, file),
+    ):
+        with pytest.raises(UnknownNameError, match="too long for a name: it has 101 characters, at most 100"):
+            call()
+    assert "too long for a name" in added(target, file, name="a" * 101).problems[0].message
+    assert not (target / "derivatives").exists()
+    scan.isles.save({"a" * 100: scan["ncct"] > 0}, "p" * 100)
+    assert isles24_zarr.export(target, tmp_path / "out", pipelines=["p" * 100], workers=1, progress=False).ok
+
+
 @pytest.mark.parametrize("programs", ["x", ["x"], b"x", 3, [{"Name": "x"}, None], {"Version": "1", "Name": 3}])
 def test_programs_are_as_bids_has_them(target: Path, programs: Any) -> None:
     scan = opened(target)

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.derivatives._stored import (
+    check_length,
     check_names,
     earlier_record,
     image_records,
@@ -92,6 +93,7 @@ class Pipeline:
         if not isinstance(name, str) or not PIPELINE_NAME.fullmatch(name):
             what = "is no name of a pipeline: letters, digits and hyphens, and not as 'sub-' begins"
             raise UnknownNameError(repr(name), what)
+        check_length(name)
         programs = [generated_by] if isinstance(generated_by, Mapping) else generated_by or [{}]
         if not isinstance(programs, list | tuple) or not all(isinstance(each, Mapping) for each in programs):
             what = "is no program as BIDS has it, nor a list of them; give {'Name': ..., 'Version': ...}"
@@ -165,6 +167,7 @@ def named_arrays(results: Any) -> dict[str, xr.DataArray]:
         if not isinstance(name, str) or not RESULT_NAME.fullmatch(name):
             what = "is no name of an array: lower-case letters, digits and _, a letter first, and no coordinate"
             raise UnknownNameError(repr(name), f"{what}; rename it, as by .rename('core')")
+        check_length(name)
         if not isinstance(array, xr.DataArray):
             what = f"is a {type(array).__name__}, which has no coordinates; give scan['ncct'].copy(data=...)"
             raise GeometryError(name, what)

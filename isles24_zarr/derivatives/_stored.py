@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
     from isles24_zarr.format import ArrayPlan
     from isles24_zarr.scans import ScanPlace
+
+
+_LONGEST: Final = 100
+"""Letters of a name: files that are exported have it in theirs, and file systems have 255."""
+
+
+def check_length(name: str) -> None:
+    """Make sure that the name of a pipeline or an array can be part of the name of a file."""
+    if len(name) > _LONGEST:
+        what = f"is too long for a name: it has {len(name)} characters, at most {_LONGEST} are allowed"
+        raise UnknownNameError(f"{name[:20]!r}...", what)
 
 
 def stored_grid(store: Store, place: ScanPlace) -> GridRecord:

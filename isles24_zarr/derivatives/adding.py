@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.derivatives._commit import commit_results, writing
 from isles24_zarr.derivatives._preparing import Pipeline, Prepared
 from isles24_zarr.derivatives._stored import (
+    check_length,
     check_names,
     earlier_record,
     next_separator,
@@ -220,6 +221,7 @@ def _candidates(
             own_name = name or _name_of(file)
             if not RESULT_NAME.fullmatch(own_name):
                 raise UnknownNameError(repr(own_name), "is no name of an array: lower-case letters, digits and _")
+            check_length(own_name)
             with _opened(file) as opened:
                 header = read_header(opened, path=str(file), size=file.stat().st_size)
             place, grid = _matching(file, header, grids)
