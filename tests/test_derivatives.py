@@ -565,7 +565,11 @@ def test_the_grid_of_a_file_is_found_by_its_affine(
     broken = tmp_path / f"{S}_desc-broken_map.nii.gz"
     broken.write_bytes(good.read_bytes()[:-20])
     missing = tmp_path / f"{S}_desc-missing_map.nii.gz"
-    report = added(target, good, moved, cut, stranger, nameless, broken, missing)
+    nowhere = tmp_path / "nowhere.nii.gz"  # nor does its name say whose it is
+    folder = tmp_path / "folder.nii.gz"
+    folder.mkdir()
+    endless = tmp_path / f"{'n' * 300}.nii.gz"
+    report = added(target, good, moved, cut, stranger, nameless, broken, missing, nowhere, folder, endless)
     assert list(report.added) == [f"derivatives/reader/{S}/space-ncct/other_axes"]
     assert not report.ok
     told = {Path(problem.path).name: problem.message for problem in report.problems}
@@ -574,7 +578,10 @@ def test_the_grid_of_a_file_is_found_by_its_affine(
     assert "is no subject of" in str(told)
     assert "does not say whose it is" in told[nameless.name]
     assert broken.name in told
-    assert "is no file" in told[missing.name]
+    assert "does not exist" in told[missing.name]
+    assert "does not exist" in told[nowhere.name]
+    assert "is no file" in told[folder.name]
+    assert "too long" in told[endless.name]
     found = opened(target, pipeline="reader")
     assert list(found) == ["other_axes"]
     by_nibabel = np.asarray(nib.as_closest_canonical(image).dataobj).T

@@ -154,7 +154,10 @@ def add(
     several = [files] if isinstance(files, str | os.PathLike) else list(files)
     for file in (Path(os.fspath(each)).expanduser() for each in several):
         try:
+            _check_file(file)
             by_subject.setdefault(subject or _subject_of(file), []).append(file)
+        except OSError as error:
+            problems.append(Problem.from_error(UnreadableFileError(file, str(error))))
         except Isles24Error as error:
             problems.append(Problem.from_error(error))
     if not by_subject and not problems:
@@ -235,9 +238,13 @@ def _candidates(
             problems.append(Problem.from_error(error, subject=subject))
 
 
-def _opened(file: Path) -> Any:
+def _check_file(file: Path) -> None:
     if not file.is_file():
-        raise UnreadableFileError(file, "is no file")
+        raise UnreadableFileError(file, "is no file" if file.exists() else "does not exist")
+
+
+def _opened(file: Path) -> Any:
+    _check_file(file)
     return file.open("rb")
 
 
