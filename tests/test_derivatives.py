@@ -486,7 +486,7 @@ def test_a_store_that_is_written_is_refused(target: Path) -> None:
             lambda: scan.isles.save({"a": scan["ncct"]}, "mine"),
             lambda: cohort.isles.derive(half, "mine", progress=False),
         ):
-            with pytest.raises(StoreLockedError, match="is writing into it"):
+            with pytest.raises(StoreLockedError, match="another process is writing into it"):
                 call()
         holder.kill()
     scan.isles.save({"a": scan["ncct"]}, "mine")

@@ -462,7 +462,7 @@ def test_results_in_a_bucket(server: int, store: Path, tmp_path: Path, client: C
     assert report.problems == ()
     lease = Lease(url, options)
     lease.take()
-    with pytest.raises(StoreLockedError, match="is writing into it"):
+    with pytest.raises(StoreLockedError, match="another process is writing into it"):
         scan.isles.save({"other": scan["ncct"]}, "mine")
     lease.release()
     local = tmp_path / "back.zarr"
