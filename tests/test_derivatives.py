@@ -343,6 +343,35 @@ def test_pipelines_have_names_as_bids_has_them(target: Path, name: str) -> None:
         opened(target, pipeline=name)
 
 
+def test_names_are_of_a_length_that_files_can_have(target: Path, release: Path, tmp_path: Path) -> None:
+    scan = opened(target)
+    file = next(release.glob(f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"))
+    for call in (
+        lambda: scan.isles.save({"a" * 101: scan["ncct"]}, "mine"),
+        lambda: scan.isles.save({"a": scan["ncct"]}, "p" * 101),
+        lambda: isles24_zarr.add(target, "p" * 101, file),
+    ):
+        with pytest.raises(UnknownNameError, match="too long for a name: it has 101 characters, at most 100"):
+            call()
+    assert "too long for a name" in added(target, file, name="a" * 101).problems[0].message
+    assert not (target / "derivatives").exists()
+    scan.isles.save({"a" * 100: scan["ncct"] > 0}, "p" * 100)
+    assert isles24_zarr.export(target, tmp_path / "out", pipelines=["p" * 100], workers=1, progress=False).ok
+
+
+@pytest.mark.parametrize("programs", ["x", ["x"], b"x", 3, [{"Name": "x"}, None], {"Version": "1", "Name": 3}])
+def test_programs_are_as_bids_has_them(target: Path, programs: Any) -> None:
+    scan = opened(target)
+    for call in (
+        lambda: scan.isles.save({"half": scan["ncct"]}, "mine", generated_by=programs),
+        lambda: added(target, target, generated_by=programs),
+    ):
+        with pytest.raises(UnknownNameError, match="generated_by: ") as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    assert not (target / "derivatives").exists()
+
+
 def test_a_scan_that_forgot_its_store(target: Path) -> None:
     scan = opened(target)
     with pytest.raises(UnknownNameError, match="does not know its store"):
@@ -457,7 +486,7 @@ def test_a_store_that_is_written_is_refused(target: Path) -> None:
             lambda: scan.isles.save({"a": scan["ncct"]}, "mine"),
             lambda: cohort.isles.derive(half, "mine", progress=False),
         ):
-            with pytest.raises(StoreLockedError, match="is writing into it"):
+            with pytest.raises(StoreLockedError, match="another process is writing into it"):
                 call()
         holder.kill()
     scan.isles.save({"a": scan["ncct"]}, "mine")
@@ -490,6 +519,26 @@ def test_files_come_back_byte_for_byte(target: Path, store: Path, release: Path,
     assert_originals_untouched(store, target)
 
 
+@pytest.mark.parametrize(
+    ("said", "session"), [("_ses-02", "ses-02"), ("_ses-2", "ses-02"), ("", "ses-01"), ("_ses-later", "ses-01")]
+)
+def test_files_that_are_added_keep_their_sessions(
+    target: Path, release: Path, tmp_path: Path, said: str, session: str
+) -> None:
+    """A mask of the follow-up is on the grid of the NCCT, which is of the admission."""
+    source = next(release.glob(f"derivatives/{S}/ses-02/*lesion-msk.nii.gz"))
+    file = Path(shutil.copy(source, tmp_path / f"{S}{said}_desc-core_mask.nii.gz"))
+    assert added(target, file).ok
+    assert opened(target, pipeline="reader")["core_mask"].attrs["session"] == int(session[-1])
+    isles24_zarr.export(target, tmp_path / "out", pipelines=["reader"], workers=1, progress=False)
+    (back,) = (tmp_path / "out").rglob("*.nii.gz")
+    folder = f"derivatives/reader/{S}/{session}/anat"
+    assert back.relative_to(tmp_path / "out").as_posix() == (
+        f"{folder}/{S}_{session}_space-ncct_desc-coreMask_mask.nii.gz"
+    )
+    assert verified(target) == []
+
+
 @pytest.fixture
 def affine(release: Path) -> np.ndarray[Any, Any]:
     found: np.ndarray[Any, Any] = nib.load(release / f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz").affine
@@ -516,7 +565,11 @@ def test_the_grid_of_a_file_is_found_by_its_affine(
     broken = tmp_path / f"{S}_desc-broken_map.nii.gz"
     broken.write_bytes(good.read_bytes()[:-20])
     missing = tmp_path / f"{S}_desc-missing_map.nii.gz"
-    report = added(target, good, moved, cut, stranger, nameless, broken, missing)
+    nowhere = tmp_path / "nowhere.nii.gz"  # nor does its name say whose it is
+    folder = tmp_path / "folder.nii.gz"
+    folder.mkdir()
+    endless = tmp_path / f"{'n' * 300}.nii.gz"
+    report = added(target, good, moved, cut, stranger, nameless, broken, missing, nowhere, folder, endless)
     assert list(report.added) == [f"derivatives/reader/{S}/space-ncct/other_axes"]
     assert not report.ok
     told = {Path(problem.path).name: problem.message for problem in report.problems}
@@ -525,7 +578,10 @@ def test_the_grid_of_a_file_is_found_by_its_affine(
     assert "is no subject of" in str(told)
     assert "does not say whose it is" in told[nameless.name]
     assert broken.name in told
-    assert "is no file" in told[missing.name]
+    assert "does not exist" in told[missing.name]
+    assert "does not exist" in told[nowhere.name]
+    assert "is no file" in told[folder.name]
+    assert "too long" in told[endless.name]
     found = opened(target, pipeline="reader")
     assert list(found) == ["other_axes"]
     by_nibabel = np.asarray(nib.as_closest_canonical(image).dataobj).T

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,9 @@ SHARD = "space-ncct/half/c/0/0/0"
         (lambda folder: edit(folder.parent.parent / "zarr.json"), "derivatives/zarr.json", "edited"),
         (lambda folder: (folder / "space-ncct/late/c.0.0.0").touch(), f"{GROUP}/space-ncct/late/c.0.0.0", "no shard"),
         (lambda folder: (folder / "notes.txt").touch(), f"{GROUP}/notes.txt", "not listed"),
-        (lambda folder: (folder / "zarr.json").unlink(), f"{GROUP}/", "left over by a run that did not end"),
+        (lambda folder: (folder / "zarr.json").unlink(), f"{GROUP}/zarr.json", f"mine lists results of {S}"),
+        (shutil.rmtree, f"{GROUP}/zarr.json", f"is lost: the pipeline mine lists results of {S}"),
+        (lambda folder: shutil.rmtree(folder.parent), "derivatives/mine/zarr.json", "lists the pipeline"),
     ],
 )  # fmt: skip
 def test_damage_is_named(saved: Path, spoil: Any, path: str, words: str) -> None:
@@ -119,25 +122,129 @@ def test_swapped_shards_are_found_by_their_checksums(saved: Path) -> None:
 
 
 def test_half_written_results_are_never_opened(saved: Path) -> None:
-    (saved / GROUP / "zarr.json").unlink()
+    other = isles24_zarr.open_scan(saved, "sub-stroke0002")
+
+    def leave() -> None:
+        """Voxels of one of whom the pipeline has committed nothing."""
+        folder = shutil.copytree(saved / GROUP, saved / "derivatives/mine/sub-stroke0002")
+        (folder / "zarr.json").unlink()
+
+    leave()
     with pytest.raises(UnknownNameError, match="has no results"):
-        opened(saved, pipeline="mine")
-    assert "did not end: " in verified(saved)[0]
-    scan = opened(saved)
-    scan.isles.save({"late": scan["tmax"] > 8}, "mine")  # what was left is cleared away
-    assert list(opened(saved, pipeline="mine")) == ["late"]
+        isles24_zarr.open_scan(saved, "sub-stroke0002", pipeline="mine")
+    (told,) = verified(saved)
+    assert "did not end: " in told
+    assert "derive or save them again" in told
+    other.isles.save({"late": other["tmax"] > 8}, "mine")  # what was left is cleared away
+    assert list(isles24_zarr.open_scan(saved, "sub-stroke0002", pipeline="mine")) == ["late"]
     assert verified(saved) == []
-    (saved / GROUP / "zarr.json").unlink()
+    isles24_zarr.remove(saved, "sub-stroke0002", derivative="mine")
+    leave()
     isles24_zarr.remove(saved, derivative="mine")
     assert verified(saved) == []
 
 
-def test_a_damaged_document_is_no_crash(saved: Path) -> None:
+def subjects_listed(target: Path) -> Any:
+    return zarr.open_group(target, mode="r")["derivatives/mine"].attrs.get("subjects")
+
+
+def test_lost_results_can_be_saved_again_or_removed(saved: Path) -> None:
+    assert subjects_listed(saved) == [S]
+    other = isles24_zarr.open_scan(saved, "sub-stroke0002")
+    other.isles.save({"late": other["tmax"] > 8}, "mine", version="2")
+    assert subjects_listed(saved) == [S, "sub-stroke0002"]
+    shutil.rmtree(saved / GROUP)
+    (problem,) = isles24_zarr.verify(saved, workers=1, progress=False).problems
+    assert (problem.path, problem.subject, problem.severity) == (f"{GROUP}/zarr.json", S, "error")
+    assert isles24_zarr.verify(saved, subjects=["sub-stroke0002"], workers=1, progress=False).problems == ()
+    scan = opened(saved)
+    scan.isles.save({"late": scan["tmax"] > 8}, "mine")
+    assert verified(saved) == []
+    shutil.rmtree(saved / GROUP)
+    isles24_zarr.remove(saved, S, derivative="mine")
+    assert subjects_listed(saved) == ["sub-stroke0002"]
+    assert verified(saved) == []
+    # a pipeline whose document cannot be read can be taken out still
+    (saved / "derivatives/mine/zarr.json").write_text("{")
+    isles24_zarr.remove(saved, derivative="mine")
+    assert verified(saved) == []
+
+
+def test_a_run_that_was_killed_before_or_after_its_commit(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before: left over. After it, and before the pipeline lists it: whole, read, and told. Neither is lost."""
+    from isles24_zarr.writing import _results
+
+    class Killed(BaseException):
+        """As SIGKILL, nothing of ours catches it."""
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    (saved / "derivatives/mine/zarr.json").write_bytes(b"")
+    isles24_zarr.remove(saved, derivative="mine")
+    cohort = isles24_zarr.open_cohort(saved)
+    for name, words in (("write_subject", "left over"), ("list_subjects", "is not listed by the pipeline mine")):
+        with monkeypatch.context() as patch:
+            patch.setattr(_results, name, killed)
+            with pytest.raises(Killed):
+                opened(saved).isles.save(half(opened(saved)), "mine", overwrite=True)
+        (problem,) = isles24_zarr.verify(saved, workers=1, progress=False).problems
+        assert words in problem.message
+        assert problem.severity == ("error" if name == "write_subject" else "notice")
+    assert list(opened(saved, pipeline="mine")) == ["half"]
+    cohort.isles.derive(half, "mine", subjects=[S], overwrite=True, progress=False)
+    assert verified(saved) == []
+    # and a removal that was killed in between is no loss
+    with monkeypatch.context() as patch:
+        patch.setattr("isles24_zarr.derivatives.removing.remove_node", killed)
+        with pytest.raises(Killed):
+            isles24_zarr.remove(saved, S, derivative="mine")
+    assert "is not listed by the pipeline mine" in verified(saved)[0]
+    rows = cohort.isles.derive(half, "mine", subjects=[S], progress=False)
+    assert rows["state"].tolist() == ["kept"]  # and listed
+    assert subjects_listed(saved) == [S]
+    assert verified(saved) == []
+
+
+def test_pipelines_without_a_list_of_subjects_are_read_and_get_one(saved: Path) -> None:
+    """As they were written before there was one."""
+    from isles24_zarr.format import seal
+
+    path = saved / "derivatives/mine/zarr.json"
+    document = json.loads(path.read_text())
+    del document["attributes"]["subjects"]
+    document["attributes"]["isles24_zarr"]["seal"] = seal(document)
+    path.write_text(json.dumps(document))
+    assert verified(saved) == []
+    assert list(opened(saved, pipeline="mine")) == ["half", "late"]
+    other = isles24_zarr.open_scan(saved, "sub-stroke0002")
+    other.isles.save({"late": other["tmax"] > 8}, "mine")
+    assert subjects_listed(saved) == [S, "sub-stroke0002"]
+    assert verified(saved) == []
+
+
+def test_a_damaged_document_is_no_crash(saved: Path, release: Path, tmp_path: Path) -> None:
     (saved / GROUP / "zarr.json").write_text("{")
     with pytest.raises(StoreDamageError):
         opened(saved, pipeline="mine")
     assert "is not a Zarr document" in str(verified(saved))
     scan = opened(saved)
+    # results whose voxels are whole are not deleted unasked
+    before = files_of(saved)
+    words = rf"{GROUP}/zarr.json.*overwrite=True replaces all results.*'remove'"
+    with pytest.raises(StoreDamageError, match=words) as raised:
+        scan.isles.save({"third": scan["ncct"]}, "mine")
+    assert "\n" not in str(raised.value)
+    row = isles24_zarr.open_cohort(saved).isles.derive(half, "mine", subjects=[S], progress=False).loc[S]
+    assert row["state"] == "failed"
+    assert re.search(words, row["error"])
+    file = tmp_path / f"{S}_ses-01_mine_mask.nii.gz"
+    shutil.copy(next(release.glob(f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz")), file)
+    report = isles24_zarr.add(saved, "mine", [file])
+    assert not report.ok
+    (problem,) = report.problems
+    assert re.search(words, f"{problem.path}: {problem.message}")
+    assert files_of(saved).keys() == before.keys()
     scan.isles.save({"late": scan["tmax"] > 8}, "mine", overwrite=True)
     assert verified(saved) == []
 
@@ -355,7 +462,7 @@ def test_results_in_a_bucket(server: int, store: Path, tmp_path: Path, client: C
     assert report.problems == ()
     lease = Lease(url, options)
     lease.take()
-    with pytest.raises(StoreLockedError, match="is writing into it"):
+    with pytest.raises(StoreLockedError, match="another process is writing into it"):
         scan.isles.save({"other": scan["ncct"]}, "mine")
     lease.release()
     local = tmp_path / "back.zarr"

@@ -204,7 +204,7 @@ def test_a_lock_is_respected_and_does_not_outlive_its_holder(source: Path, targe
     with subprocess.Popen([sys.executable, "-u", "-c", script], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(StoreLockedError, match="another conversion is writing into it"):
+        with pytest.raises(StoreLockedError, match="another process is writing into it"):
             again(source, target, client)
         holder.send_signal(signal.SIGKILL)
     assert again(source, target, client).ok
@@ -222,7 +222,7 @@ def test_the_second_of_two_conversions_stops_at_once(release: Path, store: Path,
         first.send_signal(signal.SIGCONT)
         first.communicate(timeout=60)
     assert second.returncode == 2
-    assert second.stderr.startswith(f"error: {target}: another conversion is writing into it")
+    assert second.stderr.startswith(f"error: {target}: another process is writing into it")
     assert first.returncode == 0
     assert_identical_stores(store, target)
 

@@ -208,9 +208,9 @@ def check_bucket(target: str, options: dict[str, Any], release: Path, few: Path,
     assert np.array_equal(scan["ncct"][5].values, isles24_zarr.open_scan(few, S, chunks=None)["ncct"][5].values)
     lease, other = (Lease(target, options) for _ in range(2))
     lease.take()
-    with pytest.raises(StoreLockedError, match="another conversion is writing into it"):
+    with pytest.raises(StoreLockedError, match="another process is writing into it"):
         other.take()
-    with pytest.raises(StoreLockedError, match="another conversion is writing into it"):
+    with pytest.raises(StoreLockedError, match="another process is writing into it"):
         isles24_zarr.convert(release, target, **common)
     lease.renew()
     lease.confirm()

@@ -34,7 +34,7 @@ from isles24_zarr.store import (
     write_errors,
 )
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.writing import write_dataset, write_group
+from isles24_zarr.writing import list_subjects, listed_subjects, write_dataset, write_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -171,9 +171,11 @@ def _commit_derivatives(
             continue
         known = set(pipelines_of(read_document(there, DERIVATIVES)))
         write_group(there, DERIVATIVES, {"pipelines": sorted({*known, pipeline})})
+        listed = listed_subjects(there, pipeline)  # which may be of others than the pipeline of the store has
         _copy_objects(store, there, [f"{pipeline_path(pipeline)}/{ZARR_JSON}"])
         for subject in new:
             _copy(store, there, pipeline_path(pipeline, subject))
+        list_subjects(there, pipeline, {*listed, *new}, set(listed_subjects(there, pipeline)) - {*listed, *new})
         snapshot = session.commit(f"{pipeline}: {len(new)} subjects", metadata={"package_version": PACKAGE_VERSION})
         snapshots[pipeline] = snapshot
 

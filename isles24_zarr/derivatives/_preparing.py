@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.derivatives._stored import (
+    check_length,
     check_names,
     earlier_record,
     image_records,
@@ -92,7 +93,12 @@ class Pipeline:
         if not isinstance(name, str) or not PIPELINE_NAME.fullmatch(name):
             what = "is no name of a pipeline: letters, digits and hyphens, and not as 'sub-' begins"
             raise UnknownNameError(repr(name), what)
-        programs = [generated_by] if isinstance(generated_by, Mapping) else list(generated_by or [{}])
+        check_length(name)
+        programs = [generated_by] if isinstance(generated_by, Mapping) else generated_by or [{}]
+        if not isinstance(programs, list | tuple) or not all(isinstance(each, Mapping) for each in programs):
+            what = "is no program as BIDS has it, nor a list of them; give {'Name': ..., 'Version': ...}"
+            raise UnknownNameError("generated_by", what)
+        programs = list(programs)
         programs[0] = {
             "Name": name,
             **({} if version is None else {"Version": str(version)}),
@@ -161,6 +167,7 @@ def named_arrays(results: Any) -> dict[str, xr.DataArray]:
         if not isinstance(name, str) or not RESULT_NAME.fullmatch(name):
             what = "is no name of an array: lower-case letters, digits and _, a letter first, and no coordinate"
             raise UnknownNameError(repr(name), f"{what}; rename it, as by .rename('core')")
+        check_length(name)
         if not isinstance(array, xr.DataArray):
             what = f"is a {type(array).__name__}, which has no coordinates; give scan['ncct'].copy(data=...)"
             raise GeometryError(name, what)
@@ -197,6 +204,8 @@ def prepared(
         A name cannot be used, an array is not on the grid, or its type is none that is stored.
     DestinationError
         There is such a result already.
+    StoreDamageError
+        What the pipeline has of the subject cannot be read.
     """
     arrays = named_arrays(results)
     grid = stored_grid(store, place)
@@ -207,7 +216,7 @@ def prepared(
     times = _times(store, grid, place)
     for name, array in arrays.items():
         _check_grid(name, array, grid, place, times)
-    earlier = earlier_record(store, pipeline.name, place.subject)
+    earlier = earlier_record(store, place, pipeline.name, overwrite=overwrite)
     check_names(place, pipeline.name, arrays, grid, earlier, overwrite=overwrite)
     recorded = {
         "generated_by": list(pipeline.generated_by),

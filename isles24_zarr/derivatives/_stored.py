@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from isles24_zarr.errors import DestinationError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import ArrayRecord, DerivativeRecord, GridRecord, file_label, pipeline_path
 from isles24_zarr.geometry import UNKNOWN_ORIENTATION, Grid
-from isles24_zarr.store import read_document
+from isles24_zarr.store import ZARR_JSON, read_document
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
     from isles24_zarr.format import ArrayPlan
     from isles24_zarr.scans import ScanPlace
+
+
+_LONGEST: Final = 100
+"""Letters of a name: files that are exported have it in theirs, and file systems have 255."""
+
+
+def check_length(name: str) -> None:
+    """Make sure that the name of a pipeline or an array can be part of the name of a file."""
+    if len(name) > _LONGEST:
+        what = f"is too long for a name: it has {len(name)} characters, at most {_LONGEST} are allowed"
+        raise UnknownNameError(f"{name[:20]!r}...", what)
 
 
 def stored_grid(store: Store, place: ScanPlace) -> GridRecord:
@@ -48,14 +59,24 @@ def image_records(grid: GridRecord, place: ScanPlace) -> dict[str, ArrayRecord]:
     return {name: ArrayRecord.from_checked(grid.members[name], f"{place.path}/{name}") for name in names}
 
 
-def earlier_record(store: Store, pipeline: str, subject: str) -> DerivativeRecord | None:
-    """Return what a pipeline has of a subject; a commit that cannot be read is none."""
-    path = pipeline_path(pipeline, subject)
+def earlier_record(store: Store, place: ScanPlace, pipeline: str, *, overwrite: bool) -> DerivativeRecord | None:
+    """Return what a pipeline has of a subject; None where nothing is committed, and all that is there may be deleted.
+
+    Raises
+    ------
+    StoreDamageError
+        Its document cannot be read, and is not to be overwritten: results whose voxels are whole may lie below it.
+    """
+    path = pipeline_path(pipeline, place.subject)
     try:
         document = read_document(store, path)
         return None if document is None else DerivativeRecord.from_document(document, path)
-    except StoreDamageError:
-        return None
+    except StoreDamageError as error:
+        if overwrite:
+            return None
+        what = f"{error.what}; 'verify' tells more; overwrite=True replaces all results that {pipeline!r} has of"
+        what += f" {place.subject}, 'remove' takes them out"
+        raise StoreDamageError(f"{place.target.url}/{path}/{ZARR_JSON}", what) from error
 
 
 def check_names(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.derivatives._commit import commit_results, writing
 from isles24_zarr.derivatives._preparing import Pipeline, Prepared
 from isles24_zarr.derivatives._stored import (
+    check_length,
     check_names,
     earlier_record,
     next_separator,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from isles24_zarr.nifti import Header
 
 _SUBJECT: Final = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=[_.])", re.ASCII)
+_SESSION: Final = re.compile(r"_ses-([0-9]{1,4})(?=[_.])", re.ASCII)
 _DESC: Final = re.compile(r"_desc-([0-9A-Za-z]+)(?=[_.])", re.ASCII)
 _SUFFIX: Final = re.compile(r"_([0-9A-Za-z-]+)\.nii(?:\.gz)?$", re.ASCII | re.IGNORECASE)
 
@@ -152,7 +154,10 @@ def add(
     several = [files] if isinstance(files, str | os.PathLike) else list(files)
     for file in (Path(os.fspath(each)).expanduser() for each in several):
         try:
+            _check_file(file)
             by_subject.setdefault(subject or _subject_of(file), []).append(file)
+        except OSError as error:
+            problems.append(Problem.from_error(UnreadableFileError(file, str(error))))
         except Isles24Error as error:
             problems.append(Problem.from_error(error))
     if not by_subject and not problems:
@@ -219,6 +224,7 @@ def _candidates(
             own_name = name or _name_of(file)
             if not RESULT_NAME.fullmatch(own_name):
                 raise UnknownNameError(repr(own_name), "is no name of an array: lower-case letters, digits and _")
+            check_length(own_name)
             with _opened(file) as opened:
                 header = read_header(opened, path=str(file), size=file.stat().st_size)
             place, grid = _matching(file, header, grids)
@@ -232,9 +238,13 @@ def _candidates(
             problems.append(Problem.from_error(error, subject=subject))
 
 
-def _opened(file: Path) -> Any:
+def _check_file(file: Path) -> None:
     if not file.is_file():
-        raise UnreadableFileError(file, "is no file")
+        raise UnreadableFileError(file, "is no file" if file.exists() else "does not exist")
+
+
+def _opened(file: Path) -> Any:
+    _check_file(file)
     return file.open("rb")
 
 
@@ -296,7 +306,11 @@ def _added(
 ) -> dict[str, str]:
     """Write the files of a subject that are on one grid, and commit them."""
     place, grid, store = candidates[0].place, candidates[0].grid, writer.store
-    earlier = earlier_record(store, pipeline.name, place.subject)
+    try:
+        earlier = earlier_record(store, place, pipeline.name, overwrite=overwrite)
+    except StoreDamageError as error:
+        problems.append(Problem.from_error(error, subject=place.subject))
+        return {}
     plans: dict[Path, ArrayPlan] = {}
     for candidate in candidates:
         try:
@@ -333,6 +347,7 @@ def _added(
 
 
 def _plan(candidate: _Candidate, pipeline: Pipeline) -> ArrayPlan:
+    session = _SESSION.search(candidate.file.name)
     file = SourceFile(path=candidate.file.name, size=candidate.file.stat().st_size, stamp="")
     return added_plan(
         candidate.name,
@@ -343,7 +358,7 @@ def _plan(candidate: _Candidate, pipeline: Pipeline) -> ArrayPlan:
         header=candidate.header,
         orientation=canonical_orientation(candidate.header.affine),
         recorded={"generated_by": list(pipeline.generated_by), "sources": {}},
-        session=reference_session(candidate.grid.reference),
+        session=int(session[1]) if session else reference_session(candidate.grid.reference),
     )
 
 

@@ -13,12 +13,12 @@ from isles24_zarr.derivatives._commit import Writer, commit_results, writing
 from isles24_zarr.derivatives._preparing import Pipeline, prepared
 from isles24_zarr.derivatives._stored import earlier_record, image_records, stored_grid
 from isles24_zarr.derivatives._writing import write_results
-from isles24_zarr.errors import Isles24Error, one_line
+from isles24_zarr.errors import Isles24Error, StoreDamageError, one_line
 from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
 from isles24_zarr.store import is_versioned
-from isles24_zarr.writing import tidy
+from isles24_zarr.writing import list_subjects, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,11 +193,16 @@ def _tasks(
     """Return a task for each subject that has not been done; rows of the others are filled in."""
     tasks = []
     for place in places:
-        record = earlier_record(store, pipeline.name, place.subject)
+        try:
+            record = earlier_record(store, place, pipeline.name, overwrite=overwrite)
+        except StoreDamageError as error:
+            rows[place.subject] = "failed", str(error)
+            continue
         state = "missing" if overwrite else _state(store, place, pipeline, record)
         if record is not None and state == "kept":
-            if not is_versioned(place.target.url):
+            if not is_versioned(place.target.url):  # a run that was killed leaves no half of a version
                 tidy(store, record)
+                list_subjects(store, pipeline.name, {place.subject}, set())
             rows[place.subject] = "kept", None
         else:
             again = overwrite or state == "outdated"

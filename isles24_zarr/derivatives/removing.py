@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.derivatives._commit import writing
-from isles24_zarr.errors import UnknownNameError
-from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME, pipeline_path, pipelines_of
+from isles24_zarr.errors import StoreDamageError, UnknownNameError
+from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME, pipeline_path, pipelines_of, subjects_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.store import StorePlace, child_names, read_document, read_root
-from isles24_zarr.writing import list_pipelines
+from isles24_zarr.writing import list_pipelines, list_subjects
 from isles24_zarr.writing import remove as remove_node
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+
+    from zarr.abc.store import Store
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +63,9 @@ def remove(
 
     Notes
     -----
-    The document of a subject goes first, then its voxels: who reads meanwhile finds the results, or none. A removal
-    that was interrupted is completed by the same call. Images are not touched.
+    The pipeline's list of its subjects is written first; then the document of a subject goes, then its voxels: who
+    reads meanwhile finds the results, or none. A removal that was interrupted is completed by the same call. Images
+    are not touched.
 
     Examples
     --------
@@ -75,13 +79,18 @@ def remove(
     read_root(opened)
     listed = pipelines_of(read_document(opened, DERIVATIVES))
     path = pipeline_path(derivative)
-    present = child_names(opened, path) if PIPELINE_NAME.fullmatch(derivative) else []
+    # a document that cannot be read does not keep anybody from taking out the pipeline with it
+    unread = (StoreDamageError,) if subjects is None else ()
+    present = _names(opened, derivative, unread) if PIPELINE_NAME.fullmatch(derivative) else []
     if derivative not in listed and not present:
         what = f"is not in {target.url}, which has the pipelines: {', '.join(listed) or 'none'}"
         raise UnknownNameError(f"pipeline {derivative!r}", what)
     chosen = selected_names(present, subjects, of=f"the pipeline {derivative}")
     with writing(target) as writer:
         removed = [f"{path}/{name}" for name in chosen]
+        writer.confirm()
+        with contextlib.suppress(*unread):
+            list_subjects(writer.store, derivative, set(), set(chosen))
         for each in removed:
             writer.confirm()
             remove_node(writer.store, each)
@@ -91,3 +100,12 @@ def remove(
             removed.append(path)
         writer.publish(f"{derivative}: removed")
     return RemoveReport(store=target.url, removed=tuple(removed))
+
+
+def _names(store: Store, pipeline: str, unread: tuple[type[StoreDamageError], ...]) -> list[str]:
+    """Return what lies below a pipeline, and the subjects that it lists although their results are lost."""
+    path = pipeline_path(pipeline)
+    listed: list[str] | None = []
+    with contextlib.suppress(*unread):
+        listed = subjects_of(read_document(store, path))
+    return sorted({*child_names(store, path), *(listed or ())})

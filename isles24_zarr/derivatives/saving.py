@@ -65,6 +65,8 @@ def save_results(
         A name cannot be used, an array is not on the grid of the scan, or of a type that is not stored.
     DestinationError
         There is such a result already, or the store cannot be written.
+    StoreDamageError
+        What the pipeline has of the scan already cannot be read; ``overwrite`` replaces all of it.
     StoreLockedError
         Another process writes into the store.
     StoreWriteError

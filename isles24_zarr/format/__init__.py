@@ -12,6 +12,7 @@ from isles24_zarr.format.derivatives import (
     reference_session,
     result_attributes,
     result_plan,
+    subjects_of,
 )
 from isles24_zarr.format.documents import (
     COORDINATES,
@@ -117,6 +118,7 @@ __all__ = [
     "stored_from_labels",
     "stored_layout",
     "subject_plan",
+    "subjects_of",
     "values_of",
     "with_index",
 ]

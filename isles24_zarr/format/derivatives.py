@@ -202,7 +202,7 @@ def added_plan(
     recorded
         ``generated_by`` and ``sources``.
     session
-        Of the image that gave the grid.
+        As the name of the file says, or that of the image that gave the grid.
     """
     kind = IMAGES.get(name)
     x, y, z = (header.volume_shape[axis] for axis in orientation.axes)
@@ -278,6 +278,14 @@ def file_label(name: str) -> str:
 def reference_session(reference: str) -> int:
     """Return the session of the image that a grid is named after."""
     return IMAGES[reference].session if reference in IMAGES else 1
+
+
+def subjects_of(document: Mapping[str, Any] | None) -> list[str] | None:
+    """Return the subjects that the document of a pipeline lists; None where it has no list, as older ones."""
+    listed = (document or {}).get("attributes", {}).get("subjects")
+    if not isinstance(listed, list):
+        return None
+    return sorted({name for name in listed if isinstance(name, str) and SUBJECT_NAME.fullmatch(name)})
 
 
 def pipelines_of(document: Mapping[str, Any] | None) -> list[str]:

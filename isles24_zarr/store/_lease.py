@@ -117,7 +117,7 @@ class Lease:
             if found and not _has_run_out(found):
                 raise StoreLockedError(self._url, _told(found))
             if not self._put(seen):
-                raise StoreLockedError(self._url, "another conversion has just begun to write into it")
+                raise StoreLockedError(self._url, "another process has just begun to write into it")
 
     def renew(self) -> None:
         """Hold the lock for longer; where it was lost, `confirm` will say so."""
@@ -130,7 +130,7 @@ class Lease:
         Raises
         ------
         StoreLockedError
-            It could not be renewed in time, and another conversion may hold it.
+            It could not be renewed in time, and another process may hold it.
         """
         if self._lost or dt.datetime.now(dt.UTC) > self._until:
             raise StoreLockedError(self._url, "the lock was lost, this process was out of touch for too long")
@@ -188,7 +188,7 @@ def _has_run_out(found: Mapping[str, Any]) -> bool:
 def _told(found: Mapping[str, Any]) -> str:
     process = found["process"]
     return (
-        f"another conversion is writing into it: process {process['pid']} on {process['host']}, "
+        f"another process is writing into it: process {process['pid']} on {process['host']}, "
         f"since {found['since']} (if that is gone, its lock runs out at {found['until']})"
     )
 

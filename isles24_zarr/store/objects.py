@@ -129,7 +129,7 @@ class StorePlace:
             lock_file(folder)
         except BlockingIOError:
             os.close(folder)
-            raise StoreLockedError(self.url, "another conversion is writing into it") from None
+            raise StoreLockedError(self.url, "another process is writing into it") from None
         except OSError as error:
             warnings.warn(f"{self.url} cannot be locked ({error}): run no second conversion into it", stacklevel=3)
         try:

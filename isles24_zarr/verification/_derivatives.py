@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isles24_zarr.errors import Problem
-from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME, DerivativeRecord, pipeline_path, pipelines_of
+from isles24_zarr.format import (
+    DERIVATIVES,
+    PIPELINE_NAME,
+    DerivativeRecord,
+    pipeline_path,
+    pipelines_of,
+    subjects_of,
+)
 from isles24_zarr.store import ZARR_JSON, child_names, listed_keys, read_objects
 from isles24_zarr.verification._findings import array_findings, findings, group_problems
 from isles24_zarr.verification._recheck import damage
@@ -43,38 +50,56 @@ def derivative_problems(
     """
     problems: list[Problem] = []
     results: dict[str, FoundImage] = {}
-    pipelines = child_names(store, DERIVATIVES)
-    if not pipelines:
+    folders = child_names(store, DERIVATIVES)
+    about = f"{DERIVATIVES}/{ZARR_JSON}"
+    if not folders and read_objects(store, [about])[about] is None:
         return problems, results
     listed = pipelines_of(group_problems(store, DERIVATIVES, problems)[0])
     present = set(child_names(store, ""))
-    for pipeline in pipelines:
+    for pipeline in sorted({*folders, *listed}):
         path = pipeline_path(pipeline)
         if not PIPELINE_NAME.fullmatch(pipeline):
             problems.append(damage(f"{path}/", "is no pipeline"))
             continue
+        if pipeline not in folders:
+            problems.append(damage(f"{path}/{ZARR_JSON}", f"is lost, with all below it: {about} lists the pipeline"))
+            continue
         if pipeline not in listed:
-            problems.append(damage(f"{DERIVATIVES}/{ZARR_JSON}", f"does not list the pipeline {pipeline}"))
-        group_problems(store, path, problems)
-        for subject in child_names(store, path):
+            problems.append(damage(about, f"does not list the pipeline {pipeline}"))
+        committed = subjects_of(group_problems(store, path, problems)[0])
+        for subject in sorted({*child_names(store, path), *(committed or ())}):
             if subject in subjects or (strays and subject not in present):
-                results |= _subject_results(store, pipeline, subject, problems)
+                results |= _subject_results(store, pipeline, subject, committed, problems)
     for record, _ in results.values():
         problems += _outdated(record, images, present)
     return problems, results
 
 
-def _subject_results(store: Store, pipeline: str, subject: str, problems: list[Problem]) -> dict[str, FoundImage]:
+def _subject_results(
+    store: Store, pipeline: str, subject: str, committed: Collection[str] | None, problems: list[Problem]
+) -> dict[str, FoundImage]:
+    """Look at the results of a subject; where the pipeline lists those that were committed, at whether they are there.
+
+    One is listed after its commit, and no more before its removal: what is not listed was never there as a whole, or
+    what wrote it, or took it out, was killed in between.
+    """
     path = pipeline_path(pipeline, subject)
     key = f"{path}/{ZARR_JSON}"
     if not SUBJECT_NAME.fullmatch(subject):
         problems.append(damage(f"{path}/", "is no subject of a pipeline"))
         return {}
     if read_objects(store, [key])[key] is None:
-        if count := len(listed_keys(store, path)):
+        count = len(listed_keys(store, path))
+        if subject in (committed or ()):
+            what = f"is lost: the pipeline {pipeline} lists results of {subject}; derive or save them again, or remove"
+            problems.append(damage(key, f"{what} them"))
+        elif count:
             what = f"was left over by a run that did not end: {count} objects without the document that commits them"
-            problems.append(damage(f"{path}/", what))
+            problems.append(damage(f"{path}/", f"{what}; derive or save them again, or remove them"))
         return {}
+    if committed is not None and subject not in committed:
+        what = f"is not listed by the pipeline {pipeline}, as a run was ended: derive or save again, or remove"
+        problems.append(Problem(path=key, message=f"{what} what is there", severity="notice", subject=subject))
     document, members = group_problems(store, path, problems)
     if document is None:
         return {}

@@ -2,6 +2,8 @@
 
 from isles24_zarr.writing._results import (
     list_pipelines,
+    list_subjects,
+    listed_subjects,
     remove_shards,
     result_document,
     tidy,
@@ -29,6 +31,8 @@ from isles24_zarr.writing._store import (
 __all__ = [
     "array_document",
     "list_pipelines",
+    "list_subjects",
+    "listed_subjects",
     "looked_at",
     "remove",
     "remove_partial_objects",

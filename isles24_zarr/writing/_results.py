@@ -14,8 +14,27 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import COORDINATES, DERIVATIVES, joined_shard, pipelines_of, recorded_of, result_attributes
-from isles24_zarr.store import ONLY_CHUNK, ZARR_JSON, encoded_document, listed_keys, read_document, read_objects
+from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
+    COORDINATES,
+    DERIVATIVES,
+    joined_shard,
+    pipeline_path,
+    pipelines_of,
+    recorded_of,
+    result_attributes,
+    subjects_of,
+)
+from isles24_zarr.store import (
+    ONLY_CHUNK,
+    ZARR_JSON,
+    child_names,
+    encoded_document,
+    listed_keys,
+    read_document,
+    read_objects,
+)
+from isles24_zarr.vocabulary import SUBJECT_NAME
 from isles24_zarr.writing._encoding import encoded_shard
 from isles24_zarr.writing._store import array_document, write_document, write_group, write_subject, written_document
 
@@ -165,6 +184,9 @@ def write_derivative(
 ) -> None:
     """Commit what a pipeline has of a subject.
 
+    The pipeline lists a subject after its results are committed, and `remove` takes it from the list before these go:
+    a subject that is listed and has no document was lost.
+
     Parameters
     ----------
     store, path
@@ -176,10 +198,12 @@ def write_derivative(
     pipeline
         Attributes of the group of the pipeline.
     """
-    above = path.rpartition("/")[0]
-    write_group_if_changed(store, above, pipeline)
-    list_pipelines(store, {above.rpartition("/")[2]}, set())
+    above, _, subject = path.rpartition("/")
+    name = above.rpartition("/")[2]
+    write_group_if_changed(store, above, {**pipeline, "subjects": listed_subjects(store, name)})
+    list_pipelines(store, {name}, set())
     write_subject(store, path, attributes, grids)
+    list_subjects(store, name, {subject}, set())
 
 
 def write_group_if_changed(store: Store, path: str, attributes: Mapping[str, Any]) -> None:
@@ -193,3 +217,24 @@ def list_pipelines(store: Store, new: set[str], gone: set[str]) -> None:
     """Write which pipelines there are, for readers that cannot list a store, as over HTTP."""
     there = set(pipelines_of(read_document(store, DERIVATIVES)))
     write_group_if_changed(store, DERIVATIVES, {"pipelines": sorted((there | new) - gone)})
+
+
+def listed_subjects(store: Store, pipeline: str) -> list[str]:
+    """Return of whom a pipeline has results, as it lists them; before there was a list, those that are committed."""
+    path = pipeline_path(pipeline)
+    listed = subjects_of(read_document(store, path))
+    if listed is not None:
+        return listed
+    keys = {name: f"{path}/{name}/{ZARR_JSON}" for name in child_names(store, path) if SUBJECT_NAME.fullmatch(name)}
+    found = read_objects(store, list(keys.values()))
+    return sorted(name for name, key in keys.items() if found[key] is not None)
+
+
+def list_subjects(store: Store, pipeline: str, new: set[str], gone: set[str]) -> None:
+    """Write of whom a pipeline has results, so that it is seen which of them are lost."""
+    path = pipeline_path(pipeline)
+    attributes = (read_document(store, path) or {}).get("attributes", {})
+    subjects = sorted((set(listed_subjects(store, pipeline)) | new) - gone)
+    if attributes.get("subjects") != subjects:
+        kept = {name: value for name, value in attributes.items() if name != ATTRIBUTE_KEY}
+        write_group(store, path, {"pipeline": pipeline, **kept, "subjects": subjects})
