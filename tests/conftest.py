@@ -37,6 +37,13 @@ def usual_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def in_threads() -> Iterator[None]:
+    """Compute in threads of this process, also where another test has left a cluster as the current one."""
+    with dask.config.set(scheduler="threads"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     with (

@@ -13,6 +13,8 @@ from isles24_zarr.figures import agreement_plot
 from isles24_zarr.perfusion import map_agreement, perfusion_agreement, volume_agreement
 from tests.test_analysis import head, make_volume
 
+pytestmark = pytest.mark.usefixtures("in_threads")
+
 AFFINE = np.diag([2.0, -2.0, 4.0, 1.0])
 AFFINE[:3, 3] = (-35, 39, -38)
 

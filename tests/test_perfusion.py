@@ -27,6 +27,8 @@ from isles24_zarr.analysis import blockwise
 from isles24_zarr.perfusion import bolus_arrival, deconvolution_of, perfusion_inputs, perfusion_maps
 from tests.test_analysis import make_volume
 
+pytestmark = pytest.mark.usefixtures("in_threads")
+
 CBV = (1.0, 2.0, 3.0, 4.0, 5.0)
 MTT = (3.4, 4.0, 4.8, 6.0, 8.0, 12.0, 24.0)
 DELAY = (0.0, 1.0, 2.0, 3.0)

@@ -10,6 +10,8 @@ from isles24_zarr import errors
 from isles24_zarr.perfusion import perfusion_inputs, perfusion_maps
 from tests.test_perfusion import AFFINE, KAPPA, arterial, make_series, tissue
 
+pytestmark = pytest.mark.usefixtures("in_threads")
+
 SECONDS = np.arange(60.0)
 SHAPE = (3, 20, 24)
 

@@ -18,6 +18,8 @@ from isles24_zarr import errors
 from isles24_zarr.analysis import resampled_like
 from tests.test_analysis import make_volume
 
+pytestmark = pytest.mark.usefixtures("in_threads")
+
 
 def tilted(spacing: tuple[float, float, float], origin: tuple[float, float, float], degrees: Any) -> np.ndarray:
     affine = np.eye(4)
