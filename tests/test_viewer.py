@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,6 +156,8 @@ def test_the_browser_is_opened_unless_told_otherwise(store: Path, tmp_path: Path
         url = process.stdout.readline().split()[0]
         while not noted.exists():
             assert process.poll() is None
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - once it serves, it heeds an interrupt
+            assert answer.status == 200
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert noted.read_text().strip() == url
