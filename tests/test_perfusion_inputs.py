@@ -71,9 +71,10 @@ def test_bone_that_moves_is_no_vessel(kind: str) -> None:
     assert len(where["vein"][0]) == 60
 
 
-@pytest.mark.parametrize("noise", [5.0, 10.0, 12.0, 15.0, 20.0, 30.0])
-def test_noise_is_no_bolus(noise: float) -> None:
-    rng = np.random.default_rng(2)
+@pytest.mark.parametrize("noise", [5.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_is_no_bolus(noise: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
     with pytest.raises(errors.PerfusionError, match=r"arterial_input"):
         inputs_of(rng.normal(35, noise, (60, *SHAPE)))
 

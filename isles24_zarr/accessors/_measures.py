@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.accessors._perfusion import ScanPerfusionAccessor
 from isles24_zarr.conventions import CBF_FRACTION, TMAX_THRESHOLD
-from isles24_zarr.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,7 +171,7 @@ class MeasuresAccessor(ScanPerfusionAccessor):
         return perfusion_lesions(
             self._image("tmax"),
             self._image("cbf"),
-            brain=self._brain(brain),
+            brain=self._brain_or(brain),
             tmax_threshold=tmax_threshold,
             cbf_fraction=cbf_fraction,
         )
@@ -211,7 +210,7 @@ class MeasuresAccessor(ScanPerfusionAccessor):
         return perfusion_masks(
             self._image("tmax"),
             self._image("cbf"),
-            brain=self._brain(brain),
+            brain=self._brain_or(brain),
             tmax_threshold=tmax_threshold,
             cbf_fraction=cbf_fraction,
         )
@@ -259,14 +258,8 @@ class MeasuresAccessor(ScanPerfusionAccessor):
         lesions = self.perfusion_masks(brain=brain, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
         return mask_overlaps(self._mask(mask), lesions.data_vars, self.voxel_volume, threshold=threshold)
 
-    def _image(self, name: str) -> xr.DataArray:
-        if name not in self._scan:
-            raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
-        image: xr.DataArray = self._scan[name]
-        return image
-
-    def _brain(self, brain: str | ArrayLike | None) -> Any:
-        return self._mask(brain) if brain is not None else self.brain_mask() if "ncct" in self._scan else None
+    def _brain_or(self, brain: str | ArrayLike | None) -> Any:
+        return self._brain() if brain is None else self._mask(brain)
 
     def _mask(self, mask: str | ArrayLike) -> Any:
         return self._image(mask) if isinstance(mask, str) else mask

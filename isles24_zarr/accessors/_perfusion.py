@@ -153,21 +153,27 @@ class ScanPerfusionAccessor(SeriesAccessor):
         >>> brain.dtype, bool(brain.any())
         (dtype('bool'), True)
         """
-        from isles24_zarr.analysis import brain_mask
-        from isles24_zarr.perfusion import baseline_image
+        brain = self._brain()
+        if brain is None:
+            raise UnknownNameError("brain_mask", "takes an NCCT or a CTP, and this scan has none")
+        return brain
 
-        if "ncct" in self._scan:
-            return brain_mask(self._scan["ncct"])
-        return brain_mask(baseline_image(self._series()))
+    def _brain(self) -> xr.DataArray | None:
+        from isles24_zarr.perfusion import scan_brain
 
-    def _series(self) -> xr.DataArray:
-        if "ctp" not in self._scan:
-            raise UnknownNameError("'ctp'", f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
-        series: xr.DataArray = self._scan["ctp"]
-        return series
+        return scan_brain(self._scan)
 
     def _within(self) -> xr.DataArray | None:
-        return self.brain_mask()
+        return self._brain()
+
+    def _series(self) -> xr.DataArray:
+        return self._image("ctp")
+
+    def _image(self, name: str) -> xr.DataArray:
+        if name not in self._scan:
+            raise UnknownNameError(repr(name), f"is not in this scan, which has {', '.join(self._scan.data_vars)}")
+        image: xr.DataArray = self._scan[name]
+        return image
 
 
 class CohortPerfusionAccessor:

@@ -1,9 +1,17 @@
 """What is computed of arrays: volumes, statistics, curves, perfusion, metrics. Needs no store."""
 
 from isles24_zarr.analysis.arteries import arterial_input_candidates, arterial_of, enhancing_vessels, venous_of
-from isles24_zarr.analysis.blockwise import SPATIAL, block_results, computed_voxels, name_of, on_same_grid, whole_curves
+from isles24_zarr.analysis.blockwise import (
+    SPATIAL,
+    block_results,
+    computed_voxels,
+    name_of,
+    on_same_grid,
+    series_axes,
+    whole_curves,
+)
 from isles24_zarr.analysis.brain import brain_mask
-from isles24_zarr.analysis.curves import ball_mask, enhancement, region_curve, series_axes, time_curve, time_to_peak
+from isles24_zarr.analysis.curves import ball_mask, bolus_arrivals, enhancement, region_curve, time_curve, time_to_peak
 from isles24_zarr.analysis.lesions import (
     PerfusionLesions,
     hypoperfusion_mask,
@@ -25,6 +33,7 @@ __all__ = [
     "arterial_of",
     "ball_mask",
     "block_results",
+    "bolus_arrivals",
     "brain_mask",
     "challenge_metrics",
     "computed_voxels",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from isles24_zarr.analysis.blockwise import block_results, volume_axes, whole_curves
-from isles24_zarr.analysis.curves import check_baseline
+from isles24_zarr.analysis.curves import bolus_arrivals, check_baseline
 from isles24_zarr.conventions import BASELINE_FRAMES
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import scan_grid, world_from_voxel
@@ -225,9 +225,7 @@ def _first_arrival(curves: NDArray[np.float32], frames: int) -> int:
     lifted = curves - _baseline(curves.T, frames)[:, None]
     peak = lifted.max(axis=1)
     high = lifted[peak >= np.quantile(peak, 0.99) / 2]
-    place = np.arange(high.shape[1])
-    low = (high <= 0.1 * high.max(axis=1, keepdims=True)) & (place < high.argmax(axis=1)[:, None])
-    arrivals = np.where(low, place + 1, 0).max(axis=1)
+    arrivals = bolus_arrivals(high)
     count = min(len(arrivals), _first_count(len(arrivals))) - 1
     return max(1, int(np.partition(arrivals, count)[count]))
 

@@ -42,6 +42,24 @@ def canonical_axes(image: xr.DataArray) -> xr.DataArray:
     return image.transpose("time", *SPATIAL, missing_dims="ignore")
 
 
+def series_axes(series: xr.DataArray) -> xr.DataArray:
+    """Return a series with the axes time, z, y, x, those that it has, in this order.
+
+    Raises
+    ------
+    GeometryError
+        There is no time axis, or another one.
+    """
+    check_time_axis(series)
+    return canonical_axes(series)
+
+
+def check_time_axis(series: xr.DataArray) -> None:
+    """Raise where an image is no series."""
+    if "time" not in series.dims:
+        raise GeometryError(name_of(series), "has no time axis")
+
+
 def volume_axes(image: xr.DataArray) -> xr.DataArray:
     """Return a volume with the axes z, y, x.
 
@@ -103,9 +121,7 @@ def whole_curves(series: xr.DataArray) -> xr.DataArray:
     GeometryError
         There is no time axis.
     """
-    if "time" not in series.dims:
-        raise GeometryError(name_of(series), "has no time axis")
-    series = canonical_axes(series)
+    series = series_axes(series)
     layout = stored_layout(series.variable)
     unit = dict(zip(series.dims, layout[0], strict=True)) if layout else {}
     room = max(1, DASK_CHUNK_BYTES // (series.sizes["time"] * series.dtype.itemsize))

@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis.blockwise import SPATIAL, block_results, canonical_axes, name_of, on_same_grid, volume_axes
+from isles24_zarr.analysis.blockwise import (
+    SPATIAL,
+    block_results,
+    check_time_axis,
+    name_of,
+    on_same_grid,
+    series_axes,
+    volume_axes,
+)
 from isles24_zarr.analysis.masks import LabelRule, label_rule, marked_box
 from isles24_zarr.conventions import BASELINE_FRAMES
-from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import nearest_voxels, scan_grid, voxel_from_world, world_from_voxel
 
 if TYPE_CHECKING:
@@ -84,13 +92,6 @@ def _sums_inside(
         counts = np.count_nonzero(finite, axis=1)
         values = np.where(finite, values, 0)
     return start[0], values.sum(axis=1, dtype=np.float64), counts
-
-
-def series_axes(series: xr.DataArray) -> xr.DataArray:
-    """Return a series with the axes time, z, y, x, those that it has, in this order."""
-    if "time" not in series.dims:
-        raise GeometryError(name_of(series), "has no time axis")
-    return canonical_axes(series)
 
 
 def _kept_attributes(image: xr.DataArray) -> dict[str, Any]:
@@ -213,8 +214,7 @@ def enhancement(series: xr.DataArray, *, baseline_frames: int = BASELINE_FRAMES)
 
 def check_baseline(series: xr.DataArray, frames: int) -> None:
     """Raise where a series has no time axis, or not so many frames."""
-    if "time" not in series.dims:
-        raise GeometryError(name_of(series), "has no time axis")
+    check_time_axis(series)
     if not 1 <= frames <= series.sizes["time"]:
         raise UnknownNameError(frames, f"baseline frames were asked for, {name_of(series)} has {series.sizes['time']}")
 
@@ -238,8 +238,7 @@ def time_to_peak(series: xr.DataArray) -> xr.DataArray:
     GeometryError
         There is no time axis.
     """
-    if "time" not in series.dims:
-        raise GeometryError(name_of(series), "has no time axis")
+    check_time_axis(series)
     passed_over = series.dtype.kind == "f"
     values = series.where(np.isfinite(series), -np.inf) if passed_over else series
     highest = values.max("time", skipna=False)
@@ -250,3 +249,38 @@ def time_to_peak(series: xr.DataArray) -> xr.DataArray:
     )
     attributes = {"long_name": "time to peak", "units": series["time"].attrs.get("units", "s")}
     return peak.where(highest > lowest).rename("time_to_peak").assign_attrs(_kept_attributes(series) | attributes)
+
+
+def bolus_arrivals(curves: ArrayLike) -> NDArray[np.intp]:
+    """Return how many frames of curves come before their bolus.
+
+    Parameters
+    ----------
+    curves
+        (..., time), finite: an arterial input, the mean of all voxels, or those of many vessels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (...): frames up to the last one, on the way to the peak, that is not above what is before the rise; 0 where a
+        curve begins with its peak.
+
+    Notes
+    -----
+    What comes before is what stays within 5 % of the peak, or twice the noise, of the median of the first half of the
+    way to the peak.
+
+    Examples
+    --------
+    >>> int(bolus_arrivals([40, 41, 39, 40, 40, 55, 120, 260, 200, 110, 80]))
+    5
+    """
+    values = np.asarray(curves, dtype=np.float64)
+    place = np.arange(values.shape[-1])
+    peak = values.argmax(axis=-1)[..., None]
+    start = np.where(place < np.maximum(1, peak // 2), values, np.nan)
+    floor = np.nanmedian(start, axis=-1, keepdims=True)
+    noise = 1.4826 * np.nanmedian(np.abs(start - floor), axis=-1, keepdims=True)
+    height = values.max(axis=-1, keepdims=True) - floor
+    low = (place < peak) & (values <= floor + np.maximum(0.05 * height, 2 * noise))
+    return np.asarray(np.where(low, place + 1, 0).max(axis=-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -31,10 +32,8 @@ def serve(
     def tell(url: str) -> None:
         _say(f"{url} serves {store}; Ctrl-C ends it")
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
         run(store, host=host, port=port, origins=origin, tell=tell)
-    except KeyboardInterrupt:  # the usual end
-        return True
     return True
 
 
@@ -64,10 +63,8 @@ def view(
     def tell(url: str) -> None:
         _say(f"{url} shows {store}; Ctrl-C ends it")
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
         run(store, host=host, port=port, browser=browser, tell=tell)
-    except KeyboardInterrupt:  # the usual end
-        return True
     return True
 
 

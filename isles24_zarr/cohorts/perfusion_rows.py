@@ -6,10 +6,10 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.analysis import brain_mask, computed_voxels, perfusion_lesions
+from isles24_zarr.analysis import computed_voxels, perfusion_lesions
 from isles24_zarr.cohorts.opening import mapped_subjects
 from isles24_zarr.conventions import CBF_FRACTION, TMAX_THRESHOLD
-from isles24_zarr.perfusion import baseline_image, perfusion_agreement
+from isles24_zarr.perfusion import perfusion_agreement, scan_brain
 from isles24_zarr.scans import open_scan, scan_place
 
 if TYPE_CHECKING:
@@ -76,22 +76,14 @@ def _row(maps: Maps | None, tmax_threshold: float, cbf_fraction: float, scan: xr
     limits = {"tmax_threshold": tmax_threshold, "cbf_fraction": cbf_fraction}
     own = _maps_of(scan, maps)
     there = own["tmax"].notnull()
-    brain = _brain_of(scan, own)
+    brain = scan_brain(scan)
+    if brain is None:
+        brain = computed_voxels(own["cbf"], "cbf")
     row = dataclasses.asdict(perfusion_lesions(own["tmax"], own["cbf"], brain=brain, **limits))
     if maps is not None and {"tmax", "cbf"} <= set(scan.data_vars):
         inside = there & brain.drop_vars(list(brain.coords))
         row |= perfusion_agreement(own, scan, mask=inside, **limits)
     return row
-
-
-def _brain_of(scan: xr.Dataset, maps: xr.Dataset) -> xr.DataArray:
-    """Find the brain in the NCCT, else in the series before the bolus, else take what the maps cover."""
-    if "ncct" in scan:
-        return brain_mask(scan["ncct"])
-    if "ctp" in scan:
-        return brain_mask(baseline_image(scan["ctp"]))
-    covered: xr.DataArray = computed_voxels(maps["cbf"], "cbf")
-    return covered
 
 
 def _maps_of(scan: xr.Dataset, maps: Maps | None) -> xr.Dataset:

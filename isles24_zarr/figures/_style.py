@@ -20,12 +20,19 @@ FAINT_INK: Final = "#b0b0b0"
 PAPER: Final = "#000000"
 """Of figures that show images: as on a workstation, on black."""
 
+ON_WHITE: Final = ("#ffffff", "#202020", "#6a6a6a")
+"""Paper, ink and faint ink of figures that show numbers."""
+
 SMALL: Final = 8.0
 """Of type, in points."""
 
 
 CATEGORY_COLOURS: Final = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00")
 """Of Okabe and Ito (2008), told apart by all kinds of colour vision, on black and, but for yellow, on white."""
+
+
+DEEP_BLUE: Final = "#0072b2"
+"""The blue of Okabe and Ito, legible on white."""
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from isles24_zarr.errors import UnknownNameError
-from isles24_zarr.figures._style import CATEGORY_COLOURS, DOTS_PER_INCH, SMALL, figure_class
+from isles24_zarr.figures._style import CATEGORY_COLOURS, DEEP_BLUE, DOTS_PER_INCH, ON_WHITE, SMALL, figure_class
 from isles24_zarr.perfusion import volume_agreement
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_PAPER, _INK, _FAINT = "#ffffff", "#202020", "#6a6a6a"
-_DOT: Final = {"s": 26, "color": "#0072b2", "alpha": 0.8, "linewidths": 0}
+_PAPER, _INK, _FAINT = ON_WHITE
+_DOT: Final = {"s": 26, "color": DEEP_BLUE, "alpha": 0.8, "linewidths": 0}
 
 
 def agreement_plot(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from isles24_zarr.cohorts import clinical_table
 from isles24_zarr.errors import UnknownNameError
-from isles24_zarr.figures._style import CATEGORY_COLOURS, DOTS_PER_INCH, SMALL, figure_class
+from isles24_zarr.figures._style import CATEGORY_COLOURS, DEEP_BLUE, DOTS_PER_INCH, ON_WHITE, SMALL, figure_class
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_PAPER, _INK, _FAINT = "#ffffff", "#202020", "#6a6a6a"
+_PAPER, _INK, _FAINT = ON_WHITE
 _BLUE, _VERMILLION, _PALE = CATEGORY_COLOURS[0], CATEGORY_COLOURS[5], "#e8e8e8"
-_DEEP_BLUE: Final = "#0072b2"
-"""The blue of Okabe and Ito, legible on white."""
-
 _MOST_NAMES: Final = 40
 """Of subjects that can be read below a figure."""
 
@@ -200,7 +197,7 @@ def _draw_outcome(axes: Axes, pairs: pd.DataFrame, name: str) -> None:
     if whole.empty:
         raise UnknownNameError(name, "no subject has both a volume and an outcome")
     grades, volumes = (whole.iloc[:, column].to_numpy() for column in (0, 1))
-    axes.scatter(grades + _spread(grades, volumes), volumes, s=26, color=_DEEP_BLUE, alpha=0.65, linewidths=0)
+    axes.scatter(grades + _spread(grades, volumes), volumes, s=26, color=DEEP_BLUE, alpha=0.65, linewidths=0)
     first, last = min(0, int(grades.min())), max(6, int(grades.max()))
     for grade in np.unique(grades):
         median = float(np.median(volumes[grades == grade]))
@@ -282,7 +279,7 @@ def _draw_counts(axes: Axes, grids: pd.DataFrame, across: str, up: str, labels: 
     points = grids[[across, up]].astype(np.float64).dropna().round(3)
     counts = points.value_counts().sort_index()
     x, y = (counts.index.get_level_values(level).to_numpy() for level in (across, up))
-    axes.scatter(x, y, s=24 + 14 * (counts.to_numpy() - 1), color=_DEEP_BLUE, alpha=0.6, linewidths=0)
+    axes.scatter(x, y, s=24 + 14 * (counts.to_numpy() - 1), color=DEEP_BLUE, alpha=0.6, linewidths=0)
     if len(counts) <= _MOST_NUMBERS:
         for right, above, count in zip(x, y, counts, strict=True):
             axes.annotate(
@@ -306,7 +303,7 @@ def _draw_histogram(axes: Axes, values: pd.Series[float], label: str) -> None:
         whole = bool((known == known.round()).all()) and np.ptp(known) < _MOST_NAMES
         # one bar for each number of frames
         bins = [*np.arange(known.min(), known.max() + 2) - 0.5] if whole else min(20, max(5, len(known)))
-        axes.hist(known, bins=bins, color=_DEEP_BLUE, alpha=0.75, rwidth=0.92)
+        axes.hist(known, bins=bins, color=DEEP_BLUE, alpha=0.75, rwidth=0.92)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel(label + (f"  ({len(values) - len(known)} without)" if len(known) < len(values) else ""), size=9)
     axes.set_ylabel("subjects", color=_INK, size=9)

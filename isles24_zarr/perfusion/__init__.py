@@ -5,10 +5,9 @@ from isles24_zarr.perfusion.deconvolution import (
     Deconvolution,
     DeconvolutionMethod,
     Flows,
-    bolus_arrival,
     deconvolution_of,
 )
-from isles24_zarr.perfusion.inputs import PerfusionInputs, baseline_image, perfusion_inputs
+from isles24_zarr.perfusion.inputs import PerfusionInputs, baseline_image, perfusion_inputs, scan_brain
 from isles24_zarr.perfusion.maps import perfusion_maps
 
 __all__ = [
@@ -18,11 +17,11 @@ __all__ = [
     "PerfusionInputs",
     "VolumeAgreement",
     "baseline_image",
-    "bolus_arrival",
     "deconvolution_of",
     "map_agreement",
     "perfusion_agreement",
     "perfusion_inputs",
     "perfusion_maps",
+    "scan_brain",
     "volume_agreement",
 ]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from isles24_zarr.analysis import bolus_arrivals
 from isles24_zarr.errors import PerfusionError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ def deconvolution_of(
         Of ``"bcsvd"``: singular values below this part of the largest are left out.
     baseline_frames
         The mean of so many frames is subtracted from every curve; by default, those before the bolus arrives in the
-        arterial input, see `bolus_arrival`. 0 for curves without a baseline.
+        arterial input, see
+        `analysis.bolus_arrivals`. 0 for curves without a baseline.
     smoothing
         Standard deviation in s of a Gaussian by which all curves are smoothed in time.
 
@@ -222,7 +224,7 @@ def deconvolution_of(
         raise PerfusionError("the arterial input", f"has the shape {arterial.shape}, there are {seconds.size} times")
     if not (np.diff(seconds) > 0).all() or not np.isfinite(arterial).all():
         raise PerfusionError("the arterial input", "is not finite, or its times do not ascend")
-    frames = bolus_arrival(arterial) if baseline_frames is None else baseline_frames
+    frames = int(bolus_arrivals(arterial)) if baseline_frames is None else baseline_frames
     prepare = _even_times(seconds) @ _smoothing(seconds, smoothing) @ _without_baseline(seconds.size, frames)
     step = _step(seconds)
     artery = prepare @ arterial
@@ -275,38 +277,3 @@ def _smoothing(seconds: NDArray[np.float64], deviation: float) -> NDArray[np.flo
         return np.eye(seconds.size)
     weights = np.exp(-((seconds[:, None] - seconds) ** 2) / (2 * deviation**2))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
-def bolus_arrival(curve: ArrayLike) -> int:
-    """Return how many frames of a curve come before its bolus.
-
-    Parameters
-    ----------
-    curve
-        (frames,), such as an arterial input, or the mean of all voxels.
-
-    Returns
-    -------
-    int
-        The last frame that is not above what is before its rise: 0 where the series begins with the bolus.
-
-    Notes
-    -----
-    What comes before is what stays within 5 % of the peak, or twice the noise, of the median of the first half of the
-    way to the peak.
-
-    Examples
-    --------
-    >>> bolus_arrival([40, 41, 39, 40, 40, 55, 120, 260, 200, 110, 80])
-    5
-    """
-    values = np.asarray(curve, dtype=np.float64)
-    peak = int(np.argmax(values))
-    if peak == 0:
-        return 0
-    start = values[: max(1, peak // 2)]
-    floor = float(np.median(start))
-    noise = 1.4826 * float(np.median(np.abs(start - floor)))
-    limit = floor + max(0.05 * (values[peak] - floor), 2 * noise)
-    below = np.flatnonzero(values[:peak] <= limit)
-    return int(below[-1]) + 1 if below.size else 0

@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import SPATIAL, arterial_of, enhancing_vessels, name_of, region_curve, series_axes, venous_of
+from isles24_zarr.analysis import (
+    SPATIAL,
+    arterial_of,
+    bolus_arrivals,
+    brain_mask,
+    enhancement,
+    enhancing_vessels,
+    name_of,
+    region_curve,
+    series_axes,
+    venous_of,
+)
 from isles24_zarr.errors import PerfusionError, PerfusionWarning
-from isles24_zarr.perfusion.deconvolution import bolus_arrival
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +41,15 @@ _LATE_FRACTION: Final = 0.5
 
 _MOST_BLOOD_HU: Final = 100.0
 """Of blood without contrast agent."""
+
+_BESIDE: Final = 0.25
+"""Part of a peak that one of the frames beside it reaches: of a bolus more, of noise 0.18, whatever its strength."""
+
+_FEWEST_CURVES: Final = 3
+"""By fewer voxels a bolus cannot be told from chance."""
+
+_CLEAR: Final = 4.5
+"""Standard deviations of noise that a peak has: of a hundred thousand samples of noise, the highest has 4.3."""
 
 _MOST_SCALE: Final = 3.0
 """Of veins: arteries that share their voxel with more than twice as much tissue are no input."""
@@ -127,19 +146,19 @@ def perfusion_inputs(
     series = in_seconds(series_axes(series))
     arteries = veins = None
     if arterial_input is None:
-        _first_baseline(series)  # tells frames that cannot be used
+        check_steady(series)
         vessels, curves = enhancing_vessels(series, baseline_frames=None, lowest_peak=_LOWEST_PEAK)
         arteries = _better_half(arterial_of(vessels))
-        arterial_input = curves[arteries.index].mean(axis=0, dtype=np.float64) if len(arteries) else np.zeros(1)
-        if not _is_bolus(arterial_input):
+        if not _is_bolus(curves[arteries.index]):
             what = f"nothing enhances by {_LOWEST_PEAK:g} HU as arteries do"
             raise PerfusionError(name_of(series), f"{what}; give arterial_input a curve, a mask or positions")
+        arterial_input = curves[arteries.index].mean(axis=0, dtype=np.float64)
         if venous_output is None:
             veins = _better_half(venous_of(vessels))
             venous_output = None if veins.empty else curves[veins.index].mean(axis=0, dtype=np.float64)
     artery = _curve(series, arterial_input)
     vein = None if venous_output is None else _curve(series, venous_output)
-    frames = bolus_arrival(artery)
+    frames = int(bolus_arrivals(artery))
     if frames == 0:
         what = "its arterial input is highest in the first frame, or flat: there is no bolus in it"
         raise PerfusionError(name_of(series), f"{what}; look at its curve, and give another as arterial_input")
@@ -185,11 +204,21 @@ def in_seconds(series: xr.DataArray) -> xr.DataArray:
     return series
 
 
-def _is_bolus(curve: NDArray[np.float64]) -> bool:
-    """Tell whether the mean of voxels still is a bolus: those that are high by their noise are so at other times."""
-    lifted = curve - np.median(curve)
-    noise = 1.4826 * np.median(np.abs(lifted))
-    return bool(lifted.max() >= max(_LOWEST_PEAK / 2, 5 * noise))
+def _is_bolus(curves: NDArray[np.float32]) -> bool:
+    """Tell whether curves (voxels, time) are of a bolus, and not the highest of many that are nothing but noise.
+
+    Noise peaks at another time in each voxel, so that the mean is low; beside its peaks there is nothing; and where few
+    voxels make its peaks by chance, they are of a few standard deviations.
+    """
+    if len(curves) < _FEWEST_CURVES:
+        return False
+    lifted = curves - np.median(curves, axis=1, keepdims=True)
+    rows, peak = np.arange(len(lifted)), lifted.argmax(axis=1)
+    beside = np.pad(lifted, ((0, 0), (1, 1)))
+    neighbours = np.maximum(beside[rows, peak], beside[rows, peak + 2]) / lifted[rows, peak]
+    noise = 1.4826 * np.median(np.abs(lifted), axis=1)
+    clear = np.median(lifted[rows, peak] - _CLEAR * noise) >= 0
+    return bool(clear and np.median(neighbours) >= _BESIDE and lifted.mean(axis=0).max() >= _LOWEST_PEAK / 2)
 
 
 def _better_half(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -215,12 +244,42 @@ def baseline_image(series: xr.DataArray) -> xr.DataArray:
     >>> baseline_image(scan["ctp"]).dims
     ('z', 'y', 'x')
     """
-    image: xr.DataArray = series.isel(time=slice(_first_baseline(series))).mean("time", dtype=np.float32)
+    image: xr.DataArray = series.isel(time=slice(check_steady(series))).mean("time", dtype=np.float32)
     return image.rename("baseline").assign_attrs(long_name="CT before the bolus", units="HU")
 
 
-def _first_baseline(series: xr.DataArray) -> int:
-    """Return how many frames are surely before the bolus, by the mean of a few slices."""
+def scan_brain(scan: xr.Dataset) -> xr.DataArray | None:
+    """Find the brain of a scan: in its NCCT, else in its CTP before the bolus.
+
+    Parameters
+    ----------
+    scan
+        Images on one grid.
+
+    Returns
+    -------
+    xarray.DataArray or None
+        As of `analysis.brain_mask`; None where the scan has neither.
+
+    Examples
+    --------
+    >>> from isles24_zarr.perfusion import scan_brain
+    >>> scan_brain(scan).dims, scan_brain(scan[["tmax"]])
+    (('z', 'y', 'x'), None)
+    """
+    if "ncct" in scan:
+        return brain_mask(scan["ncct"])
+    return brain_mask(baseline_image(scan["ctp"])) if "ctp" in scan else None
+
+
+def check_steady(series: xr.DataArray) -> int:
+    """Return how many frames are surely before the bolus, by the mean of a few slices.
+
+    Raises
+    ------
+    PerfusionError
+        A frame is empty, or no bolus arrives, as where the first frame is the brightest.
+    """
     places = np.linspace(0, series.sizes.get("z", 1), _SLICES + 2)[1:-1].astype(int)
     # by ranges, not by a list of numbers, for which whole chunks would be read
     parts = [series.isel(z=slice(k, k + 1)) for k in np.unique(places).tolist()] if "z" in series.dims else [series]
@@ -232,7 +291,7 @@ def _first_baseline(series: xr.DataArray) -> int:
         raise PerfusionError(
             name_of(series), f"has no finite value in frame {empty[0]}; leave it out, as by isel(time=...)"
         )
-    arrival = bolus_arrival(means)
+    arrival = int(bolus_arrivals(means))
     if arrival == 0:
         what = "is brightest in its first frame, or changes nowhere: no bolus arrives"
         raise PerfusionError(name_of(series), f"{what}; leave out unsteady frames, or give arterial_input")
@@ -271,8 +330,7 @@ def _venous_scale(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) 
 
 
 def _area(curve: xr.DataArray, frames: int) -> float:
-    lifted = curve.to_numpy() - curve.to_numpy()[:frames].mean()
-    return float(np.trapezoid(lifted, curve["time"].to_numpy()))
+    return float(enhancement(curve, baseline_frames=frames).integrate("time"))
 
 
 def _findings(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.perfusion.deconvolution import Deconvolution, DeconvolutionMethod, deconvolution_of
 from isles24_zarr.perfusion.inputs import PerfusionInputs, in_seconds, perfusion_inputs
+from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -24,13 +25,10 @@ EARLIEST_TMAX: Final = 0.01
 """Of tissue that blood reaches no later than the arterial input, in s: in released maps, 0 and less mean no value."""
 
 MAPS: Final = {
-    "tmax": ("time to maximum of the residue function", "s"),
-    "cbf": ("cerebral blood flow", "mL/100 g/min"),
-    "cbv": ("cerebral blood volume", "mL/100 g"),
-    "mtt": ("mean transit time", "s"),
+    **{name: (IMAGES[name].long_name, IMAGES[name].units) for name in ("tmax", "cbf", "cbv", "mtt")},
     "ttp": ("time to peak", "s"),
 }
-"""Long name and unit of each map."""
+"""Long name and unit of each map: those of the released ones."""
 
 _VESSEL_FRACTION: Final = 0.2
 """Part of blood from which on a voxel is a vessel, some five times that of tissue: smoothing must not spread it."""
