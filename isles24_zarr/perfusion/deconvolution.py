@@ -56,7 +56,7 @@ _VOXELS_AT_ONCE: Final = 16384
 class Flows(NamedTuple):
     """What deconvolution says of curves, arrays of one shape.
 
-    Parameters
+    Attributes
     ----------
     flow
         Maximum of the residue function, in 1/s: blood in mL per mL and second.
