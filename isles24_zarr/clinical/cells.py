@@ -135,7 +135,7 @@ def _flag(cell: Any) -> tuple[int, None]:
 
 def _shortest(number: float) -> float | int:
     # beyond what a double counts one by one, digits are not known, and too many for a number to be read back
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return int(number) if number.is_integer() and abs(number) <= 2**53 else number
 
 
 def _category(cell: Any) -> tuple[str, None]:
