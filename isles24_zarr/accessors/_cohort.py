@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from isles24_zarr.cohorts import Records
-    from isles24_zarr.cohorts.training import PatchDataset, Sample
     from isles24_zarr.figures import SubjectSummary
+    from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
 @xr.register_datatree_accessor("isles")
@@ -225,7 +225,7 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         patch
             Shape of a patch, (z, y, x) voxels.
         samples_per_subject, lesion_fraction, pad_value, label_threshold, missing, space, seed, transform
-            As for `cohorts.training.torch_dataset`.
+            As for `training.torch_patches.torch_dataset`.
 
         Returns
         -------
@@ -246,7 +246,7 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         >>> data[0]["image"].shape  # doctest: +SKIP
         torch.Size([1, 4, 8, 8])
         """
-        from isles24_zarr.cohorts.training import torch_dataset
+        from isles24_zarr.training.torch_patches import torch_dataset
 
         return torch_dataset(
             self._cohort,

@@ -1,6 +1,7 @@
-"""The cohort: its table, its scans, records, patches."""
+"""The cohort: its table, its scans, records."""
 
 from isles24_zarr.cohorts.opening import (
+    available_images,
     clinical_table,
     cohort_target,
     mapped_subjects,
@@ -14,6 +15,7 @@ from isles24_zarr.cohorts.records import Record, Records, cohort_records, hf_dat
 __all__ = [
     "Record",
     "Records",
+    "available_images",
     "clinical_table",
     "cohort_folds",
     "cohort_records",
