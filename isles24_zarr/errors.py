@@ -125,6 +125,14 @@ class GeometryError(RequestError):
     advice = "keep the x, y and z coordinates, and select along them by slices"
 
 
+class OtherGridError(GeometryError):
+    """An image of a framework is not on the grid of the scan that it is to go back to."""
+
+    advice = (
+        "undo what has resampled, cropped or padded it, as by Invertd of MONAI or apply_inverse_transform of TorchIO"
+    )
+
+
 class MaskError(RequestError):
     """What was given as a mask does not mark voxels."""
 
