@@ -302,15 +302,13 @@ def monai_dataset(
     Raises
     ------
     UnknownNameError
-        There is no such image, or it is missing of a subject.
+        As of `monai_items`.
     """
     items = monai_items(cohort, images, label, **options)
     return Dataset(items, Compose([items.loader(), *([transform] if transform else [])]))
 
 
-def to_monai(
-    scan: xr.Dataset, images: Names, *, label_threshold: float | None = None, dtype: Any = np.float32
-) -> MetaTensor:
+def to_monai(scan: xr.Dataset, images: Names, *, label_threshold: float | None = None) -> MetaTensor:
     """Return images of a scan, or of a part of it, as a tensor with its affine.
 
     Parameters
@@ -321,13 +319,11 @@ def to_monai(
         Names, which become channels; all frames of a series do.
     label_threshold
         Of soft masks.
-    dtype
-        Of the tensor; None for that of the images.
 
     Returns
     -------
     monai.data.MetaTensor
-        (channel, x, y, z), as MONAI's LoadImage gives it for such images, channel first.
+        Float32 (channel, x, y, z), as MONAI's LoadImage gives it for such images, channel first.
 
     Raises
     ------
@@ -345,7 +341,7 @@ def to_monai(
     meta[MetaKeys.ORIGINAL_CHANNEL_DIM.value] = 0
     meta[ImageMetaKey.FILENAME_OR_OBJ] = found[0].encoding.get("source", found[0].name)
     voxels = np.concatenate([volume.channels for volume in volumes])
-    tensor: MetaTensor = MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(voxels, dtype), meta)
+    tensor: MetaTensor = MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(voxels, np.float32), meta)
     return tensor
 
 
@@ -401,14 +397,3 @@ def saved_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:  # noqa: 
     """
     path = ImagePath.of(str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")))
     return {"subject": f"{path.subject}_space-{path.space}", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
-
-
-__all__ = [
-    "MonaiItems",
-    "StoreReader",
-    "from_monai",
-    "monai_dataset",
-    "monai_items",
-    "saved_name",
-    "to_monai",
-]

@@ -301,14 +301,3 @@ def from_torchio(image: torchio.Image, scan: xr.Dataset | xr.DataArray, name: st
     if not isinstance(image, torchio.Image):
         raise UnknownNameError(name, f"is a {type(image).__name__}, which has no affine; give an image of TorchIO")
     return array_on_scan(image.data, image.affine, scan, name)
-
-
-__all__ = [
-    "ImageSource",
-    "StoredLabelMap",
-    "StoredScalarImage",
-    "Subjects",
-    "from_torchio",
-    "to_torchio",
-    "torchio_subjects",
-]
