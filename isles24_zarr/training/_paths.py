@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.cohorts import available_images, cohort_target, subject_names
-from isles24_zarr.errors import NotAStoreError, UnknownNameError
+from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME
 from isles24_zarr.scans import open_scan
 from isles24_zarr.training.channels import channels_of
@@ -75,8 +76,16 @@ class ImagePath:
 
     def __str__(self) -> str:
         place = self.store if self.pipeline is None else f"{self.store}/{DERIVATIVES}/{self.pipeline}"
-        frame = "" if self.frame is None else f"[{self.frame}]"
-        return f"{place}/{self.subject}/space-{self.space}/{self.name}{frame}"
+        return f"{place}/{self.subject}/space-{self.space}/{self._array}"
+
+    @property
+    def spelled(self) -> str:
+        """The image as `channels_of` takes it."""
+        return self._array if self.pipeline is None else f"{self.pipeline}/{self._array}"
+
+    @property
+    def _array(self) -> str:
+        return self.name if self.frame is None else f"{self.name}[{self.frame}]"
 
     def opened(self, storage_options: Mapping[str, Any] | None = None) -> xr.DataArray:
         """Open the image without Dask; no voxel is read.
@@ -97,12 +106,14 @@ class ImagePath:
                 chunks=None,
                 storage_options=storage_options,
             )
-        except NotAStoreError:
+        except (NotAStoreError, StoreDamageError):
             if self.pipeline is None:
                 raise
-            # a store may lie in a folder of that name
-            place = f"{self.store}/{DERIVATIVES}/{self.pipeline}"
-            return dataclasses.replace(self, store=place, pipeline=None).opened(storage_options)
+            # the store itself may lie in a folder of derivatives
+            inner = dataclasses.replace(self, store=f"{self.store}/{DERIVATIVES}/{self.pipeline}", pipeline=None)
+            with contextlib.suppress(NotAStoreError, StoreDamageError):
+                return inner.opened(storage_options)
+            raise
         if self.name not in scan.data_vars:
             has = ", ".join(map(str, scan.data_vars))
             raise UnknownNameError(self, f"is not there, this grid has {has}")
@@ -160,7 +171,7 @@ def paths_of(
             key: [dataclasses.replace(each, subject=subject) for each in several] for key, several in templates.items()
         }
         absent = {
-            str(each).split(f"/{subject}/")[-1]: None
+            each.spelled: None
             for several in paths.values()
             for each in several
             if not _is_there(each, available, target.storage_options)
