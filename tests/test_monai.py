@@ -78,6 +78,14 @@ def test_images_are_those_of_nibabel_reader(awkward: Path, awkward_store: Path, 
     assert_same(ras(found), ras(of_file(awkward / FILES[name].format(subject), labels=name == "lesion_mask")))
 
 
+def test_images_as_acquired(release: Path, store: Path) -> None:
+    wanted = mt.Orientation("RAS", labels=None)(
+        mt.LoadImage(ensure_channel_first=True)(release / f"raw_data/{S}/ses-01/{S}_ses-01_ctp.nii.gz")
+    )
+    (item,) = isles24_zarr.open_cohort(store).isles.select([S]).isles.monai_dataset("ctp", None, space="ctp")
+    assert_same(item["image"], wanted)
+
+
 @pytest.mark.parametrize("name", ["ncct", "ctp", "tmax", "lesion_mask"])
 def test_and_so_are_they_after_all_transforms(release: Path, store: Path, name: str) -> None:
     keys = ["it"]
@@ -229,6 +237,9 @@ def test_datasets(cohort: xr.DataTree, tmp_path: Path) -> None:
         assert (batch["image"].shape, batch["label"].shape) == ((6, 2, 12, 12, 6), (6, 1, 12, 12, 6))
         assert batch["label"].any()
     assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
+    # what is kept are images, up to the first random transform
+    kept = monai_data.CacheDataset(items, pipeline, progress=False)._cache[0]
+    assert (kept["image"].shape, kept["label"].shape) == ((2, 48, 56, 12), (1, 48, 56, 12))
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -294,7 +305,8 @@ def test_labels_of_masks_of_fractions_and_of_others(release: Path, client: Clien
 
 
 def test_without_monai(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "isles24_zarr.training.monai_images")
+    for module in ("monai_images", "_monai_reader"):
+        monkeypatch.delitem(sys.modules, f"isles24_zarr.training.{module}")
     monkeypatch.setitem(sys.modules, "monai.data", None)
     with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[monai\]"):
         cohort.isles.monai_items("ncct")

@@ -89,8 +89,11 @@ def volume_of(image: xr.DataArray, *, threshold: float | None = None, labels: bo
         raise GeometryError(name_of(image), f"has the axes {', '.join(map(str, image.dims))}, not (time,) z, y and x")
     grid = scan_grid(image)
     ordered = image.transpose(*others, *reversed(SPATIAL))
-    with reading(image.encoding.get("source", name_of(image))):
-        loaded = ordered.load() if ordered.chunks is None else ordered.compute()
+    if ordered.chunks is None:
+        with reading(image.encoding.get("source", name_of(image))):
+            loaded = ordered.load()
+    else:
+        loaded = ordered.compute()
     values = loaded.values
     if labels or _is_mask(image):
         values = label_rule(loaded, threshold).labels(values)
