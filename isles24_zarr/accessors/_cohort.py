@@ -12,7 +12,7 @@ from isles24_zarr.accessors._results import DerivingAccessor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import datasets
     import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from isles24_zarr.cohorts import Records
     from isles24_zarr.figures import SubjectSummary
+    from isles24_zarr.training import ChannelLike
     from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
@@ -198,6 +199,67 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         from isles24_zarr.cohorts import hf_dataset
 
         return hf_dataset(self._cohort, cache_dir=cache_dir, files=files)
+
+    def intensities(
+        self,
+        images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
+        *,
+        mask: ChannelLike | None = None,
+        percentiles: Sequence[float] = (0.5, 50, 99.5),
+        label_threshold: float | None = None,
+        missing: str = "error",
+        space: str = "ncct",
+        client: Client | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Return mean, standard deviation and percentiles of all voxels of the cohort, exact, on Dask.
+
+        Parameters
+        ----------
+        images
+            Names of images, ``"ctp[12]"`` for a frame, ``"pipeline/name"`` for a result, or functions of a scan.
+        mask
+            Which voxels: all by default; ``"brain"``, the name of a mask, or a function of a scan.
+        percentiles
+            Between 0 and 100.
+        label_threshold
+            From which fraction on voxels of a soft mask belong to it.
+        missing
+            With ``"skip"``, subjects that lack an image are left out and listed in ``attrs["skipped"]``.
+        space, client, progress
+            As for `map`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a channel, see `training.cohort_intensities`.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such image, or a subject lacks it.
+        StoreDamageError, MaskError, GeometryError
+            A subject cannot be read, or its mask is none.
+
+        Examples
+        --------
+        >>> training, testing = cohort.isles.train_test_split(1)
+        >>> training.isles.intensities(["ncct", "tmax"], mask="brain", progress=False).columns.tolist()[:4]
+        ['subjects', 'voxels', 'nonfinite', 'mean']
+        """
+        from isles24_zarr.training import cohort_intensities
+
+        return cohort_intensities(
+            self._cohort,
+            images,
+            mask=mask,
+            percentiles=percentiles,
+            label_threshold=label_threshold,
+            missing=missing,
+            space=space,
+            client=client,
+            progress=progress,
+        )
 
     def torch_dataset(
         self,
