@@ -169,36 +169,53 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         return cohort_records(self._cohort)
 
     def to_hf_dataset(
-        self, *, cache_dir: str | os.PathLike[str] | None = None, files: str | os.PathLike[str] | None = None
-    ) -> datasets.Dataset:
+        self,
+        images: Sequence[str] | str | None = None,
+        *,
+        streaming: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        files: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> datasets.Dataset | datasets.IterableDataset:
         """Return a Hugging Face Dataset with the schema of the dataset card.
 
         Parameters
         ----------
+        images
+            Names; all by default.
+        streaming
+            Return an IterableDataset, which makes rows when they are asked for and writes nothing.
         cache_dir
             Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library.
         files
             A folder to write the images to, which the Dataset then names; without it, it holds them.
+        progress
+            Say on stderr how much is going to be written, and where.
 
         Returns
         -------
-        datasets.Dataset
+        datasets.Dataset or datasets.IterableDataset
             See `cohorts.hf_dataset`.
 
         Raises
         ------
         MissingExtraError
             The ``datasets`` library is not installed.
+        UnknownNameError
+            There is no such image.
         StoreDamageError
             An image cannot be read, or is not what was converted.
 
         Examples
         --------
-        >>> cohort.isles.to_hf_dataset(files="images")["age"]  # doctest: +SKIP
+        >>> cohort.isles.to_hf_dataset("ncct", streaming=True).features["sex"]  # doctest: +SKIP
+        ClassLabel(names=['F', 'M'])
         """
         from isles24_zarr.cohorts import hf_dataset
 
-        return hf_dataset(self._cohort, cache_dir=cache_dir, files=files)
+        return hf_dataset(
+            self._cohort, images, streaming=streaming, cache_dir=cache_dir, files=files, progress=progress
+        )
 
     def intensities(
         self,
