@@ -14,6 +14,7 @@ import pytest
 import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.cohorts.opening import cohort_target, cohort_tree
+from isles24_zarr.store import StoredVoxels
 from tests.framework_stores import FILES, UNKNOWN, S, awkward_release, converted, with_mask
 from tests.servers import free_port, running_server
 
@@ -123,6 +124,14 @@ def test_without_channels_first_axes_are_as_monai_has_them(release: Path, store:
         np.testing.assert_array_equal(
             explicit(found), mt.Flip(0)(explicit(wanted)) if wanted.affine[0, 0] < 0 else explicit(wanted)
         )
+
+
+def test_voxels_are_read_in_blocks_and_not_one_by_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredVoxels, "pick", None)
+    scan = isles24_zarr.open_scan(store, S, chunks=None)
+    found = mt.LoadImage(reader=StoreReader(), ensure_channel_first=True)(f"{store}/{S}/space-ncct/ctp")
+    np.testing.assert_array_equal(found, scan.isles.to_monai("ctp"))
+    assert isinstance(scan["ctp"].variable._data, type(scan["tmax"].variable._data))  # and the scan stays lazy
 
 
 def test_paths_become_channels(awkward: Path, awkward_store: Path) -> None:

@@ -88,12 +88,13 @@ def volume_of(image: xr.DataArray, *, threshold: float | None = None, labels: bo
     if set(SPATIAL) - set(image.dims) or len(others) > 1:
         raise GeometryError(name_of(image), f"has the axes {', '.join(map(str, image.dims))}, not (time,) z, y and x")
     grid = scan_grid(image)
-    ordered = image.transpose(*others, *reversed(SPATIAL))
-    if ordered.chunks is None:
+    # read in the order of the store: what is lazy and transposed, xarray asks for voxel by voxel
+    if image.chunks is None:
         with reading(image.encoding.get("source", name_of(image))):
-            loaded = ordered.load()
+            read = image.copy(data=image.values)
     else:
-        loaded = ordered.compute()
+        read = image.compute()
+    loaded = read.transpose(*others, *reversed(SPATIAL))
     values = loaded.values
     if labels or _is_mask(image):
         values = label_rule(loaded, threshold).labels(values)
