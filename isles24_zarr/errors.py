@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
+
+RUN_AGAIN: Final = "run the same command again: it resumes where it stopped"
+"""What to do after a conversion, a download or an export was killed, interrupted, or met a transient error."""
 
 
 def without_passwords(text: str) -> str:
@@ -88,7 +91,7 @@ class OldStoreError(StoreVersionError):
 class IncompleteStoreError(RequestError):
     """The conversion that wrote this store has not finished."""
 
-    advice = "run the same 'isles24-zarr convert' again: it resumes where it stopped"
+    advice = f"where it was converted, {RUN_AGAIN}"
 
 
 class StoreLockedError(RequestError):
@@ -221,7 +224,7 @@ class SourceError(Isles24Error):
 class UnreadableFileError(SourceError):
     """The file system does not let the file be read."""
 
-    advice = "check that it exists and may be read, then run the conversion again"
+    advice = "check that it exists and may be read, then run the same command again"
 
 
 class UnsupportedArchiveError(SourceError):
@@ -261,7 +264,7 @@ class CorruptFileError(SourceError):
 class DamagedArchiveError(CorruptFileError):
     """The archive around the file is damaged: the file itself may be good in another copy."""
 
-    advice = "fetch the archive again and run the same conversion: it adds what is missing"
+    advice = "fetch the archive again, then run the same command again: it adds what is missing"
 
 
 class TableError(SourceError):
@@ -273,34 +276,34 @@ class TableError(SourceError):
 class ClusterLostError(Isles24Error):
     """The Dask cluster went away."""
 
-    advice = "run the same conversion again: it resumes where it stopped; an analysis starts anew"
+    advice = f"{RUN_AGAIN}; an analysis starts anew"
 
 
 class WorkersLostError(ClusterLostError):
     """The worker processes of this machine died, and do not come back."""
 
     advice = (
-        "see what ends them (too little memory, most often), give fewer workers, then run the same command again: "
-        "a conversion resumes where it stopped"
+        f"see what ends them (too little memory, most often), give fewer workers, then {RUN_AGAIN}; an analysis "
+        "starts anew"
     )
 
 
 class StoreWriteError(Isles24Error):
     """Writing to the store failed."""
 
-    advice = "free space or restore access, then run the conversion again: it resumes where it stopped"
+    advice = f"free space or restore access, then {RUN_AGAIN}"
 
 
 class SpoolError(Isles24Error):
     """The place for copies of an archive's members cannot be written."""
 
-    advice = "free space there or give another folder with '--spool', then run the same command again: it resumes"
+    advice = f"free space there or give another folder with '--spool', then {RUN_AGAIN}"
 
 
 class DownloadError(Isles24Error):
     """A file could not be fetched."""
 
-    advice = "run the same command again: it resumes where it stopped"
+    advice = RUN_AGAIN
 
 
 class StoreDamageError(Isles24Error):
