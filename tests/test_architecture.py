@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "accessors": "geometry analysis perfusion scans cohorts derivatives figures",
     "synthetic": "geometry nifti release",
     "serving": "store",
-    "cli": "places release format tasks perfusion scans conversion verification cohorts derivatives figures synthetic "
-    "serving",
+    "cli": "places clinical release format tasks perfusion scans conversion verification cohorts derivatives figures "
+    "synthetic serving",
 }
 """Each package, and those that it may import from; all may use the modules of the root."""
 

@@ -1,4 +1,4 @@
-"""Manners of the command line: progress where there is no terminal, logs, versions, completion, narrow terminals, pipes."""
+"""Manners of the command line: progress without a terminal, logs, version, completion, narrow terminals, pipes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from isles24_zarr.cli.commands import app
 from isles24_zarr.progress import ProgressBar, life_sign
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from distributed import Client
 
 ROOT = Path(__file__).parent.parent
@@ -65,13 +63,6 @@ def run_on_terminal(columns: int, *arguments: object, **environment: str) -> tup
 # --- while it runs ---
 
 
-@pytest.fixture
-def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 def wait_until(condition: object, what: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
@@ -79,22 +70,23 @@ def wait_until(condition: object, what: str) -> None:
         time.sleep(0.005)
 
 
-def test_a_task_that_reports_nothing_gives_life_signs(piped: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_reports_nothing_gives_life_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LIFE_SIGN_SECONDS", 0.02)
-    with ProgressBar("converting", total=4, in_bytes=False, shown=True) as bar:
-        wait_until(lambda: piped.getvalue().count("converting: 0 %, 0 of 4") > 2, "no life sign")
-        bar.finish(3)
-        wait_until(lambda: re.search(r"converting: 75 %, 3 of 4, about \d+ s left\n", piped.getvalue()), "no progress")
-        bar.finish(1)
-    lines = piped.getvalue().splitlines()
+    with contextlib.redirect_stderr(io.StringIO()) as piped:
+        with ProgressBar("converting", total=4, in_bytes=False, shown=True) as bar:
+            wait_until(lambda: piped.getvalue().count("converting: 0 %, 0 of 4") > 2, "no life sign")
+            bar.finish(3)
+            wait_until(
+                lambda: re.search(r"converting: 75 %, 3 of 4, about \d+ s left\n", piped.getvalue()), "no progress"
+            )
+            bar.finish(1)
+        lines = piped.getvalue().splitlines()
     assert re.fullmatch(r"converting: 100 %, 4 of 4, after \d+ s", lines[-1])
     assert not [each for each in threading.enumerate() if each.name.startswith("progress of")]
 
 
-def test_life_signs_are_told_once_and_to_nobody_who_does_not_want_them(
-    piped: io.StringIO, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, logger="isles24_zarr"):
+def test_life_signs_are_told_once_and_to_nobody_who_does_not_want_them(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="isles24_zarr"), contextlib.redirect_stderr(io.StringIO()) as piped:
         with ProgressBar("x", total=1, in_bytes=True, shown=False):
             pass
         with progress.hidden_progress(), ProgressBar("y\x1b[2J", total=0, in_bytes=False, shown=True):
@@ -103,12 +95,11 @@ def test_life_signs_are_told_once_and_to_nobody_who_does_not_want_them(
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["x", "y\\x1b[2J"]
 
 
-def test_a_reader_that_goes_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_goes_ends_no_work() -> None:
     read, write = os.pipe()
     os.close(read)
-    with open(write, "w") as stream, contextlib.suppress(BrokenPipeError):  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stderr", stream)
-        with ProgressBar("x", total=1, in_bytes=False, shown=True) as bar:
+    with contextlib.suppress(BrokenPipeError), open(write, "w") as stream:  # noqa: PTH123 - a descriptor
+        with contextlib.redirect_stderr(stream), ProgressBar("x", total=1, in_bytes=False, shown=True) as bar:
             bar.finish(1)
         assert bar._finished == 1
 
@@ -166,7 +157,7 @@ def test_verbose_says_what_is_done(release: Path, tmp_path: Path, client: Client
     assert done.stderr.count("converting: 100 %") == 1
 
 
-def test_advice_after_an_interruption_is_one(release: Path) -> None:
+def test_advice_after_an_interruption_is_one() -> None:
     assert errors.RUN_AGAIN == "run the same command again: it resumes where it stopped"
     for path in (ROOT / "isles24_zarr").rglob("*.py"):
         for other in ("conversion again", "same conversion", "the same command resumes", "run it again to resume"):

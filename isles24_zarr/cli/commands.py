@@ -34,6 +34,8 @@ from isles24_zarr.cli._rendering import (
     tell_problems,
 )
 from isles24_zarr.cli._serving import serve, view
+from isles24_zarr.cli._tables import give_table
+from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.places import options_from_texts
 
 __all__ = ["app", "main"]
@@ -116,6 +118,11 @@ def info(
     store: Store,
     subject: Annotated[str | None, typer.Argument(help="Tell of the arrays of this subject.")] = None,
     *,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the whole clinical table as CSV.")] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole clinical table as Parquet, with its types.")
+    ] = None,
+    codebook: Annotated[bool, typer.Option("--codebook", help="What each variable is, instead of values.")] = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
@@ -125,6 +132,12 @@ def info(
     from isles24_zarr.scans import described_arrays, read_path
 
     options = options_from_texts(storage_option)
+    if csv or parquet or codebook:
+        if subject is not None:
+            raise UnknownNameError(subject, "is one subject, and these are tables of all: leave it out")
+        cohort = open_cohort(store, storage_options=options)
+        give_table(cohort, codebook=codebook, csv=csv, parquet=parquet, as_json=as_json)
+        return True
     reader = read_path(store, storage_options=options)
     pipelines = described_pipelines(store, subject, storage_options=options)
     listed = [dataclasses.asdict(pipeline) for pipeline in pipelines]

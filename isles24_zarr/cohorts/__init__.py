@@ -1,5 +1,6 @@
 """The cohort: its table, its scans, records, patches."""
 
+from isles24_zarr.cohorts.codebook import cohort_codebook, portable_table
 from isles24_zarr.cohorts.opening import (
     clinical_table,
     cohort_target,
@@ -15,6 +16,7 @@ __all__ = [
     "Record",
     "Records",
     "clinical_table",
+    "cohort_codebook",
     "cohort_folds",
     "cohort_records",
     "cohort_target",
@@ -22,6 +24,7 @@ __all__ = [
     "mapped_subjects",
     "open_cohort",
     "perfusion_table",
+    "portable_table",
     "selected_cohort",
     "split_cohort",
     "subject_names",

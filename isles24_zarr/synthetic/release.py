@@ -275,7 +275,8 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     (`ground_truth` tells how far), and one kind misses most of the head. Maps are not masked to the brain, hold -30
     (Tmax) or 0 where nothing was computed, and are interpolated at the edges of that; one MTT map has non-finite
     voxels. Durations are in four kinds of cells. The size of the infarct goes with NIHSS and mRS. The same seed gives
-    the same bytes, and a subject does not depend on how many there are. What was interrupted is finished by the same call.
+    the same bytes, and a subject does not depend on how many there are. What was interrupted
+    is finished by the same call.
 
     Parameters
     ----------
