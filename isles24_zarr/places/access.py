@@ -174,7 +174,7 @@ def access_errors(url: str, *, writing: bool = False) -> Iterator[None]:
     url
         What it is about.
     writing
-        Whether a transient error is one of writing, after which the same command resumes.
+        Whether a transient error is one of writing, after which a command that is run again resumes.
 
     Raises
     ------
