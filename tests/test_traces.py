@@ -111,7 +111,7 @@ def test_small_regions_are_ringed(scan: xr.Dataset) -> None:
     (ring,) = axes.lines
     assert ring.get_xdata() == pytest.approx(scan["x"].values[[30]])
     assert ring.get_ydata() == pytest.approx(scan["y"].values[[25]])
-    assert "artery  (1 voxels)" in [text.get_text() for text in figure.legends[0].texts]
+    assert "artery  (1 voxel)" in [text.get_text() for text in figure.legends[0].texts]
 
 
 def test_an_artery_does_not_flatten_tissue(scan: xr.Dataset) -> None:
