@@ -73,6 +73,12 @@ class NotAStoreError(RequestError):
     advice = "give the path that was written by 'isles24-zarr convert'"
 
 
+class PartOfStoreError(NotAStoreError):
+    """The given place is inside of a store: a subject, a grid, an array or the table."""
+
+    advice = "give the path of the store, and name the subject after it"
+
+
 class StoreVersionError(RequestError):
     """The store was written in a format that this version cannot read."""
 

@@ -19,7 +19,10 @@ def text_inches(text: str, points: float, *, bold: bool = False) -> float:
 
 
 def wrapped_text(text: str, inches: float, points: float, *, bold: bool = False) -> list[str]:
-    """Return a text as lines that fit into a width, by words; a word that does not is cut."""
+    """Return a text as lines that fit into a width, by words; a word that does not is cut. Wide gaps part first."""
+    first, gap, rest = text.partition("  ")
+    if gap and text_inches(text, points, bold=bold) > inches:
+        return [line for part in (first, rest) for line in wrapped_text(part, inches, points, bold=bold)]
     lines: list[str] = []
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
