@@ -12,7 +12,7 @@ from isles24_zarr.accessors._results import DerivingAccessor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import datasets
     import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from isles24_zarr.cohorts import Records
     from isles24_zarr.figures import SubjectSummary
+    from isles24_zarr.training import ChannelLike
     from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
@@ -201,12 +202,17 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
 
     def torch_dataset(
         self,
-        images: Sequence[str],
-        label: str = "lesion_mask",
+        images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
+        label: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike] | None = "lesion_mask",
         *,
-        patch: Sequence[int],
+        patch: Sequence[int] | None,
+        stride: Sequence[int] | None = None,
+        spacing: Sequence[float] | None = None,
+        windows: str | Mapping[str, tuple[float, float] | str] | None = None,
         samples_per_subject: int = 8,
         lesion_fraction: float = 0.5,
+        around: str | None = None,
+        within: ChannelLike | None = None,
         pad_value: float = 0.0,
         label_threshold: float | None = None,
         missing: str = "error",
@@ -219,32 +225,43 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         Parameters
         ----------
         images
-            Names of volumes, which become the channels.
+            The channels: names of volumes, ``"ctp[12]"`` for a frame, ``"pipeline/name"`` for a result, functions of a
+            scan, `training.Channel`; a mapping names them.
         label
-            Name of the mask.
+            Name of the mask, or a result or function in its place; several give as many channels. None for none.
         patch
-            Shape of a patch, (z, y, x) voxels.
-        samples_per_subject, lesion_fraction, pad_value, label_threshold, missing, space, seed, transform
+            Shape of a patch, (z, y, x) voxels; None for whole volumes.
+        stride
+            Steps (z, y, x) between patches that cover each volume, in place of patches that are drawn.
+        spacing
+            Voxel size in mm, (z, y, x), that patches are resampled to.
+        windows
+            Name of one of `training.WINDOW_PRESETS`, or by channel or image (lowest, highest) or the name of a CT
+            window.
+        within
+            Draw the other patches in the ``"brain"``, or in a mask.
+        samples_per_subject, lesion_fraction, around, pad_value, label_threshold, missing, space, seed, transform
             As for `training.torch_patches.torch_dataset`.
 
         Returns
         -------
         PatchDataset
-            Each sample is a dict: ``image``, float32 (image, z, y, x); ``label``, int64 (1, z, y, x); ``subject``,
+            Each sample is a dict: ``image``, float32 (image, z, y, x); ``label``, int64 (label, z, y, x); ``subject``,
             ``origin``, ``affine``.
 
         Raises
         ------
         UnknownNameError
-            An image does not exist, is a series, or is missing of a subject.
+            An image, result or window does not exist, is a series, or is missing of a subject; or a number makes no
+            sense.
         MissingExtraError
             PyTorch is not installed.
 
         Examples
         --------
-        >>> data = cohort.isles.torch_dataset(["ncct"], patch=(4, 8, 8))  # doctest: +SKIP
+        >>> data = cohort.isles.torch_dataset(["ncct", "ctp[0]"], patch=(4, 8, 8))  # doctest: +SKIP
         >>> data[0]["image"].shape  # doctest: +SKIP
-        torch.Size([1, 4, 8, 8])
+        torch.Size([2, 4, 8, 8])
         """
         from isles24_zarr.training.torch_patches import torch_dataset
 
@@ -253,8 +270,13 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
             images,
             label,
             patch=patch,
+            stride=stride,
+            spacing=spacing,
+            windows=windows,
             samples_per_subject=samples_per_subject,
             lesion_fraction=lesion_fraction,
+            around=around,
+            within=within,
             pad_value=pad_value,
             label_threshold=label_threshold,
             missing=missing,

@@ -1,0 +1,221 @@
+"""What a subject has, as volumes of which regions are read: images, results, what functions return, the brain."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from isles24_zarr.analysis import SPATIAL, CoarseBrain, LabelRule
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.format import stored_layout
+from isles24_zarr.geometry import same_grid, scan_grid
+from isles24_zarr.perfusion import brain_image
+from isles24_zarr.scans import open_scan
+from isles24_zarr.store import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from isles24_zarr.training._plan import PatchPlan
+    from isles24_zarr.training.channels import Channel
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Volume:
+    """A volume of a subject, of which regions are read.
+
+    Parameters
+    ----------
+    name
+        Of the array in the store, for errors; None where it is computed.
+    image
+        (z, y, x), lazy.
+    """
+
+    name: str | None
+    image: xr.DataArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the volume, (z, y, x)."""
+        return self.image.shape
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """What is read at once, (z, y, x)."""
+        if self.image.chunks is not None:
+            return tuple(sizes[0] for sizes in self.image.chunks)
+        layout = stored_layout(self.image.variable)
+        return layout[0] if layout else self.image.shape
+
+    def block(self, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        """Read a region, (z, y, x), as far as there is one."""
+        # of the variable: to cut its coordinates as well takes as long as to read
+        part = self.image.variable[tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))]
+        if self.name is not None:
+            with reading(self.name):
+                return np.asarray(part.values)
+        with computed_here():
+            return np.asarray(part.values)
+
+
+def computed_here() -> contextlib.AbstractContextManager[None]:
+    """Compute with Dask in this thread."""
+    # worker processes are what runs in parallel; a cluster's client does not outlive a fork
+    from isles24_zarr.tasks import COMPUTED_HERE
+
+    return COMPUTED_HERE
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mask:
+    """A volume whose values are labels by a rule."""
+
+    volume: Volume
+    rule: LabelRule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the mask, (z, y, x)."""
+        return self.volume.shape
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """What is read at once, (z, y, x)."""
+        return self.volume.chunk
+
+    def inside(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which voxels of a region have a label."""
+        return self.rule.inside(self.volume.block(start, size))
+
+    def labels(self, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        """Read the labels of a region."""
+        return self.rule.labels(self.volume.block(start, size))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Brain:
+    """The mask of a brain, drawn where it is read."""
+
+    image: Volume
+    coarse: CoarseBrain
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the mask, (z, y, x)."""
+        return self.image.shape
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """What is read at once, (z, y, x)."""
+        return self.image.chunk
+
+    def inside(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which voxels of a region are in the brain."""
+        return self.coarse.mask(self.image.block(start, size), start)
+
+
+class Scans:
+    """What a subject has, opened as it is needed: images and results as lazy NumPy, and images on Dask."""
+
+    def __init__(self, plan: PatchPlan, subject: str) -> None:
+        self.subject = subject
+        self._plan = plan
+        self._scans: dict[tuple[str | None, str | None], xr.Dataset] = {}
+
+    def scan(self, pipeline: str | None = None, chunks: str | None = None) -> xr.Dataset:
+        """Open the images of the release, or the results of a pipeline."""
+        if (pipeline, chunks) not in self._scans:
+            target, space = self._plan.target, self._plan.options.space
+            self._scans[pipeline, chunks] = open_scan(
+                target.url,
+                self.subject,
+                space,
+                pipeline=pipeline,
+                chunks=chunks,
+                storage_options=target.storage_options,
+            )
+        return self._scans[pipeline, chunks]
+
+    def volumes(self, channels: Sequence[Channel], results: Mapping[int, xr.DataArray]) -> tuple[Volume, ...]:
+        """Return what is read of each channel.
+
+        Raises
+        ------
+        UnknownNameError
+            An image or frame is not there.
+        """
+        absent = [
+            each.image if each.pipeline is None else f"{each.pipeline}/{each.image}"
+            for each in channels
+            if each.image is not None and each.image not in self.scan(each.pipeline)
+        ]
+        if absent:
+            where = f"{self.subject}, space {self._plan.options.space!r}"
+            raise UnknownNameError(where, f"has no {', '.join(dict.fromkeys(absent))} on its grid")
+        return tuple(
+            Volume(name=None, image=results[number]) if number in results else self._stored(channel)
+            for number, channel in enumerate(channels)
+        )
+
+    def _stored(self, channel: Channel) -> Volume:
+        scan = self.scan(channel.pipeline)
+        image = scan[channel.image]
+        if channel.frame is None and "time" in image.dims:
+            what = f"is a series over time, name a frame of it as {channel.name + '[0]'!r}"
+            raise UnknownNameError(f"{self.subject}, {channel.name}", what)
+        if channel.frame is not None:
+            frames = image.sizes.get("time", 0)
+            if not -frames <= channel.frame < frames:
+                raise UnknownNameError(f"{self.subject}, {channel.name}", f"is not there, it has {frames} frames")
+            image = image.isel(time=channel.frame)
+        return Volume(name=f"{scan.encoding['source']}/{channel.image}", image=image)
+
+    def brain_image(self) -> Volume:
+        """Return the CT that shows where the brain is.
+
+        Raises
+        ------
+        UnknownNameError
+            There is none on the grid.
+        """
+        with computed_here():
+            # the NCCT chunk by chunk; what has to be computed, on Dask
+            scan = self.scan()
+            image = brain_image(scan if "ncct" in scan else self.scan(chunks="auto"))
+        if image is None:
+            what = "has neither NCCT nor CTP on its grid to find the brain in; give within= a mask"
+            raise UnknownNameError(f"{self.subject}, space {self._plan.options.space!r}", what)
+        return Volume(name=f"{scan.encoding['source']}/ncct" if "ncct" in scan else None, image=image)
+
+
+def function_results(scans: Scans, channels: Sequence[Channel]) -> dict[int, xr.DataArray]:
+    """Call the functions among the channels, each with the scan on Dask."""
+    results = {}
+    for number, channel in enumerate(channels):
+        if channel.function is not None:
+            results[number] = _result(channel, channel.function, scans)
+    return results
+
+
+def _result(channel: Channel, function: Callable[[xr.Dataset], Any], scans: Scans) -> xr.DataArray:
+    scan = scans.scan(chunks="auto")
+    where = f"{scans.subject}, channel {channel.name!r}"
+    with computed_here():
+        try:
+            result = function(scan)
+        except Exception as error:
+            error.add_note(f"in the function of {where}")
+            raise
+    if not isinstance(result, xr.DataArray) or set(result.dims) != set(SPATIAL):
+        found = f"{type(result).__name__} {getattr(result, 'dims', '')}".strip()
+        raise GeometryError(f"channel {channel.name!r}", f"is a function that returned {found}, no DataArray (z, y, x)")
+    if not same_grid(scan_grid(scan), scan_grid(result)):
+        raise GeometryError(f"channel {channel.name!r}", "is a function whose result is on another grid than the scan")
+    return result.transpose(*SPATIAL)
