@@ -147,10 +147,6 @@ class Subjects:
         self._plan = plan
         self._forget()
 
-    def __reduce__(self) -> tuple[type[Subjects], tuple[PatchPlan]]:
-        """Leave what is open, and what is known, in this process."""
-        return Subjects, (self._plan,)
-
     def _forget(self) -> None:
         self._process = os.getpid()
         self._open: collections.OrderedDict[str, Subject] = collections.OrderedDict()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
+
 from isles24_zarr.errors import MissingExtraError
 from isles24_zarr.training._options import PatchOptions
 from isles24_zarr.training._plan import patch_plan
@@ -44,6 +46,14 @@ class PatchDataset(Dataset):  # type: ignore[misc]  # PyTorch is optional, mypy 
         # in shared memory: worker processes that stay from epoch to epoch see it change
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._subjects = Subjects(plan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is open in this process; functions of a notebook go along, which pickle by itself refuses."""
+        return {**self.__dict__, "plan": cloudpickle.dumps(self.plan), "_subjects": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        plan = cloudpickle.loads(state["plan"])
+        self.__dict__.update(state, plan=plan, _subjects=Subjects(plan))
 
     @property
     def skipped(self) -> Mapping[str, str]:
