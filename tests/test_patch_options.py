@@ -273,7 +273,8 @@ def test_patches_around_lesions_at_another_spacing(cohort: xr.DataTree) -> None:
         scan = cohort.isles.scan(sample["subject"])
         labels = scan["lesion_mask"].isles.labels(threshold=0.5).values
         voxels = nib.affines.apply_affine(scan.isles.affine, np.argwhere(labels)[:, ::-1])
-        away = np.abs((voxels - sample["affine"].numpy()[:3, 3]) @ np.linalg.inv(np.array(scan.attrs["direction"])).T)
+        direction = scan.isles.affine[:3, :3] / scan.isles.spacing
+        away = np.abs((voxels - sample["affine"].numpy()[:3, 3]) @ np.linalg.inv(direction).T)
         assert (away <= np.array([0.45, 0.45, 0.65]) + 1e-9).all(axis=1).any()
 
 

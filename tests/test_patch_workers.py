@@ -36,10 +36,7 @@ def test_errors_survive_pytorch_and_pickle(kind: type[errors.Isles24Error]) -> N
     for subject, what in (("s3://bucket/a.zarr, sub-1", "is lost: all of it"), ("a: b", "has\na new line; and more")):
         told = None
         try:
-            try:
-                raise ValueError("the cause: of it")
-            except ValueError as cause:
-                raise kind(subject, what) from cause
+            raise kind(subject, what) from ValueError("the cause: of it")
         except errors.Isles24Error as error:
             told = error
             wrapped = ExceptionWrapper(where="in DataLoader worker process 0")

@@ -167,13 +167,17 @@ class Scans:
     def _stored(self, channel: Channel) -> Volume:
         scan = self.scan(channel.pipeline)
         image = scan[channel.image]
+        if channel.pipeline is not None and not same_grid(scan_grid(self.scan()), scan_grid(scan)):
+            what = "is not on the grid of the images, which were converted anew since; derive, save or add it again"
+            raise GeometryError(f"{channel.pipeline}/{channel.image}", what)
         if channel.frame is None and "time" in image.dims:
-            what = f"is a series over time, name a frame of it as {channel.name + '[0]'!r}"
-            raise UnknownNameError(f"{self.subject}, {channel.name}", what)
+            what = f"is a series over time, name a frame of it as '{channel.pipeline}/{channel.image}[0]'"
+            raise UnknownNameError(f"{self.subject}, {channel.pipeline}/{channel.image}", what)
         if channel.frame is not None:
             frames = image.sizes.get("time", 0)
             if not -frames <= channel.frame < frames:
-                raise UnknownNameError(f"{self.subject}, {channel.name}", f"is not there, it has {frames} frames")
+                where = f"{self.subject}, {channel.image}[{channel.frame}]"
+                raise UnknownNameError(where, f"is not there, it has {frames} frames")
             image = image.isel(time=channel.frame)
         return Volume(name=f"{scan.encoding['source']}/{channel.image}", image=image)
 
