@@ -21,8 +21,8 @@ from isles24_zarr.errors import GeometryError, MaskError, PerfusionError
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.training._patches import Drawn, MaskCounts, drawn_origin, fill_patch, mask_counts, tile_origin
 from isles24_zarr.training._plan import BRAIN
-from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training._regions import Brain, Mask, Scans, Volume, computed_here, function_results
+from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training.channels import Channel
 
 if TYPE_CHECKING:
