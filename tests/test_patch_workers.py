@@ -152,6 +152,20 @@ def test_files_stay_few(store: Path, tmp_path: Path) -> None:
     assert max(counts[1:]) <= counts[0] + 24  # batches that are on their way
 
 
+def test_workers_import_what_reads_and_no_more(store: Path) -> None:
+    """Each worker imports for itself: a cluster, or what writes, takes longer than many patches."""
+    statement = """
+import sys, isles24_zarr
+cohort = isles24_zarr.open_cohort(sys.argv[1])
+cohort.isles.torch_dataset("ncct", "cow_mask", patch=(4, 8, 8), within="brain")[0]
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", statement, str(store)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"tensorstore", "torch"} <= loaded
+    assert loaded.isdisjoint({"distributed", "isles24_zarr.tasks", "isles24_zarr.conversion", "matplotlib"})
+
+
 def test_a_store_that_is_read_through_threads(store: Path) -> None:
     """As that behind a URL is: volumes of a patch at the same time."""
     from concurrent.futures import ThreadPoolExecutor

@@ -7,7 +7,6 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.cohorts import available_images, cohort_target, subject_names
-from isles24_zarr.derivatives import pipeline_names
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.format import DerivativeRecord, pipeline_path
 from isles24_zarr.geometry import scan_grid
@@ -152,6 +151,8 @@ def _lacking(cohort: xr.DataTree, needed: Sequence[Channel], space: str, *, brai
 
 def _results(target: StorePlace, pipeline: str, subjects: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the paths of what a pipeline has of each subject, as ``"space-ncct/core"``."""
+    from isles24_zarr.derivatives import pipeline_names  # which imports all that writes, in each worker
+
     store = target.opened(read_only=True)
     pipelines = pipeline_names(target)
     if pipeline not in pipelines:

@@ -58,17 +58,23 @@ class Volume:
         """Read a region, (z, y, x), as far as there is one."""
         # of the variable: to cut its coordinates as well takes as long as to read
         part = self.image.variable[tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))]
-        if self.name is not None:
-            with reading(self.name):
-                return np.asarray(part.values)
-        with computed_here():
+        if self.is_lazy:
+            # in this thread: worker processes are what runs in parallel, and a cluster's client does not outlive a fork
+            return np.asarray(part.data.compute(scheduler="synchronous"))
+        with reading(self.name) if self.name else contextlib.nullcontext():
             return np.asarray(part.values)
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether it is computed by Dask."""
+        return self.image.chunks is not None
 
-def computed_here() -> contextlib.AbstractContextManager[None]:
-    """Compute with Dask in this thread."""
-    # worker processes are what runs in parallel; a cluster's client does not outlive a fork
-    from isles24_zarr.tasks import COMPUTED_HERE
+
+def computed_here(*, lazy: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Compute with Dask in this thread, whatever is called inside."""
+    if not lazy:
+        return contextlib.nullcontext()
+    from isles24_zarr.tasks import COMPUTED_HERE  # which imports distributed: a second for each worker
 
     return COMPUTED_HERE
 
@@ -189,9 +195,9 @@ class Scans:
         UnknownNameError
             There is none on the grid.
         """
-        with computed_here():
-            # the NCCT chunk by chunk; what has to be computed, on Dask
-            scan = self.scan()
+        scan = self.scan()
+        # the NCCT chunk by chunk; what has to be computed, on Dask
+        with computed_here(lazy="ncct" not in scan):
             image = brain_image(scan if "ncct" in scan else self.scan(chunks="auto"))
         if image is None:
             what = "has neither NCCT nor CTP on its grid to find the brain in; give within= a mask"

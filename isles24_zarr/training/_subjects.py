@@ -203,7 +203,7 @@ def _named(subject: str) -> Iterator[None]:
 def _found(plan: PatchPlan, scans: Scans, labels: Sequence[Volume], known: Known) -> Known:
     """Find out what is kept of a subject: masks are read once."""
     threshold, draws = plan.options.label_threshold, plan.options.draws
-    with computed_here():
+    with computed_here(lazy=any(volume.is_lazy for volume in labels)):
         rules = tuple(label_rule(volume.image, threshold) for volume in labels)
     known = dataclasses.replace(known, rules=rules[: len(plan.labels)])
     if draws and plan.labels and plan.options.lesion_fraction > 0:
@@ -211,7 +211,7 @@ def _found(plan: PatchPlan, scans: Scans, labels: Sequence[Volume], known: Known
         known = dataclasses.replace(known, label_counts=mask_counts(label))
     if draws and plan.within == BRAIN:
         image = scans.brain_image()
-        with computed_here():
+        with computed_here(lazy=image.is_lazy):
             brain = coarse_brain(image.image)
         counts = mask_counts(Brain(image=image, coarse=brain))
         known = dataclasses.replace(known, brain=brain, within_counts=counts)
