@@ -159,7 +159,7 @@ def test_what_does_not_go_together(cohort: xr.DataTree, images: str, options: di
 
 
 def test_a_frame_that_is_not_there(cohort: xr.DataTree) -> None:
-    with pytest.raises(errors.UnknownNameError, match=rf"{S}, ctp\[9999\]: is not there, it has \d+ frames"):
+    with pytest.raises(errors.UnknownNameError, match=rf"ctp\[9999\]: does not exist, {S} has \d+ frames"):
         cohort.isles.torch_dataset("ctp[9999]", None, patch=PATCH)[0]
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 from isles24_zarr.accessors._parts import PartsAccessor
 from isles24_zarr.accessors._perfusion import CohortPerfusionAccessor
 from isles24_zarr.accessors._results import DerivingAccessor
+from isles24_zarr.accessors._training import TrainingAccessor
 
 if TYPE_CHECKING:
     import os
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from isles24_zarr.cohorts import Records
     from isles24_zarr.figures import SubjectSummary
     from isles24_zarr.training import ChannelLike
-    from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
+class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor, TrainingAccessor):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:
@@ -169,120 +169,113 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         return cohort_records(self._cohort)
 
     def to_hf_dataset(
-        self, *, cache_dir: str | os.PathLike[str] | None = None, files: str | os.PathLike[str] | None = None
-    ) -> datasets.Dataset:
+        self,
+        images: Sequence[str] | str | None = None,
+        *,
+        streaming: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        files: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> datasets.Dataset | datasets.IterableDataset:
         """Return a Hugging Face Dataset with the schema of the dataset card.
 
         Parameters
         ----------
+        images
+            Names; all by default.
+        streaming
+            Return an IterableDataset, which makes rows when they are asked for and writes nothing.
         cache_dir
             Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library.
         files
             A folder to write the images to, which the Dataset then names; without it, it holds them.
+        progress
+            Say on stderr how much is going to be written, and where.
 
         Returns
         -------
-        datasets.Dataset
+        datasets.Dataset or datasets.IterableDataset
             See `cohorts.hf_dataset`.
 
         Raises
         ------
         MissingExtraError
             The ``datasets`` library is not installed.
+        UnknownNameError
+            There is no such image.
         StoreDamageError
             An image cannot be read, or is not what was converted.
 
         Examples
         --------
-        >>> cohort.isles.to_hf_dataset(files="images")["age"]  # doctest: +SKIP
+        >>> cohort.isles.to_hf_dataset("ncct", streaming=True).features["sex"]  # doctest: +SKIP
+        ClassLabel(names=['F', 'M'])
         """
         from isles24_zarr.cohorts import hf_dataset
 
-        return hf_dataset(self._cohort, cache_dir=cache_dir, files=files)
+        return hf_dataset(
+            self._cohort, images, streaming=streaming, cache_dir=cache_dir, files=files, progress=progress
+        )
 
-    def torch_dataset(
+    def intensities(
         self,
         images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
-        label: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike] | None = "lesion_mask",
         *,
-        patch: Sequence[int] | None,
-        stride: Sequence[int] | None = None,
-        spacing: Sequence[float] | None = None,
-        windows: str | Mapping[str, tuple[float, float] | str] | None = None,
-        samples_per_subject: int = 8,
-        lesion_fraction: float = 0.5,
-        around: str | None = None,
-        within: ChannelLike | None = None,
-        pad_value: float = 0.0,
+        mask: ChannelLike | None = None,
+        percentiles: Sequence[float] = (0.5, 50, 99.5),
         label_threshold: float | None = None,
         missing: str = "error",
         space: str = "ncct",
-        seed: int = 0,
-        transform: Callable[[Sample], Any] | None = None,
-    ) -> PatchDataset:
-        """Return patches of aligned images as a map-style PyTorch Dataset.
+        client: Client | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Return mean, standard deviation and percentiles of all voxels of the cohort, exact, on Dask.
 
         Parameters
         ----------
         images
-            The channels: names of volumes, ``"ctp[12]"`` for a frame, ``"pipeline/name"`` for a result, functions of a
-            scan, `training.Channel`; a mapping names them.
-        label
-            Name of the mask, or a result or function in its place; several give as many channels. None for none.
-        patch
-            Shape of a patch, (z, y, x) voxels; None for whole volumes.
-        stride
-            Steps (z, y, x) between patches that cover each volume, in place of patches that are drawn.
-        spacing
-            Voxel size in mm, (z, y, x), that patches are resampled to.
-        windows
-            Name of one of `training.WINDOW_PRESETS`, or by channel or image (lowest, highest) or the name of a CT
-            window.
-        within
-            Draw the other patches in the ``"brain"``, or in a mask.
-        samples_per_subject, lesion_fraction, around, pad_value, label_threshold, missing, space, seed, transform
-            As for `training.torch_patches.torch_dataset`.
+            Names of images, ``"ctp[12]"`` for a frame, ``"pipeline/name"`` for a result, or functions of a scan.
+        mask
+            Which voxels: all by default; ``"brain"``, the name of a mask, or a function of a scan.
+        percentiles
+            Between 0 and 100.
+        label_threshold
+            From which fraction on voxels of a soft mask belong to it.
+        missing
+            With ``"skip"``, subjects that lack an image are left out and listed in ``attrs["skipped"]``.
+        space, client, progress
+            As for `map`.
 
         Returns
         -------
-        PatchDataset
-            Each sample is a dict: ``image``, float32 (image, z, y, x); ``label``, int64 (label, z, y, x); ``subject``,
-            ``origin``, ``affine``.
+        pandas.DataFrame
+            A row a channel, see `training.cohort_intensities`.
 
         Raises
         ------
         UnknownNameError
-            An image, result or window does not exist, is a series, or is missing of a subject; or a number makes no
-            sense.
-        MissingExtraError
-            PyTorch is not installed.
+            There is no such image, or a subject lacks it.
+        StoreDamageError, MaskError, GeometryError
+            A subject cannot be read, or its mask is none.
 
         Examples
         --------
-        >>> data = cohort.isles.torch_dataset(["ncct", "ctp[0]"], patch=(4, 8, 8))  # doctest: +SKIP
-        >>> data[0]["image"].shape  # doctest: +SKIP
-        torch.Size([2, 4, 8, 8])
+        >>> training, testing = cohort.isles.train_test_split(1)
+        >>> training.isles.intensities(["ncct", "tmax"], mask="brain", progress=False).columns.tolist()[:4]
+        ['subjects', 'voxels', 'nonfinite', 'mean']
         """
-        from isles24_zarr.training.torch_patches import torch_dataset
+        from isles24_zarr.training import cohort_intensities
 
-        return torch_dataset(
+        return cohort_intensities(
             self._cohort,
             images,
-            label,
-            patch=patch,
-            stride=stride,
-            spacing=spacing,
-            windows=windows,
-            samples_per_subject=samples_per_subject,
-            lesion_fraction=lesion_fraction,
-            around=around,
-            within=within,
-            pad_value=pad_value,
+            mask=mask,
+            percentiles=percentiles,
             label_threshold=label_threshold,
             missing=missing,
             space=space,
-            seed=seed,
-            transform=transform,
+            client=client,
+            progress=progress,
         )
 
     def summary(self, subject: str) -> SubjectSummary:

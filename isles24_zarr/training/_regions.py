@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import SPATIAL, CoarseBrain, LabelRule
+from isles24_zarr.analysis import CoarseBrain, LabelRule
 from isles24_zarr.errors import GeometryError, UnknownNameError
 from isles24_zarr.format import stored_layout
 from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.perfusion import brain_image
 from isles24_zarr.scans import open_scan
 from isles24_zarr.store import reading
+from isles24_zarr.training.opening import function_result, stored_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -172,19 +173,10 @@ class Scans:
 
     def _stored(self, channel: Channel) -> Volume:
         scan = self.scan(channel.pipeline)
-        image = scan[channel.image]
+        image = stored_image(scan, channel, self.subject, self._plan.options.space)
         if channel.pipeline is not None and not same_grid(scan_grid(self.scan()), scan_grid(scan)):
             what = "is not on the grid of the images, which were converted anew since; derive, save or add it again"
             raise GeometryError(f"{channel.pipeline}/{channel.image}", what)
-        if channel.frame is None and "time" in image.dims:
-            what = f"is a series over time, name a frame of it as '{channel.pipeline}/{channel.image}[0]'"
-            raise UnknownNameError(f"{self.subject}, {channel.pipeline}/{channel.image}", what)
-        if channel.frame is not None:
-            frames = image.sizes.get("time", 0)
-            if not -frames <= channel.frame < frames:
-                where = f"{self.subject}, {channel.image}[{channel.frame}]"
-                raise UnknownNameError(where, f"is not there, it has {frames} frames")
-            image = image.isel(time=channel.frame)
         return Volume(name=f"{scan.encoding['source']}/{channel.image}", image=image)
 
     def brain_image(self) -> Volume:
@@ -210,22 +202,6 @@ def function_results(scans: Scans, channels: Sequence[Channel]) -> dict[int, xr.
     results = {}
     for number, channel in enumerate(channels):
         if channel.function is not None:
-            results[number] = _result(channel, channel.function, scans)
+            with computed_here():
+                results[number] = function_result(scans.scan(chunks="auto"), channel, scans.subject)
     return results
-
-
-def _result(channel: Channel, function: Callable[[xr.Dataset], Any], scans: Scans) -> xr.DataArray:
-    scan = scans.scan(chunks="auto")
-    where = f"{scans.subject}, channel {channel.name!r}"
-    with computed_here():
-        try:
-            result = function(scan)
-        except Exception as error:
-            error.add_note(f"in the function of {where}")
-            raise
-    if not isinstance(result, xr.DataArray) or set(result.dims) != set(SPATIAL):
-        found = f"{type(result).__name__} {getattr(result, 'dims', '')}".strip()
-        raise GeometryError(f"channel {channel.name!r}", f"is a function that returned {found}, no DataArray (z, y, x)")
-    if not same_grid(scan_grid(scan), scan_grid(result)):
-        raise GeometryError(f"channel {channel.name!r}", "is a function whose result is on another grid than the scan")
-    return result.transpose(*SPATIAL)

@@ -197,6 +197,8 @@ def _named(subject: str) -> Iterator[None]:
     try:
         yield
     except (GeometryError, MaskError, PerfusionError) as error:
+        if error.subject.startswith(subject):
+            raise
         raise type(error)(f"{subject}, {error.subject}", error.what) from error
 
 

@@ -1,0 +1,109 @@
+"""Channels of a subject, opened lazily. No window is applied: `Channel.scaled` does that to what was read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from isles24_zarr.analysis import SPATIAL
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.geometry import same_grid, scan_grid
+from isles24_zarr.scans import open_scan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isles24_zarr.store import StorePlace
+    from isles24_zarr.training.channels import Channel
+
+
+def opened_channels(
+    target: StorePlace, subject: str, channels: Sequence[Channel], *, space: str = "ncct", chunks: Any = "auto"
+) -> list[xr.DataArray]:
+    """Open what the channels show of a subject.
+
+    Parameters
+    ----------
+    target, subject, space
+        Of the scan.
+    channels
+        As of `channels_of`.
+    chunks
+        As for `open_scan`. Functions get a scan on Dask in any case.
+
+    Returns
+    -------
+    list of xarray.DataArray
+        (z, y, x) of each channel, in physical units, named after it, all on one grid.
+
+    Raises
+    ------
+    UnknownNameError
+        The subject lacks an image or result on this grid, or a series has no such frame.
+    GeometryError
+        What a function returns is no volume on the grid of the scan.
+    """
+    scans: dict[tuple[str | None, bool], xr.Dataset] = {}
+
+    def scan(pipeline: str | None, *, on_dask: bool = False) -> xr.Dataset:
+        how = "auto" if on_dask and chunks is None else chunks
+        key = (pipeline, how is not None)
+        if key not in scans:
+            options = target.storage_options
+            scans[key] = open_scan(target.url, subject, space, pipeline=pipeline, chunks=how, storage_options=options)
+        return scans[key]
+
+    return [
+        (
+            stored_image(scan(channel.pipeline), channel, subject, space)
+            if channel.function is None
+            else function_result(scan(None, on_dask=True), channel, subject)
+        ).rename(channel.name)
+        for channel in channels
+    ]
+
+
+def stored_image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.DataArray:
+    """Return the image, or the frame, of a scan that a channel names, (z, y, x).
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such image or frame.
+    """
+    if channel.image not in scan:
+        of = "" if channel.pipeline is None else f", pipeline {channel.pipeline!r}"
+        raise UnknownNameError(f"{subject}, space {space!r}{of}", f"has no {channel.image} on its grid")
+    image = scan[channel.image]
+    if channel.frame is None:
+        if "time" in image.dims:
+            raise UnknownNameError(channel.name, f"is a series over time, name a frame of it as '{channel.name}[0]'")
+        return image
+    frames = image.sizes.get("time", 0)
+    if not -frames <= channel.frame < frames:
+        raise UnknownNameError(channel.name, f"does not exist, {subject} has {frames} frames")
+    return image.isel(time=channel.frame)
+
+
+def function_result(scan: xr.Dataset, channel: Channel, subject: str) -> xr.DataArray:
+    """Return what the function of a channel makes of a scan on Dask, (z, y, x).
+
+    Raises
+    ------
+    GeometryError
+        That is no volume on the grid of the scan.
+    """
+    assert channel.function is not None  # noqa: S101 - for the type checker
+    where = f"{subject}, channel {channel.name!r}"
+    try:
+        result = channel.function(scan)
+    except Exception as error:
+        error.add_note(f"in the function of {where}")
+        raise
+    if not isinstance(result, xr.DataArray) or set(result.dims) != set(SPATIAL):
+        found = f"{type(result).__name__} {getattr(result, 'dims', '')}".strip()
+        raise GeometryError(where, f"is a function that returned {found}, no DataArray (z, y, x)")
+    if not same_grid(scan_grid(scan), scan_grid(result)):
+        raise GeometryError(where, "is a function whose result is on another grid than the scan")
+    return result.transpose(*SPATIAL)
