@@ -374,6 +374,12 @@ CLINICAL_VARIABLES: Final = (
 CLINICAL: Final = MappingProxyType({variable.name: variable for variable in CLINICAL_VARIABLES})
 """Every known clinical variable by its name, in the order of the release's tables."""
 
+
+def shown_units(units: str | None) -> str:
+    """Return units as people write them: years, and nothing for what has none."""
+    return {None: "", "1": "", "a": "years"}.get(units, units or "")
+
+
 # --- display ---
 
 CT_WINDOWS: Final = MappingProxyType(

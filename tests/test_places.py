@@ -165,7 +165,7 @@ def test_a_worker_without_memory_is_told_of(release: Path, client: Client, tmp_p
     assert counts == "1 1"
     assert len(arrays_by_source(tmp_path / "x.zarr")) == 17
     assert "its workers died, perhaps for lack of memory" in problem
-    assert "convert again with fewer workers" in problem
+    assert "run the same command again, with fewer workers" in problem
     # the file is the same, and is tried again all the same
     report = isles24_zarr.convert(release, tmp_path / "x.zarr", subjects=[S], client=client, progress=False)
     assert (report.ok, report.converted, report.images) == (True, (S,), 1)

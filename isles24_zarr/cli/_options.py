@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,4 +32,13 @@ Options = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say what is done, step by step, and show the traceback of an error.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress and no notices: results and errors alone.")
+]
+Log = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append progress, steps, problems and results to this file, with the time."),
+]

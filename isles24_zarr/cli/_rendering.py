@@ -7,13 +7,18 @@ import dataclasses
 import errno
 import io
 import json
+import logging
 import os
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from isles24_zarr.errors import NoFolderError, Problem, one_line
 
@@ -27,8 +32,27 @@ if TYPE_CHECKING:
     from isles24_zarr.scans import ArrayInfo
 
 _CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
+_READABLE: Final = 8
+"""Letters that a column of a table has at least."""
+NOBODY_READS: Final = 141
+"""Exit code where stdout is a pipe that was closed: what shells give of programs that the system ends for it."""
 _PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
 """Names from outside are shown as they are."""
+
+PRINTED: Final = logging.getLogger("isles24_zarr.printed")
+"""Logs the lines that are printed, tables and JSON aside."""
+
+_quiet: Final[ContextVar[bool]] = ContextVar("_quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Print no notices meanwhile."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
 
 
 def print_release(release: Release, *, as_json: bool) -> bool:
@@ -148,6 +172,9 @@ def print_cohort(cohort: xr.DataTree) -> None:
 def tell_problems(problems: Iterable[Problem]) -> bool:
     """Print problems to stdout, errors last; tell whether there was none of severity error."""
     for problem in sorted(problems, key=lambda each: each.severity == "error"):
+        if _quiet.get() and problem.severity != "error":
+            PRINTED.info("%s: %s", problem.severity, problem)
+            continue
         style = "red" if problem.severity == "error" else "yellow"
         out().print(f"{problem.severity}: {problem}", style=style, soft_wrap=True)
     return all_good(problems)
@@ -169,13 +196,28 @@ def print_json(**document: Any) -> None:
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print texts in columns."""
+    """Print texts in columns; on a terminal that is too narrow for them, a block of lines for each row."""
+    names, cells = list(columns), [[one_line(cell) for cell in row] for row in rows]
+    console = out()
+    # a column of long texts is folded, as far as words stay words
+    least = [min(max(map(cell_len, column)), _READABLE) for column in zip(names, *cells, strict=True)]
+    if sum(least) + 2 * (len(names) - 1) > console.width:
+        _print_blocks(console, names, cells)
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
+    for name in names:
         table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(one_line, row))
-    out().print(table)
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_blocks(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for first, *others in rows:
+        console.print(Text(first, style="bold", overflow="fold"))
+        for name, cell in zip(names[1:], others, strict=True):
+            if cell:
+                console.print(Padding(Text(f"{name}: {cell}".removeprefix(": "), overflow="fold"), (0, 0, 0, 2)))
 
 
 def by(shape: Iterable[int]) -> str:
@@ -193,7 +235,15 @@ class _OneLine(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts escaped by `one_line`, and tables, whose cells are."""
-        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+        shown = [one_line(each) if isinstance(each, str) else each for each in objects]
+        for line in shown:
+            if isinstance(line, str):
+                PRINTED.info("%s", line)
+        super().print(*shown, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `standard_streams`: rich would end with 1."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it")
 
 
 def out() -> Console:
@@ -224,8 +274,9 @@ def standard_streams() -> Iterator[None]:
         if error.filename is not None or error.errno not in _CANNOT_PRINT:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno != errno.EPIPE:
-            err().print(f"error: stdout: cannot be written ({error.strerror})", style="red", soft_wrap=True)
+        if error.errno == errno.EPIPE:
+            sys.exit(NOBODY_READS)
+        err().print(f"error: stdout: cannot be written ({error.strerror})", style="red", soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,23 +1,17 @@
-"""The command line: options, exit codes and rendering; what is done is done elsewhere.
-
-Results go to stdout, logs and progress to stderr. Exit codes: 0 all good; 1 finished, with the problems listed;
-2 the request itself is wrong; 130 interrupted. To be interrupted is how `serve` ends: with 0.
-"""
+"""The commands: options and rendering; what is done is done elsewhere. Exit codes are those of `cli._app`."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
-import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
+from typing import Annotated, Literal
 
 import typer
 
 from isles24_zarr.cli import _perfusion, _results
+from isles24_zarr.cli._app import app, main
+from isles24_zarr.cli._app import command as _command
 from isles24_zarr.cli._options import (
     AsJson,
     Images,
@@ -27,12 +21,9 @@ from isles24_zarr.cli._options import (
     Spool,
     Store,
     Subjects,
-    Verbose,
     Workers,
 )
 from isles24_zarr.cli._rendering import (
-    check_working_folder,
-    err,
     megabytes,
     out,
     print_arrays,
@@ -40,60 +31,14 @@ from isles24_zarr.cli._rendering import (
     print_json,
     print_plan,
     print_release,
-    standard_streams,
     tell_problems,
 )
 from isles24_zarr.cli._serving import serve, view
-from isles24_zarr.errors import Isles24Error, RequestError
+from isles24_zarr.cli._tables import give_table
+from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.places import options_from_texts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-Arguments = ParamSpec("Arguments")
-
-app = typer.Typer(
-    name="isles24-zarr",
-    help="ISLES'24 stroke imaging as one Zarr store: list a release, convert it, look at what it holds.",
-    epilog="Start with 'isles24-zarr demo': it makes a small synthetic release and does everything with it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_INTERRUPTED: Final = "interrupted; what was committed stays, the same command resumes"
-
-
-def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
-    """Turn a function that tells if all is good into a command, with --verbose and the exit codes of this module."""
-
-    def command(*args: Arguments.args, **options: Arguments.kwargs) -> None:
-        verbose = options.pop("verbose", False)
-        # to be ended by the system is to be interrupted: workers stop, nothing is left half done
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            check_working_folder()
-            good = function(*args, **options)
-        except Isles24Error as error:
-            if verbose:
-                raise
-            err().print(f"error: {error}", style="red", soft_wrap=True)
-            raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
-        except KeyboardInterrupt:
-            err().print(_INTERRUPTED)
-            raise typer.Exit(130) from None
-        if not good:
-            raise typer.Exit(1)
-
-    functools.update_wrapper(command, function)
-    own = inspect.signature(function, eval_str=True)
-    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), verbose])  # type: ignore[attr-defined]
-    command.__annotations__ = {**inspect.get_annotations(function, eval_str=True), "verbose": Verbose}
-    app.command()(command)
-    return command
+__all__ = ["app", "main"]
 
 
 @_command
@@ -173,6 +118,11 @@ def info(
     store: Store,
     subject: Annotated[str | None, typer.Argument(help="Tell of the arrays of this subject.")] = None,
     *,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the whole clinical table as CSV.")] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole clinical table as Parquet, with its types.")
+    ] = None,
+    codebook: Annotated[bool, typer.Option("--codebook", help="What each variable is, instead of values.")] = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
@@ -182,6 +132,12 @@ def info(
     from isles24_zarr.scans import described_arrays, read_path
 
     options = options_from_texts(storage_option)
+    if csv or parquet or codebook:
+        if subject is not None:
+            raise UnknownNameError(subject, "is one subject, and these are tables of all: leave it out")
+        cohort = open_cohort(store, storage_options=options)
+        give_table(cohort, codebook=codebook, csv=csv, parquet=parquet, as_json=as_json)
+        return True
     reader = read_path(store, storage_options=options)
     pipelines = described_pipelines(store, subject, storage_options=options)
     listed = [dataclasses.asdict(pipeline) for pipeline in pipelines]
@@ -339,9 +295,10 @@ def demo(
 ) -> bool:
     """Make a small synthetic release, convert it, open it, compute and plot: all in one go."""
     import isles24_zarr
+    from isles24_zarr.synthetic import UNFINISHED
 
     release, store, picture = folder / "train", folder / "isles24.zarr", folder / "montage.png"
-    if not release.exists():
+    if not release.exists() or (release / UNFINISHED).exists():
         out().print(f"1. A synthetic release of four patients in {release}", soft_wrap=True)
         isles24_zarr.synthesize(release, subjects=4, scale="small")
     out().print(f"2. isles24_zarr.convert({str(release)!r}, {str(store)!r})", soft_wrap=True)
@@ -356,20 +313,3 @@ def demo(
     scan_.isles.montage().savefig(picture)
     out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
     return tell_problems(report.problems)
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        with standard_streams():
-            app()
-    except KeyboardInterrupt:  # before a command has begun, or after it has ended
-        err().print(_INTERRUPTED)
-        sys.exit(130)
-    finally:
-        # what is left is to leave: nothing is to be interrupted any more, and the exit code stands
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        # an interrupt that passed through exec of a string (dataclasses are made so, while modules load) has Python
-        # end "python -m" by SIGINT, though it was caught; the next one that passes without clears that
-        exec("pass", {})  # noqa: S102

@@ -19,11 +19,12 @@ from isles24_zarr.conventions import SOFT_MASK_THRESHOLD, TMAX_THRESHOLD
 from isles24_zarr.errors import DestinationError, MaskError, UnknownNameError, one_line
 from isles24_zarr.figures._panels import DISPLAYS
 from isles24_zarr.figures._style import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.figures._text import shortened_text
 from isles24_zarr.figures.cohort import grid_row
 from isles24_zarr.figures.slices import montage
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import described_arrays, open_scan
-from isles24_zarr.vocabulary import CLINICAL, IMAGES
+from isles24_zarr.vocabulary import CLINICAL, IMAGES, shown_units
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _IMAGES: Final = ("ncct", "cta", "tmax", "cbf", "dwi")
 _SLICES: Final = 3
-_TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES = 4.6, 0.17, 0.15
+_TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES, _GAP_INCHES = 4.6, 0.17, 0.15, 0.05
 _LETTERS: Final = 70
 """Of small type that fit beside each other."""
 
@@ -181,7 +182,7 @@ def _clinical(values: pd.DataFrame) -> Section:
     for key, column in values.items():
         name, value = str(key), column.iloc[0]
         known = CLINICAL.get(name)
-        units = known.units if known and known.units not in (None, "1") else ""
+        units = shown_units(known.units) if known else ""
         if pd.isna(value):
             missing.append(name)
         else:
@@ -339,8 +340,10 @@ def _draw_section(figure: Figure, section: Section, left: float, top: float) -> 
     write(section.title, 0, 0, INK, size=10, weight="bold")
     row = 1.4
     starts = _column_starts(section)
+    rooms = np.diff([*starts, _TABLE_INCHES]) - _GAP_INCHES
     for cells in (*([section.columns] if section.columns else []), *section.rows):
-        for column, (cell, start) in enumerate(zip(cells, starts, strict=True)):
+        for column, (text, start) in enumerate(zip(cells, starts, strict=True)):
+            cell = shortened_text(one_line(text), float(rooms[column]), SMALL)
             write(cell, start, row, FAINT_INK if cells is section.columns or column == 0 else INK, size=SMALL)
         row += 1
     for line in _wrapped(section.note):

@@ -169,7 +169,9 @@ def open_scan(
     groups = sorted({group for groups in record.images.values() for group in groups})
     if group.removeprefix(f"{subject}/") not in groups:
         spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
-        raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
+        hint = f"; {space} is an image: take it out of a scan, as scan[{space!r}]" if space in IMAGES else ""
+        what = f"is not in the store, which has the spaces: {spaces}{hint}"
+        raise UnknownNameError(f"{subject}, space {space!r}", what)
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
     grid = GridRecord.from_document(document, f"{target.url}/{group}")
@@ -277,7 +279,10 @@ def _subject_record(
         return record
     if read_root(store).state != "complete" and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
-    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
+    hint = (
+        "" if SUBJECT_NAME.fullmatch(subject) else "; names are as 'sub-stroke0001', cohort.isles.subjects lists them"
+    )
+    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}{hint}")
 
 
 def image_groups(target: StorePlace, subject: str) -> Mapping[str, list[str]]:

@@ -16,7 +16,6 @@ from isles24_zarr.analysis import LabelRule, block_results, label_rule
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import ClusterLostError, Isles24Error, UnknownNameError
 from isles24_zarr.perfusion import scan_brain
-from isles24_zarr.tasks import COMPUTED_HERE, TaskLost, ordered_results
 from isles24_zarr.training._selection import SHIFTS, Counts, Selection, counts_of, joined
 from isles24_zarr.training.channels import Channel, channels_of
 from isles24_zarr.training.opening import opened_channels
@@ -165,6 +164,8 @@ def cohort_intensities(
 
 def _counted_cohort(reading: _Reading, names: Sequence[str], *, client: Client | None, progress: bool) -> list[Any]:
     """Return what each subject's task has counted, in order: for each channel, or that the subject lacks one."""
+    from isles24_zarr.tasks import TaskLost, ordered_results
+
     results = ordered_results(
         _counted,
         [dataclasses.replace(reading, subject=name) for name in names],
@@ -182,6 +183,8 @@ def _counted_cohort(reading: _Reading, names: Sequence[str], *, client: Client |
 
 
 def _counted(reading: _Reading, topic: str = "") -> list[Counts] | _Absent | Isles24Error:  # noqa: ARG001
+    from isles24_zarr.tasks import COMPUTED_HERE
+
     with COMPUTED_HERE:
         try:
             images = opened_channels(reading.target, reading.subject, reading.channels, space=reading.space)

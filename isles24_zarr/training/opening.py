@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from isles24_zarr.analysis import on_same_grid
-from isles24_zarr.errors import UnknownNameError
+from isles24_zarr.analysis import SPATIAL
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.scans import open_scan
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def opened_channels(
     UnknownNameError
         The subject lacks an image or result on this grid, or a series has no such frame.
     GeometryError
-        What a function returns is not on the grid of the scan.
-    TypeError
-        It is no DataArray.
+        What a function returns is no volume on the grid of the scan.
     """
     scans: dict[tuple[str | None, bool], xr.Dataset] = {}
 
@@ -57,15 +56,22 @@ def opened_channels(
 
     return [
         (
-            _image(scan(channel.pipeline), channel, subject, space)
+            stored_image(scan(channel.pipeline), channel, subject, space)
             if channel.function is None
-            else _result(scan(None, on_dask=True), channel)
+            else function_result(scan(None, on_dask=True), channel, subject)
         ).rename(channel.name)
         for channel in channels
     ]
 
 
-def _image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.DataArray:
+def stored_image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.DataArray:
+    """Return the image, or the frame, of a scan that a channel names, (z, y, x).
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such image or frame.
+    """
     if channel.image not in scan:
         of = "" if channel.pipeline is None else f", pipeline {channel.pipeline!r}"
         raise UnknownNameError(f"{subject}, space {space!r}{of}", f"has no {channel.image} on its grid")
@@ -80,12 +86,24 @@ def _image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.D
     return image.isel(time=channel.frame)
 
 
-def _result(scan: xr.Dataset, channel: Channel) -> xr.DataArray:
+def function_result(scan: xr.Dataset, channel: Channel, subject: str) -> xr.DataArray:
+    """Return what the function of a channel makes of a scan on Dask, (z, y, x).
+
+    Raises
+    ------
+    GeometryError
+        That is no volume on the grid of the scan.
+    """
     assert channel.function is not None  # noqa: S101 - for the type checker
-    result = channel.function(scan)
-    if not isinstance(result, xr.DataArray):
-        raise TypeError(
-            f"channel {channel.name!r} is of type {type(result).__name__}, its function returns no DataArray"
-        )
-    grid = next(iter(scan.data_vars.values()))
-    return on_same_grid(grid.isel(time=0) if "time" in grid.dims else grid, result)
+    where = f"{subject}, channel {channel.name!r}"
+    try:
+        result = channel.function(scan)
+    except Exception as error:
+        error.add_note(f"in the function of {where}")
+        raise
+    if not isinstance(result, xr.DataArray) or set(result.dims) != set(SPATIAL):
+        found = f"{type(result).__name__} {getattr(result, 'dims', '')}".strip()
+        raise GeometryError(where, f"is a function that returned {found}, no DataArray (z, y, x)")
+    if not same_grid(scan_grid(scan), scan_grid(result)):
+        raise GeometryError(where, "is a function whose result is on another grid than the scan")
+    return result.transpose(*SPATIAL)
