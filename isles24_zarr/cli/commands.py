@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
 
 import typer
 
-from isles24_zarr.cli import _perfusion, _results
+from isles24_zarr.cli import _nnunet, _perfusion, _results
 from isles24_zarr.cli._options import (
     AsJson,
     Images,
@@ -283,7 +283,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _nnunet.nnunet):
     _command(_function)
 
 

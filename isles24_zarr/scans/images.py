@@ -221,7 +221,8 @@ def grid_header(grid: Grid, dtype: np.dtype[Any]) -> bytes:
 
 def _header_on_grid(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid) -> Any:
     """Return a header of nibabel for values of a shape, ((t,) z, y, x)."""
-    header: Any = (nib.Nifti2Header if max(shape, default=0) > MAX_AXIS else nib.Nifti1Header)()
+    kind: Any = nib.Nifti2Header if max(shape, default=0) > MAX_AXIS else nib.Nifti1Header
+    header = kind()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape[::-1])
     header.set_xyzt_units(*_MM_AND_SECONDS)

@@ -87,6 +87,4 @@ def _on_dask(scan: xr.Dataset) -> xr.Dataset:
     if _is_on_dask(scan):
         return scan
     place = scan_place(scan)
-    return open_scan(
-        place.target.url, place.subject, place.group, storage_options=place.target.storage_options
-    )
+    return open_scan(place.target.url, place.subject, place.group, storage_options=place.target.storage_options)

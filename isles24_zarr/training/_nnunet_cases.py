@@ -168,6 +168,11 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
     return _removed(task, "failed", problem)
 
 
+def lost_case(task: CaseTask, why: str) -> CaseResult:
+    """Return the result of a case whose worker died; what that has left is taken out."""
+    return _removed(task, "failed", Problem(path=task.subject, message=why, subject=task.subject))
+
+
 def _removed(task: CaseTask, state: str, problem: Problem) -> CaseResult:
     """Take out what an earlier run has left of a case that is not there any more."""
     severity: Any = "notice" if state == "skipped" else "error"
@@ -176,9 +181,7 @@ def _removed(task: CaseTask, state: str, problem: Problem) -> CaseResult:
     except OSError as error:
         problem = Problem.from_error(DestinationError(task.folder, f"cannot be written ({error})"))
         state, severity = "failed", "error"
-    return CaseResult(
-        subject=task.subject, state=state, problems=(dataclasses.replace(problem, severity=severity),)
-    )
+    return CaseResult(subject=task.subject, state=state, problems=(dataclasses.replace(problem, severity=severity),))
 
 
 def remove_case(folder: Path, subject: str) -> None:
@@ -233,17 +236,14 @@ def _case_key(
     """Return what changes with the files of a case: options, functions, grid, and the images that they are made of."""
     channels = (*options.channels, options.label)
     functions = [channel.function for channel in channels if channel.function is not None]
-    sources: dict[str, Any] = {
-        channel.name: _fingerprint(image) for channel, image in zip(channels, (*images, mask), strict=True)
-    }
-    if functions:  # which may look at any image
-        sources |= {f"scan/{name}": _fingerprint(image) for name, image in scan.data_vars.items()}
+    # functions may look at any image
+    looked_at = (*images, mask, *(scan.data_vars.values() if functions else ()))
     made_of = {
         "made_by": _MADE_BY,
         "options": options.described(),
         "code": [_code_digest(function) for function in functions],
         "grid": [list(grid.shape), grid.affine.tolist(), grid.oriented],
-        "sources": sources,
+        "sources": [_fingerprint(image) for image in looked_at],
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
 
@@ -251,7 +251,9 @@ def _case_key(
 def _fingerprint(image: xr.DataArray) -> list[str] | None:
     """Return the checksum of the voxels of an image, and that of its header, which scales them."""
     record = record_of(image)
-    return None if record is None else [record["checksum"]["value"], xxhash.xxh3_128_hexdigest(record["header"].encode())]
+    return (
+        None if record is None else [record["checksum"]["value"], xxhash.xxh3_128_hexdigest(record["header"].encode())]
+    )
 
 
 def _code_digest(function: Any) -> str:

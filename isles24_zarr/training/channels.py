@@ -40,11 +40,11 @@ WINDOW_PRESETS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = Mapping
 )
 """Lowest and highest value of each image, in its unit; images that a preset does not name are left as they are.
 
-``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424, preprocessing.py of
-https://github.com/KurtLabUW/ISLES2024), who took the brain out of the skull before and equalized the histogram of what is
-above 0 afterwards: a window does neither.
-``one_unet``: of an nnU-Net that was submitted in 2024 (https://github.com/Mahsa0M/isles2024_docker), whose background was
-set to 0 before.
+``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424, and preprocessing.py in
+https://github.com/KurtLabUW/ISLES2024), who stripped the skull before, and equalized the histogram of what is above 0
+afterwards: a window does neither.
+``one_unet``: of an nnU-Net that was submitted in 2024 (https://github.com/Mahsa0M/isles2024_docker), which got images
+whose background had been set to 0: a window does not do that.
 """
 
 _SPELLING: Final = re.compile(r"(?:(?P<pipeline>[^/\[\]]+)/)?(?P<image>[^/\[\]]+)(?:\[(?P<frame>-?\d+)\])?")

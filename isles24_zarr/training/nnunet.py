@@ -1,13 +1,13 @@
 """A raw dataset of nnU-Net out of a cohort: images and labels as NIfTI, ``dataset.json``, splits by patient.
 
-What nnU-Net takes is in its documentation (https://github.com/MIC-DKFZ/nnUNet, dataset_format.md, version 2): the name of
-a channel decides how it is normalized, labels are 0, 1, 2 ... without a gap, all files of a case have one geometry.
+What nnU-Net takes is in its documentation (https://github.com/MIC-DKFZ/nnUNet, dataset_format.md, version 2): the name
+of a channel decides how it is normalized, labels are 0, 1, 2 ... without a gap, all files of a case have one geometry.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import re
 import time
 from pathlib import Path
@@ -16,26 +16,20 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.cohorts import available_images, cohort_folds, cohort_target, selected_cohort, subject_names
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import DestinationError, Problem, UnknownNameError
-from isles24_zarr.nifti import whole_file
-from isles24_zarr.store import StorePlace
 from isles24_zarr.training._nnunet_cases import (
-    DATASET_JSON,
     FILE_ENDING,
-    IMAGES_FOLDER,
-    LABELS_FOLDER,
-    RECORDS,
     CaseOptions,
-    CaseResult,
     CaseTask,
     case_result,
     described_channel,
     image_file,
     label_file,
-    remove_case,
+    lost_case,
 )
+from isles24_zarr.training._nnunet_folder import SPLITS_JSON, opened_folder, prepare, publish, write_errors
 from isles24_zarr.training.channels import channels_of
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
+from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
     import os
@@ -44,18 +38,15 @@ if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
 
+    from isles24_zarr.training._nnunet_cases import CaseResult
     from isles24_zarr.training.channels import Channel, ChannelLike
 
-SPLITS_JSON: Final = "splits_final.json"
 READER: Final = "NibabelIOWithReorient"
-"""Of nnU-Net: takes any affine, also one that is sheared, and brings what is to be predicted to the axes of these files."""
+"""Of nnU-Net: takes any affine, also a sheared one, and brings what is to be predicted to the axes of these files."""
 NORMALIZATIONS: Final = ("CT", "zscore", "noNorm", "rescale_to_0_1")
 """What the name of a channel can ask nnU-Net for; any other name asks for ``zscore``."""
 _IGNORED: Final = "ignore"
 _DATASET_NAME: Final = re.compile(r"Dataset\d{3}_.+")
-_CASE_FILE: Final = re.compile(
-    rf"({SUBJECT_NAME.pattern})(_\d{{4}})?{re.escape(FILE_ENDING)}|\..*{re.escape(FILE_ENDING)}\..*\.partial", re.ASCII
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +173,8 @@ def nnunet_dataset(
     schemes = _schemes(channels, normalization)
     if not 0 < label_threshold <= 1:
         raise UnknownNameError(f"label_threshold={label_threshold}", "is none for fractions, give one above 0, up to 1")
+    if fill is not None and not math.isfinite(fill):
+        raise UnknownNameError(f"fill={fill}", "is not finite, which is what it stands for")
     if folds < 2:
         raise UnknownNameError(f"folds={folds}", "is no number of folds, give one from 2 on")
     values = {value: place for place, value in enumerate(names.values())}
@@ -191,33 +184,22 @@ def nnunet_dataset(
     target, folder = cohort_target(cohort), _folder(destination)
     skipped = _without_images(cohort, (*channels, mask))
     whole = [name for name in subject_names(cohort) if name not in skipped]
-    if not whole:
-        raise UnknownNameError("the cohort", f"has no subject with all of these images: {_first(skipped)}")
-    _check_outside(folder, target)
-    try:
-        with StorePlace.of(folder).locked():
-            _prepare(folder, whole, len(channels))
-            tasks = [
-                CaseTask(target=target, subject=name, options=options, folder=folder, overwrite=overwrite)
-                for name in whole
-            ]
-            results = _results(tasks, target.url, client, workers, progress=progress)
-            cases = [each.subject for each in results if each.state in ("written", "unchanged")]
-            skipped |= {each.subject: each.problems[0].message for each in results if each.state == "skipped"}
-            _check_seen(folder, cases)
-            splits = _splits(cohort, cases, folds, seed)
-            if cases:
-                document = _document(cohort, folder, cases, names, schemes, options)
-                recorded = {"folds": len(splits), "seed": seed, "skipped": skipped}
-                document["isles24_zarr"] |= recorded
-                _write_json(folder / SPLITS_JSON, splits)
-                _write_json(folder / DATASET_JSON, document)
-            else:
-                (folder / DATASET_JSON).unlink(missing_ok=True)
-    except OSError as error:
-        raise DestinationError(folder, f"cannot be written ({error})") from error
-    if not cases and len(skipped) == len(subject_names(cohort)):
-        raise UnknownNameError("the cohort", f"has no subject with all of these images: {_first(skipped)}")
+    _check_some(whole, skipped)
+    with opened_folder(folder, target):
+        with write_errors(folder):
+            prepare(folder, whole, len(channels))
+        tasks = [
+            CaseTask(target=target, subject=name, options=options, folder=folder, overwrite=overwrite) for name in whole
+        ]
+        results = _results(tasks, target.url, client, workers, progress=progress)
+        skipped |= {each.subject: each.problems[0].message for each in results if each.state == "skipped"}
+        _check_some([name for name in whole if name not in skipped], skipped)
+        cases = [each.subject for each in results if each.state in ("written", "unchanged")]
+        splits = _splits(cohort, cases, folds, seed)
+        document = _document(cohort, folder, cases, names, schemes, options)
+        document["isles24_zarr"] |= {"folds": len(splits), "seed": seed, "skipped": skipped}
+        with write_errors(folder):
+            publish(folder, document, splits)
     return NnunetReport(
         destination=str(folder),
         written=tuple(each.subject for each in results if each.state == "written"),
@@ -229,8 +211,11 @@ def nnunet_dataset(
     )
 
 
-def _first(skipped: Mapping[str, str]) -> str:
-    return "; ".join(f"{subject} {why}" for subject, why in list(skipped.items())[:1])
+def _check_some(subjects: Sequence[str], skipped: Mapping[str, str]) -> None:
+    """Make sure that there are subjects with all images."""
+    if not subjects:
+        why = next((f": {subject} {what}" for subject, what in skipped.items()), "")
+        raise UnknownNameError("the cohort", f"has no subject with all of these images{why}")
 
 
 def _label_names(mask: Channel, labels: Mapping[str, int] | None) -> dict[str, int]:
@@ -283,46 +268,6 @@ def _folder(destination: str | os.PathLike[str]) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _check_outside(folder: Path, target: StorePlace) -> None:
-    if "://" not in target.url and folder.resolve().is_relative_to(target.url):
-        raise DestinationError(folder, f"is in the store {target.url}; give a folder of its own")
-
-
-def _prepare(folder: Path, subjects: Sequence[str], channels: int) -> None:
-    """Make the folder, or make sure that it is ours, and take out what is none of the dataset that is to be.
-
-    Raises
-    ------
-    DestinationError
-        It holds files that are not ours.
-    """
-    records = folder / RECORDS
-    if not records.is_dir() and (others := sorted(file.name for file in folder.iterdir())):
-        what = f"holds {others[0]!r}, which is of no dataset that was written here; give a new folder or an empty one"
-        raise DestinationError(folder, what)
-    wanted = {image_file(name, channel) for name in subjects for channel in range(channels)}
-    wanted |= {label_file(name) for name in subjects}
-    for each in (RECORDS, IMAGES_FOLDER, LABELS_FOLDER):
-        (folder / each).mkdir(exist_ok=True)
-    outdated = set()
-    for file in sorted([*(folder / IMAGES_FOLDER).iterdir(), *(folder / LABELS_FOLDER).iterdir()]):
-        found = _CASE_FILE.fullmatch(file.name)
-        if found is None:
-            what = "is no file of a case that was written here; move it to another folder"
-            raise DestinationError(file, what)
-        if found[1] is None:
-            file.unlink()  # of a run that was killed
-        elif str(file.relative_to(folder)) not in wanted:
-            outdated.add(found[1])
-    for file in records.iterdir():
-        if file.suffix != ".json":
-            file.unlink()
-        elif file.stem not in subjects:
-            outdated.add(file.stem)
-    for subject in sorted(outdated):
-        remove_case(folder, subject)
-
-
 def _results(
     tasks: Sequence[CaseTask], url: str, client: Client | None, workers: int | None, *, progress: bool
 ) -> list[CaseResult]:
@@ -336,17 +281,8 @@ def _results(
     found = {}
     with dask_client(running, workers, url) as there:
         for task, result in completed_tasks(there, case_result, tasks, sizes=None, title=title, progress=progress):
-            if isinstance(result, TaskLost):
-                lost = Problem(path=task.subject, message=result.why, subject=task.subject)
-                result = CaseResult(subject=task.subject, state="failed", problems=(lost,))
-            found[task.subject] = result
+            found[task.subject] = lost_case(task, result.why) if isinstance(result, TaskLost) else result
     return [found[task.subject] for task in tasks]
-
-
-def _check_seen(folder: Path, cases: Iterable[str]) -> None:
-    unseen = [label_file(name) for name in cases if not (folder / label_file(name)).is_file()]
-    if unseen:
-        raise DestinationError(folder, f"lacks {unseen[0]}, which a worker wrote: give a folder that all workers share")
 
 
 def _splits(cohort: xr.DataTree, cases: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
@@ -355,8 +291,11 @@ def _splits(cohort: xr.DataTree, cases: Sequence[str], folds: int, seed: int) ->
     if most < 2:
         return []
     parts = [
-        {name: [case for case in subject_names(part) if case in cases] for name, part in zip(("train", "val"), pair, strict=True)}
-        for pair in cohort_folds(cohort, most, seed=seed)
+        {
+            "train": [name for name in subject_names(train) if name in cases],
+            "val": [name for name in subject_names(validate) if name in cases],
+        }
+        for train, validate in cohort_folds(cohort, most, seed=seed)
     ]
     return [part for part in parts if part["train"] and part["val"]]
 
@@ -405,11 +344,6 @@ def _document(
     }
 
 
-def _write_json(path: Path, document: Any) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(document, indent=2) + "\n")
-
-
 def _problems(
     folder: Path, results: Iterable[CaseResult], skipped: Mapping[str, str], splits: int, folds: int
 ) -> Iterable[Problem]:
@@ -420,7 +354,8 @@ def _problems(
         if result.state != "skipped":
             yield from result.problems
     if splits < folds:
-        yield Problem(path=SPLITS_JSON, message=f"has {splits} folds, there are too few cases for {folds}", severity="notice")
+        what = f"has {splits} folds, there are too few cases for {folds}"
+        yield Problem(path=SPLITS_JSON, message=what, severity="notice")
     if not _DATASET_NAME.fullmatch(folder.name):
         what = "is found by nnU-Net only under a name as Dataset024_ISLES, in the folder nnUNet_raw"
         yield Problem(path=str(folder), message=what, severity="notice")
