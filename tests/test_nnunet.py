@@ -18,7 +18,15 @@ import numpy as np
 import pytest
 
 import isles24_zarr
-from isles24_zarr.errors import DestinationError, MaskError, NotFiniteError, StoreLockedError, UnknownNameError
+from isles24_zarr.cli._nnunet import nnunet
+from isles24_zarr.errors import (
+    DestinationError,
+    MaskError,
+    NotFiniteError,
+    OptionError,
+    StoreLockedError,
+    UnknownNameError,
+)
 from isles24_zarr.store import StorePlace
 from isles24_zarr.training import Channel, nnunet_dataset
 from isles24_zarr.training._nnunet_voxels import channel_dtype, channel_voxels, label_voxels
@@ -166,8 +174,8 @@ def test_normalization_is_the_name_of_a_channel(
         ({"fill": float("nan")}, "fill=nan"),
         ({"folds": 1}, "folds=1"),
         ({"subjects": ["sub-x"]}, "sub-x"),
-        ({"space": "adc"}, "space 'adc', is not in the store|has no subject with all of these images"),
-        ({"images": "mine/tmax"}, "pipeline 'mine'"),
+        ({"space": "adc"}, "of sub-stroke0001: space 'adc': is not in the store"),
+        ({"images": "mine/tmax"}, "of sub-stroke0001: pipeline 'mine': is not in"),
         ({"images": "ctp[400]"}, "12 frames of ctp, and none is 400"),
     ],
 )
@@ -180,13 +188,13 @@ def test_what_cannot_be_is_refused(cohort: xr.DataTree, folder: Path, options: A
 def test_folders_of_others_are_left_alone(cohort: xr.DataTree, store: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text("{}")
-    with pytest.raises(DestinationError, match="holds 'dataset.json', which is of no dataset that was written here"):
+    with pytest.raises(DestinationError, match=r"holds 'dataset\.json', which is of no dataset that was written here"):
         cohort.isles.to_nnunet(folder, "ncct", progress=False, overwrite=True)
     assert contents(folder).keys() == {"dataset.json"}
     (folder / "dataset.json").unlink()
     cohort.isles.to_nnunet(folder, "ncct", progress=False)
     (folder / "labelsTr/other_0001.nii.gz").write_text("x")
-    with pytest.raises(DestinationError, match="other_0001.nii.gz: is no file of a case"):
+    with pytest.raises(DestinationError, match=r"other_0001\.nii\.gz: is no file of a case"):
         cohort.isles.to_nnunet(folder, "tmax", progress=False)
     assert documents(folder)[0]["channel_names"] == {"0": "CT"}
     with pytest.raises(DestinationError, match="is in the store"):
@@ -229,7 +237,7 @@ def test_what_is_the_same_is_kept_and_the_rest_made_anew(cohort: xr.DataTree, fo
     assert contents(folder) != first
     assert again(["ncct"]) == (3, 0)
     assert not list(folder.glob("imagesTr/*_0001.nii.gz"))
-    assert again(subjects=[S]) == (0, 1)
+    assert again(["ncct"], subjects=[S]) == (0, 1)
     assert {path.name for path in folder.glob("*Tr/*")} == {f"{S}.nii.gz", f"{S}_0000.nii.gz"}
     assert again() == (3, 0)
     assert contents(folder) == first
@@ -284,7 +292,7 @@ def test_channels_that_are_computed_and_results(store: Path, tmp_path: Path, fol
     same = cohort.isles.to_nnunet(folder, **options(warm=counted), windows={"late": (0, 12)})
     assert len(same.unchanged) == 3
 
-    def counted(scan: xr.Dataset) -> xr.DataArray:  # type: ignore[no-redef]  # noqa: F811
+    def counted(scan: xr.Dataset) -> xr.DataArray:  # type: ignore[no-redef]
         return warm(scan) + 1
 
     assert len(cohort.isles.to_nnunet(folder, **options(warm=counted), windows={"late": (0, 12)}).written) == 3
@@ -312,7 +320,7 @@ def test_functions_that_fail_are_problems_of_their_subjects(cohort: xr.DataTree,
     for function, message in [
         (lambda scan: scan["ncct"][:, 1:], "is not on the grid of"),
         (lambda scan: scan["ncct"][0], "has the axes y, x, not z, y and x"),
-        (lambda scan: 1, "a function that returns a int"),
+        (lambda _: 1, "a function that returns a int"),
     ]:
         report = cohort.isles.to_nnunet(folder, {"a": function}, progress=False)
         assert all(message in problem.message for problem in report.problems if problem.severity == "error")
@@ -390,7 +398,7 @@ def test_voxels_that_are_not_finite_are_never_written(odd: Path, folder: Path) -
     assert "3 voxels of tmax" in str(report.problems[0])
 
 
-def test_labels_are_consecutive(cohort: xr.DataTree, release: Path, folder: Path) -> None:
+def test_labels_are_consecutive(cohort: xr.DataTree, folder: Path) -> None:
     cohort.isles.to_nnunet(folder, "ncct", "cow_mask", progress=False)
     document, _ = documents(folder)
     assert list(document["labels"].values()) == list(range(14))
@@ -477,13 +485,13 @@ def test_simpleitk_reads_the_same(cohort: xr.DataTree, folder: Path) -> None:
 
 
 CHECK = """
-from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import extract_fingerprint_entry, plan_experiment_entry
 import sys
+from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints as entrypoints
 if __name__ == "__main__":
     sys.argv = ["nnUNetv2_extract_fingerprint", "-d", "24", "-np", "1", "--verify_dataset_integrity"]
-    extract_fingerprint_entry()
+    entrypoints.extract_fingerprint_entry()
     sys.argv = ["nnUNetv2_plan_experiment", "-d", "24"]
-    plan_experiment_entry()
+    entrypoints.plan_experiment_entry()
 """
 
 
@@ -532,7 +540,8 @@ def slowly(image):
         yield slab
 _nnunet_cases.volume_slabs = slowly
 print("ready", flush=True)
-cohort.isles.to_nnunet(sys.argv[2], ["ncct", "tmax", "cta"], windows=sys.argv[3] if len(sys.argv) > 3 else None, progress=False)
+windows = dict(enumerate(sys.argv)).get(3)
+cohort.isles.to_nnunet(sys.argv[2], ["ncct", "tmax", "cta"], windows=windows, progress=False)
 """
 
 
@@ -547,7 +556,7 @@ def test_killed_and_run_again(cohort: xr.DataTree, store: Path, folder: Path) ->
     killed = 0
     # the second time, it is a dataset of other windows that is made anew
     for windows in (None, "winner"):
-        for seconds in np.linspace(0.0, 0.8, 6):
+        for seconds in np.linspace(0.0, 0.8, 4):
             arguments = [str(store), str(folder), *([windows] if windows else [])]
             with subprocess.Popen(
                 [sys.executable, "-c", SLOW, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -575,6 +584,9 @@ def test_killed_and_run_again(cohort: xr.DataTree, store: Path, folder: Path) ->
 def test_command(store: Path, tmp_path: Path, folder: Path, client: Client) -> None:
     scheduler = ("--scheduler", client.scheduler.address)  # type: ignore[union-attr]
     (tmp_path / "windows.json").write_text('{"tmax": [0, 9], "ncct": "stroke"}')
+    refused = run("nnunet", store, folder, "--images", "nct")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "'nct': is no image" in refused.stderr
     done = run("nnunet", store, folder, "--images", "ncct", "tmax,cta", "--windows", tmp_path / "windows.json",
                "--label", "lesion_mask", "--folds", 3, "--normalization", "cta=zscore", *scheduler)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -583,19 +595,23 @@ def test_command(store: Path, tmp_path: Path, folder: Path, client: Client) -> N
     document, _ = documents(folder)
     assert document["channel_names"] == {"0": "CT", "1": "tmax", "2": "cta"}
     assert [each.get("window") for each in document["isles24_zarr"]["channels"]] == [[15, 55], [0, 9], None]
-    done = run("nnunet", store, folder, "--image", "ncct", "--image", "tmax", "--windows", "winner", "--json",
-               "--subject", S, "--labels", "infarct=1,ignore=2", *scheduler)  # fmt: skip
-    printed = json.loads(done.stdout)
-    assert (done.returncode, printed["ok"], printed["written"]) == (0, True, [S])
-    assert documents(folder)[0]["labels"] == {"background": 0, "infarct": 1, "ignore": 2}
-    for words, message in [
-        (("--images", "nct"), "'nct': is no image"),
-        (("--images", "tmax", "--windows", "nobody"), "is none of none, winner, one_unet, and no file"),
-        (("--images", "tmax", "--windows", Path(__file__)), "is not JSON"),
-        (("--images", "tmax", "--labels", "infarct"), "as 'infarct=1'"),
-        (("--images", "tmax", "--normalization", "CT", "--normalization", "tmax=CT"), "is for all channels"),
+
+
+def test_options_of_the_command(store: Path, folder: Path, capsys: pytest.CaptureFixture[str], client: Client) -> None:
+    scheduler = client.scheduler.address  # type: ignore[union-attr]
+    assert nnunet(str(store), str(folder), images=["ncct", "tmax"], windows="winner", labels=["infarct=1,ignore=2"],
+                  normalization=["noNorm"], subject=[S], as_json=True, scheduler=scheduler)  # fmt: skip
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["ok"], printed["written"]) == (True, [S])
+    document, _ = documents(folder)
+    assert document["labels"] == {"background": 0, "infarct": 1, "ignore": 2}
+    assert document["channel_names"] == {"0": "noNorm", "1": "noNorm"}
+    for options, error, message in [
+        ({"windows": "nobody"}, UnknownNameError, "is none of none, winner, one_unet, and no file"),
+        ({"windows": __file__}, UnknownNameError, "is not JSON"),
+        ({"windows": str(folder / "dataset.json")}, UnknownNameError, "is no JSON of windows"),
+        ({"labels": ["infarct"]}, OptionError, "as 'infarct=1'"),
+        ({"normalization": ["CT", "tmax=CT"]}, OptionError, "is for all channels"),
     ]:
-        done = run("nnunet", store, folder, *words)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        with pytest.raises(error, match=message):
+            nnunet(str(store), str(folder), images=["tmax"], **options)  # type: ignore[arg-type]

@@ -155,7 +155,9 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
                 images = [channel_image(scan, channel) for channel in task.options.channels]
                 mask = channel_image(scan, task.options.label)
             except UnknownNameError as error:
-                return _removed(task, "skipped", Problem(path=error.subject, message=error.what, subject=subject))
+                where = error.subject.removeprefix(subject).lstrip(", ")
+                why = f"{where}: {error.what}" if where else error.what
+                return _removed(task, "skipped", Problem(path=subject, message=why, subject=subject))
             return _made(task, scan, images, mask)
     except OSError as error:
         problem = Problem.from_error(DestinationError(task.folder, f"cannot be written ({error})"), subject=subject)

@@ -214,7 +214,7 @@ def nnunet_dataset(
 def _check_some(subjects: Sequence[str], skipped: Mapping[str, str]) -> None:
     """Make sure that there are subjects with all images."""
     if not subjects:
-        why = next((f": {subject} {what}" for subject, what in skipped.items()), "")
+        why = next((f"; of {subject}: {what}" for subject, what in skipped.items()), "")
         raise UnknownNameError("the cohort", f"has no subject with all of these images{why}")
 
 
