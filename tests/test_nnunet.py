@@ -488,44 +488,41 @@ CHECK = """
 import sys
 from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints as entrypoints
 if __name__ == "__main__":
-    sys.argv = ["nnUNetv2_extract_fingerprint", "-d", "24", "-np", "1", "--verify_dataset_integrity"]
+    sys.argv = ["nnUNetv2_extract_fingerprint", "-d", "24", "25", "-np", "1", "--verify_dataset_integrity"]
     entrypoints.extract_fingerprint_entry()
-    sys.argv = ["nnUNetv2_plan_experiment", "-d", "24"]
+    sys.argv = ["nnUNetv2_plan_experiment", "-d", "24", "25"]
     entrypoints.plan_experiment_entry()
 """
 
 
-def test_nnunet_takes_it(cohort: xr.DataTree, odd: Path, tmp_path: Path, folder: Path) -> None:
+def test_nnunet_takes_it(cohort: xr.DataTree, odd: Path, tmp_path: Path) -> None:
     """By its own check of integrity, fingerprint and plan: `ISLES24_ZARR_NNUNET` may name a Python that has it."""
     python = os.environ.get("ISLES24_ZARR_NNUNET", sys.executable)
-    program = tmp_path / "check.py"
-    program.write_text(CHECK)
     folders = {f"nnUNet_{name}": str(tmp_path / f"nnUNet_{name}") for name in ("raw", "preprocessed", "results")}
     for path in folders.values():
-        Path(path).mkdir(exist_ok=True)
+        Path(path).mkdir()
     environment = {**os.environ, **folders}
     imported = "import nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
     if subprocess.run([python, "-c", imported], check=False, capture_output=True, env=environment).returncode:
         pytest.skip("nnU-Net is not installed")
-    odd_cohort = isles24_zarr.open_cohort(odd)
-    for chosen, options in (
-        (cohort, {"images": ["ncct", "tmax", "ctp[3]"], "windows": "winner"}),
-        (odd_cohort, {"images": ["ncct", "tmax"], "windows": "winner", "labels": {"a": 1, "b": 7}}),
-    ):
-        assert chosen.isles.to_nnunet(folder, progress=False, folds=2, **options).ok
-        done = subprocess.run([python, str(program)], check=False, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        assert "If you didn't see any error messages" in done.stdout
-        assert "Error" not in done.stdout
-        assert "Warning" not in done.stdout
-        planned = Path(folders["nnUNet_preprocessed"]) / folder.name
-        assert (planned / "splits_final.json").read_bytes() == (folder / "splits_final.json").read_bytes()
-        schemes = json.loads((planned / "nnUNetPlans.json").read_text())["configurations"]["2d"][
-            "normalization_schemes"
-        ]
+    raw, planned = Path(folders["nnUNet_raw"]), Path(folders["nnUNet_preprocessed"])
+    usual = {"images": ["ncct", "tmax", "ctp[3]"]}
+    tilted = {"images": ["ncct", "tmax"], "labels": {"a": 1, "b": 7}}
+    parts = {"Dataset024_ISLES": (cohort, usual), "Dataset025_odd": (isles24_zarr.open_cohort(odd), tilted)}
+    for name, (part, options) in parts.items():
+        assert part.isles.to_nnunet(raw / name, windows="winner", folds=2, progress=False, **options).ok
+    program = tmp_path / "check.py"
+    program.write_text(CHECK)
+    done = subprocess.run([python, str(program)], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("If you didn't see any error messages") == 2
+    assert "Error" not in done.stdout
+    assert "Warning" not in done.stdout
+    for name in parts:
+        assert (planned / name / "splits_final.json").read_bytes() == (raw / name / "splits_final.json").read_bytes()
+        plan = json.loads((planned / name / "nnUNetPlans.json").read_text())
+        schemes = plan["configurations"]["2d"]["normalization_schemes"]
         assert schemes[:2] == ["CTNormalization", "ZScoreNormalization"]
-        shutil.rmtree(planned)
-        shutil.rmtree(folder)
 
 
 SLOW = """
