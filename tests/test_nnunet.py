@@ -362,6 +362,9 @@ def test_awkward_grids_types_and_labels(odd: Path, folder: Path) -> None:
     assert list(document["dataset"]) == [S, "sub-stroke0004"]
     assert document["isles24_zarr"]["skipped"] == report.skipped
     assert {name for fold in splits for name in fold["val"]} == {S, "sub-stroke0004"}
+    scaled = nib.load(folder / f"imagesTr/{S}_0002.nii.gz")
+    in_file = looked_up(odd.parent / "train" / FILES["cta"].format(S), scaled)
+    np.testing.assert_array_equal(scaled.dataobj, in_file.astype(np.float32))
     named = {"infarct": 1, "odd": 7, "ignore": 3}
     report = cohort.isles.to_nnunet(folder, ["ncct", "tmax"], labels=named, windows={"tmax": (0, 7)}, progress=False)
     assert report.ok
