@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "verification": "geometry places release format store tasks",
     "cohorts": "geometry nifti release format store tasks analysis perfusion scans",
     "derivatives": "geometry nifti release format store writing tasks scans conversion cohorts",
-    "training": "geometry nifti format store tasks analysis scans cohorts derivatives",
+    "training": "geometry nifti format store tasks analysis perfusion scans cohorts derivatives",
     "figures": "geometry format analysis perfusion scans cohorts",
     "accessors": "geometry analysis perfusion scans cohorts derivatives training figures",
     "synthetic": "geometry nifti release",

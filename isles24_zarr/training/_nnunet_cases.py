@@ -16,13 +16,14 @@ import xxhash
 
 from isles24_zarr.analysis import label_rule
 from isles24_zarr.derivatives import function_identity
-from isles24_zarr.errors import DestinationError, Isles24Error, Problem, UnknownNameError
+from isles24_zarr.errors import DestinationError, GeometryError, Isles24Error, Problem, UnknownNameError
 from isles24_zarr.format import record_of
-from isles24_zarr.geometry import scan_grid
+from isles24_zarr.geometry import same_positions, scan_grid
 from isles24_zarr.nifti import whole_file, write_nifti
 from isles24_zarr.scans import grid_header, open_scan
-from isles24_zarr.training._channel_images import channel_image
+from isles24_zarr.tasks import COMPUTED_HERE
 from isles24_zarr.training._nnunet_voxels import channel_dtype, channel_voxels, label_voxels, volume_slabs
+from isles24_zarr.training.opening import opened_channels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -143,22 +144,17 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
     topic
         Where tasks tell of bytes.
     """
-    from isles24_zarr.tasks import COMPUTED_HERE
-
-    place, subject = task.target, task.subject
+    subject, options = task.subject, task.options
     try:
         with COMPUTED_HERE:
             try:
-                scan = open_scan(
-                    place.url, subject, task.options.space, chunks=None, storage_options=place.storage_options
-                )
-                images = [channel_image(scan, channel) for channel in task.options.channels]
-                mask = channel_image(scan, task.options.label)
+                wanted = (*options.channels, options.label)
+                *images, mask = opened_channels(task.target, subject, wanted, space=options.space, chunks=None)
             except UnknownNameError as error:
                 where = error.subject.removeprefix(subject).lstrip(", ")
                 why = f"{where}: {error.what}" if where else error.what
                 return _removed(task, "skipped", Problem(path=subject, message=why, subject=subject))
-            return _made(task, scan, images, mask)
+            return _made(task, images, mask)
     except OSError as error:
         problem = Problem.from_error(DestinationError(task.folder, f"cannot be written ({error})"), subject=subject)
     except Isles24Error as error:
@@ -201,9 +197,14 @@ def remove_case(folder: Path, subject: str) -> None:
             file.unlink(missing_ok=True)
 
 
-def _made(task: CaseTask, scan: xr.Dataset, images: list[xr.DataArray], mask: xr.DataArray) -> CaseResult:
+def _made(task: CaseTask, images: list[xr.DataArray], mask: xr.DataArray) -> CaseResult:
     """Write a case, or find that it is there."""
+    place, space = task.target, task.options.space
+    scan = open_scan(place.url, task.subject, space, chunks=None, storage_options=place.storage_options)
     grid = scan_grid(scan)
+    for image in (*images, mask):
+        if not same_positions(scan_grid(image), grid):
+            raise GeometryError(str(image.name), f"is not on the grid of {space!r} any more: its voxels lie elsewhere")
     key = _case_key(task.options, scan, images, mask, grid)
     record = task.folder / RECORDS / f"{task.subject}.json"
     known = None if task.overwrite else _kept(record, task.folder, key)

@@ -6,6 +6,7 @@ of a channel decides how it is normalized, labels are 0, 1, 2 ... without a gap,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.cohorts import available_images, cohort_folds, cohort_target, selected_cohort, subject_names
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import DestinationError, Problem, UnknownNameError
+from isles24_zarr.tasks import TaskLost, dask_client, ordered_results
 from isles24_zarr.training._nnunet_cases import (
     FILE_ENDING,
     CaseOptions,
@@ -272,17 +274,13 @@ def _results(
     tasks: Sequence[CaseTask], url: str, client: Client | None, workers: int | None, *, progress: bool
 ) -> list[CaseResult]:
     """Run the tasks, and return their results in order."""
-    from isles24_zarr.tasks import TaskLost, completed_tasks, current_client, dask_client, threaded_tasks
-
-    running = client if workers is not None else current_client(client)
-    title = "writing cases"
-    if running is None and workers is None:
-        return threaded_tasks(case_result, tasks, title=title, progress=progress)
-    found = {}
-    with dask_client(running, workers, url) as there:
-        for task, result in completed_tasks(there, case_result, tasks, sizes=None, title=title, progress=progress):
-            found[task.subject] = lost_case(task, result.why) if isinstance(result, TaskLost) else result
-    return [found[task.subject] for task in tasks]
+    own = dask_client(client, workers, url) if workers is not None else contextlib.nullcontext(client)
+    with own as running:
+        found = ordered_results(case_result, tasks, client=running, store=url, title="writing cases", progress=progress)
+    return [
+        lost_case(task, result.why) if isinstance(result, TaskLost) else result
+        for task, result in zip(tasks, found, strict=True)
+    ]
 
 
 def _splits(cohort: xr.DataTree, cases: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
