@@ -173,6 +173,12 @@ class VoxelTypeError(RequestError):
     advice = "convert them to a number type first, as by .astype('float32')"
 
 
+class NotFiniteError(RequestError):
+    """An image holds voxels that are no numbers, where every one has to be."""
+
+    advice = "give the image a window, or say by 'fill' which value they get"
+
+
 class MissingExtraError(RequestError):
     """An optional library is not installed."""
 

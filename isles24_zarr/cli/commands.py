@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from isles24_zarr.cli import _perfusion, _results
+from isles24_zarr.cli import _nnunet, _perfusion, _results
 from isles24_zarr.cli._app import app, main
 from isles24_zarr.cli._app import command as _command
 from isles24_zarr.cli._options import (
@@ -239,7 +239,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _nnunet.nnunet):
     _command(_function)
 
 

@@ -25,13 +25,26 @@ WINDOW_PRESETS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = Mapping
     {
         "winner": MappingProxyType(
             {"cta": (0.0, 90.0), "tmax": (0.0, 7.0), "mtt": (0.0, 20.0), "cbf": (0.0, 35.0), "cbv": (0.0, 10.0)}
-        )
+        ),
+        "one_unet": MappingProxyType(
+            {
+                "ncct": (0.0, 100.0),
+                "cta": (0.0, 200.0),
+                "tmax": (0.0, 20.0),
+                "mtt": (0.0, 20.0),
+                "cbf": (0.0, 400.0),
+                "cbv": (0.0, 400.0),
+            }
+        ),
     }
 )
 """Lowest and highest value of each image, in its unit; images that a preset does not name are left as they are.
 
-``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424), who then equalized the histogram
-of what is above 0, which a window does not do.
+``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424, and preprocessing.py in
+https://github.com/KurtLabUW/ISLES2024), who stripped the skull before, and equalized the histogram of what is above 0
+afterwards: a window does neither.
+``one_unet``: of an nnU-Net that was submitted in 2024 (https://github.com/Mahsa0M/isles2024_docker), which got images
+whose background had been set to 0: a window does not do that.
 """
 
 _SPELLING: Final = re.compile(r"(?:(?P<pipeline>[^/\[\]]+)/)?(?P<image>[^/\[\]]+)(?:\[(?P<frame>-?\d+)\])?")
