@@ -21,7 +21,7 @@ from isles24_zarr.format import stored_layout
 from isles24_zarr.geometry import scan_grid, world_from_voxel
 from isles24_zarr.scans import open_scan
 from isles24_zarr.store import reading
-from isles24_zarr.vocabulary import IMAGES, SERIES_IMAGES
+from isles24_zarr.vocabulary import SERIES_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,9 +141,10 @@ def patch_plan(
         An image does not exist, is a series, or is missing of a subject; or a number makes no sense.
     """
     names = (images,) if isinstance(images, str) else tuple(images)
+    available = available_images(cohort)
     for name in (*names, label):
-        if name not in IMAGES:
-            raise UnknownNameError(repr(name), f"is no image, there are {', '.join(IMAGES)}")
+        if name not in available.columns:
+            raise UnknownNameError(repr(name), f"is no image, there are {', '.join(available.columns)}")
         if name in SERIES_IMAGES:
             raise UnknownNameError(repr(name), "is a series over time, patches are of volumes")
     shape = tuple(int(size) for size in patch)
@@ -159,7 +160,6 @@ def patch_plan(
     wrong = [name for name, good in sound.items() if not good]
     if wrong:
         raise UnknownNameError(", ".join(wrong), "patch is (z, y, x), missing 'error' or 'skip'; give possible values")
-    available = available_images(cohort)
     skipped = {}
     for subject in subject_names(cohort):
         absent = [name for name in dict.fromkeys((*names, label)) if not available.loc[subject, name]]

@@ -115,10 +115,13 @@ def verify(
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     problems: list[Problem] = []
+    extra_images = False
     with findings(ZARR_JSON, problems):
-        read_root(opened)
+        extra_images = read_root(opened).extra_images
     origin = Source.of(source, storage_options) if source is not None else None
     release = origin.listed() if origin else None
+    if release and not extra_images:
+        release = release.without_extra_images()
     present = [name for name in child_names(opened, "") if name.startswith("sub-")]
     chosen = selected_names(present, subjects, of=target.url)
     if not subjects:
