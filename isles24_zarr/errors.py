@@ -64,8 +64,8 @@ class LeftOutError(RequestError):
     """Files of a release would be left out, and nothing was to be."""
 
     advice = (
-        "give '--extra-images' to keep images beyond the twelve, rename or move the others as 'isles24-zarr scan' says, "
-        "or convert without '--strict'; nothing was written"
+        "give '--extra-images' to keep images beyond the twelve, rename or move the others as 'isles24-zarr scan' "
+        "says, or convert without '--strict'; nothing was written"
     )
 
 

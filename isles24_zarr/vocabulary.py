@@ -176,7 +176,7 @@ IMAGES: Final = MappingProxyType({kind.name: kind for kind in IMAGE_KINDS})
 IMAGE_OF_SUFFIX: Final = MappingProxyType({kind.suffix: kind.name for kind in IMAGE_KINDS})
 
 FOLLOW_UP_PARTS: Final = re.compile(
-    r"(^|_)(t1w?|t2w?|t2starw?|pdw|flair|swi|gre|tof|mra|asl|pwi|dwi|adc|lesion[0-9a-z]*)(_|$)", re.ASCII
+    r"(^|_)(t1w?|t2w?|t2starw?|pdw|flair|swi|gre|tof|mra|asl|pwi|dwi|adc|wmh|(lesion|infarct)[0-9a-z]*)(_|$)", re.ASCII
 )
 """In the name of an image beyond these: it belongs to the follow-up, as MRI and the infarct do in ISLES'24."""
 

@@ -211,8 +211,8 @@ def cohort_table(
     xarray.Dataset
         Over ``subject``: the variables of the vocabulary, then unknown columns by name. Texts are strings, ``""`` where
         missing; all others float64, NaN where missing, durations in minutes. An unknown column is text where one of its
-        values is. Over (``subject``, ``image``): ``available``, bool; of the images of the vocabulary, then of others that
-        a subject has.
+        values is. Over (``subject``, ``image``): ``available``, bool; of the images of the vocabulary, then of others
+        that a subject has.
     """
     import numpy as np
     import xarray as xr

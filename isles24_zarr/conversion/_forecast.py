@@ -1,4 +1,4 @@
-"""What a conversion would find, write and leave, told before it runs. Reads headers and documents, and writes nothing."""
+"""What a conversion would find, write and leave, told before it runs. Reads headers and documents, writes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isles24_zarr.conversion._planning import (
     undecided,
     wanted_images,
 )
-from isles24_zarr.conversion._room import estimated_bytes, room_for, standing_arrays
+from isles24_zarr.conversion._room import room_for, standing_arrays
 from isles24_zarr.conversion.resume import previous_run
 from isles24_zarr.release import Source, of_subjects
 from isles24_zarr.store import StorePlace, child_names, listed_keys

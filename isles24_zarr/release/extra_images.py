@@ -108,11 +108,18 @@ def image_kind(name: str) -> ImageKind:
         return IMAGES[name]
     match = _SESSION_PART.fullmatch(name)
     session, base = (int(match[1]), match[2]) if match else (_home_session(name), name)
-    like = IMAGES.get(re.sub(r"^space[0-9a-z]+_", "", base))
+    elsewhere = re.fullmatch(r"space([0-9a-z]+)_(.+)", base)
+    space, base = elsewhere.groups() if elsewhere else ("", base)
+    like = IMAGES.get(base)
     units = like.units if like else "1" if MASK_NAME.search(name) else AS_RELEASED
-    long_name = base.replace("_", " ") + (f", session {session}" if match else "")
+    words = [base.replace("_", " "), *([f"session {session}"] if match else []), *([f"space {space}"] if space else [])]
     return ImageKind(
-        name=name, suffix=name, long_name=long_name, units=units, session=session, acquired_space=name.replace("_", "")
+        name=name,
+        suffix=name,
+        long_name=", ".join(words),
+        units=units,
+        session=session,
+        acquired_space=name.replace("_", ""),
     )
 
 

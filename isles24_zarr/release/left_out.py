@@ -22,7 +22,10 @@ _COUNTED: Final[dict[Kind, tuple[str, str]]] = {
     "image": ("image under an unknown name", "images under unknown names"),
     "result": ("result of a pipeline", "results of pipelines"),
     "table": ("table", "tables"),
-    "second file": ("second file for an image or table that is used", "second files for images and tables that are used"),
+    "second file": (
+        "second file for an image or table that is used",
+        "second files for images and tables that are used",
+    ),
     "file": ("other file", "other files"),
 }
 """How many of each kind are counted, in this order."""
@@ -73,7 +76,7 @@ def left_out_path(path: str, *, is_result: bool = False) -> LeftOut:
 
 
 def left_out_line(left_out: Iterable[LeftOut]) -> str:
-    """Count what is left out, as ``"left out: 6 images beyond the twelve (3 flair, 3 swi), 1 table"``; "" for nothing."""
+    """Count what is left out, as ``"left out: 6 images beyond the twelve (3 flair, 3 swi), 1 table"``, if anything."""
     found = list(left_out)
     counts = Counter(each.kind for each in found)
     texts = []

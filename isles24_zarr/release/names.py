@@ -196,7 +196,9 @@ def _classified_image(folders: list[str], name: str, *, section: str, subject: s
     if image is None or beyond:
         image = extra_image_name(others, suffix, session=session, space=space)
         if image is None:
-            return Stray(reason=f"{beyond}, and has no name that an image in a store can have")
+            like = "_".join([*others, suffix]).lower().replace("-", "_")
+            advice = f"rename it to end in _{IMAGES[like].suffix} if it is the '{like}'" if like in IMAGES else ""
+            return Stray(reason=f"{beyond}, {advice or 'and has no name that an image in a store can have'}")
         acquired = acquired_space(image, suffix, session=session, is_map=bool(folders))
     else:
         acquired = IMAGES[image].acquired_space

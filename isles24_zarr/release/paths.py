@@ -111,16 +111,14 @@ class Release:
         SourceNotFoundError
             Nothing remains.
         """
-        subjects, problems, left_out = {}, list(self.problems), list(self.left_out)
+        subjects, left_out = {}, []
         for name, subject in self.subjects.items():
             known = {key: file for key, file in subject.images.items() if key[1] in IMAGES}
-            for (_, image), file in subject.images.items():
-                if image not in IMAGES:
-                    found = classified(file.path)
-                    why = found.beyond if isinstance(found, ImageName) else "is none of the twelve"
-                    message = f"{why}; left out: --extra-images (extra_images=True) keeps it as '{image}'"
-                    problems.append(_notice(file.path, message, subject=name, image=image))
-                    left_out.append(LeftOut(path=file.path, kind="extra image", subject=name, image=image))
+            left_out += [
+                LeftOut(path=file.path, kind="extra image", subject=name, image=image)
+                for (_, image), file in subject.images.items()
+                if image not in IMAGES
+            ]
             if known or subject.tables:
                 subjects[name] = dataclasses.replace(subject, images=MappingProxyType(known))
         if self.subjects and not subjects:
@@ -129,10 +127,23 @@ class Release:
         return dataclasses.replace(
             self,
             subjects=MappingProxyType(subjects),
-            problems=tuple(problems),
-            left_out=tuple(sorted(left_out, key=lambda each: each.path)),
+            problems=(*self.problems, *_extra_notices(left_out)),
+            left_out=tuple(sorted([*self.left_out, *left_out], key=lambda each: each.path)),
             extra_images=False,
         )
+
+
+def _extra_notices(left_out: Iterable[LeftOut]) -> Iterator[Problem]:
+    """Yield one notice for all images of a name that are left out, about the first of them."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for each in left_out:
+        paths[each.image].append(each.path)
+    for image, (path, *others) in sorted(paths.items()):
+        name = classified(path)
+        why = name.beyond if isinstance(name, ImageName) else ""
+        more = f", and so are {len(others)} more of this name" if others else ""
+        message = f"{why}; left out{more}: --extra-images (extra_images=True) keeps it as '{image}'"
+        yield _notice(path, message, image=image)
 
 
 def release_from_files(source: str, files: Iterable[SourceFile], problems: Iterable[Problem] = ()) -> Release:

@@ -260,8 +260,7 @@ def _lazy_variables(
         if name in members
     }
     images = {
-        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid)
-        for name in names
+        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid) for name in names
     }
     # the one string type that Zarr, netCDF and tables take alike
     coords["subject"] = xr.Variable((), np.array(place.subject, dtype=np.dtypes.StringDType()))
