@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _USUAL_RATIO: Final = 4
 """Of voxels to what they take in the store, where the file is not compressed and tells nothing."""
 _GZIP_GAIN: Final = 8
-_HIGHEST_RATIO: Final = 256
-"""No image that a scanner or a reader made takes less than these parts of its compressed file and of its voxels."""
+"""What was measured takes 0.5 to 1.6 times its compressed file, whether noise, maps, masks or none of it outside."""
+_HIGHEST_RATIO: Final = 1024
+"""Of zeros alone, 728 bytes are one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -256,7 +256,7 @@ def _volumes(subject: Subject, headers: Mapping[str, Header]) -> Iterator[_Volum
 
 
 def _reference_first(volume: _Volume) -> tuple[str, bool, tuple[int, str]]:
-    return volume.space, volume.image != volume.space, image_rank(volume.image)
+    return volume.space, volume.image.replace("_", "") != volume.space, image_rank(volume.image)
 
 
 def _group_order(name: str) -> tuple[bool, str]:
