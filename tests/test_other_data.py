@@ -369,13 +369,25 @@ def test_a_folder_of_bids_is_refused_with_what_would_fit(tmp_path: Path) -> None
         ("sub-01/ses-01/anat/sub-01_ses-01_FLAIR.nii.gz", "raw_data/sub-01/ses-01/sub-01_ses-01_FLAIR.nii.gz"),
         ("sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz", "raw_data/sub-01/ses-01/sub-01_ses-01_T1w.nii.gz"),
     ):
-        assert f"{path} (it would fit as {fitting})" in done.stderr
+        assert f"; {path} would fit as {fitting}, with --extra-images" in done.stderr
         (tmp_path / fitting).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / path, tmp_path / fitting)
     # and it does fit
     assert set(isles24_zarr.scan(tmp_path, extra_images=True).image_names) == {"ses1_flair", "ses1_t1w"}
     with pytest.raises(SourceNotFoundError, match="2 other images, which --extra-images"):
         isles24_zarr.scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["x/..nii", "a b/sub-é_ses-1_x.nii", "sub-/ses-99999_.nii.gz", "sub-01/anat/sub-01_T1w.nii"]
+)
+def test_what_would_fit_is_told_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceNotFoundError, match="holds no image or table") as raised:
+        isles24_zarr.scan(tmp_path)
+    fitting = str(raised.value).split(" would fit as ")[1].split(";")[0].removesuffix(", with --extra-images")
+    assert isinstance(classified(fitting.replace("<label>", "1")), ImageName)
 
 
 # --- before it runs ---

@@ -33,6 +33,7 @@ from isles24_zarr.places import access_errors, filesystem_of, is_url, library_er
 from isles24_zarr.release import _sevenzip as sevenzip
 from isles24_zarr.release import _tarball as tarball
 from isles24_zarr.release.left_out import fitting_path
+from isles24_zarr.release.names import ImageName, classified
 from isles24_zarr.release.paths import SourceFile, release_from_files
 
 if TYPE_CHECKING:
@@ -256,8 +257,18 @@ def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:
     if inner:
         return f"{what}, and an archive within, {inner}, is not looked into"
     looked_at = _two_images([file.path for file in files])
-    fitting = " and ".join(f"{path} (it would fit as {fitting_path(path)})" for path in looked_at)
-    return f"{what}, as was seen by {fitting}" if fitting else what
+    return "; ".join([what, *(f"{path} would fit as {_fitting(path)}" for path in looked_at)])
+
+
+def _fitting(path: str) -> str:
+    """Return the path at which an image of another layout would fit, and what would be needed beside that."""
+    try:
+        name = classified(fitting := fitting_path(path))
+    except UnsafePathError:
+        name = None
+    if not isinstance(name, ImageName):
+        return "raw_data/sub-<label>/ses-01/sub-<label>_ses-01_ncct.nii.gz"
+    return f"{fitting}, with --extra-images" if name.beyond else fitting
 
 
 def _two_images(paths: list[str]) -> list[str]:
