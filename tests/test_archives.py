@@ -29,6 +29,7 @@ import isles24_zarr
 from isles24_zarr import tasks
 from isles24_zarr.errors import (
     DamagedArchiveError,
+    LittleRoomWarning,
     Isles24Error,
     MissingExtraError,
     SourceNotFoundError,
@@ -235,7 +236,8 @@ def test_a_small_disk_is_made_do_with(
         return shutil._ntuple_diskusage(300_000, held[-1], max(0, 300_000 - held[-1]))
 
     monkeypatch.setattr(spool.shutil, "disk_usage", little)
-    assert convert(pack(tmp_path / "train.tar", members), tmp_path / "x.zarr", client).ok
+    with pytest.warns(LittleRoomWarning):
+        assert convert(pack(tmp_path / "train.tar", members), tmp_path / "x.zarr", client).ok
     assert max(held) <= 300_000
     assert_identical_stores(store, tmp_path / "x.zarr")
 
