@@ -29,8 +29,8 @@ import isles24_zarr
 from isles24_zarr import tasks
 from isles24_zarr.errors import (
     DamagedArchiveError,
-    LittleRoomWarning,
     Isles24Error,
+    LittleRoomWarning,
     MissingExtraError,
     SourceNotFoundError,
     SpoolError,
