@@ -105,12 +105,10 @@ class Channel:
             raise UnknownNameError(f"channel {self.name!r}", "needs a finite mean and a standard deviation above 0")
         if self.unit and (self.window is None or self.mean_sd is not None):
             raise UnknownNameError(f"channel {self.name!r}", "maps a window to 0 .. 1, or uses mean_sd, not both")
-        if self.image is not None and self.pipeline is None:
-            self._check_image(self.image)
+        if self.pipeline is None and (self.image in SERIES_IMAGES or (self.image in IMAGES and self.frame is not None)):
+            self._check_frame(str(self.image))
 
-    def _check_image(self, image: str) -> None:
-        if image not in IMAGES:
-            raise UnknownNameError(repr(image), f"is no image, there are {', '.join(IMAGES)}")
+    def _check_frame(self, image: str) -> None:
         if (image in SERIES_IMAGES) != (self.frame is not None):
             advice = f"is a series over time, name a frame of it as {image + '[0]'!r}"
             raise UnknownNameError(repr(image), advice if image in SERIES_IMAGES else "has no frames")

@@ -29,7 +29,7 @@ from isles24_zarr.training._nnunet_cases import (
     lost_case,
 )
 from isles24_zarr.training._nnunet_folder import SPLITS_JSON, opened_folder, prepare, publish, write_errors
-from isles24_zarr.training.channels import channels_of
+from isles24_zarr.training.opening import cohort_channels
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
@@ -170,7 +170,7 @@ def nnunet_dataset(
     started = time.monotonic()
     if subjects is not None:
         cohort = selected_cohort(cohort, [subjects] if isinstance(subjects, str) else list(subjects))
-    channels, (mask,) = channels_of(images, windows), channels_of(label)
+    channels, (mask,) = cohort_channels(cohort, images, windows), cohort_channels(cohort, label)
     names = _label_names(mask, labels)
     schemes = _schemes(channels, normalization)
     if not 0 < label_threshold <= 1:
