@@ -102,9 +102,9 @@ def patch_plan(
     names = [each.name for each in labels]
     if options.around is not None and options.around not in names:
         raise UnknownNameError(repr(options.around), f"is no label, there are {', '.join(names) or 'none'}")
-    mask: Channel | str | None = (
-        BRAIN if within == BRAIN else None if within is None else cohort_channels(cohort, within)[0]
-    )
+    mask: Channel | str | None = BRAIN if within == BRAIN else None
+    if within is not None and mask is None:
+        mask = cohort_channels(cohort, within)[0]
     needed = (*channels, *labels, *([mask] if isinstance(mask, Channel) else []))
     target = cohort_target(cohort)
     lacking = _lacking(cohort, needed, options.space, brain=mask == BRAIN and options.draws)
