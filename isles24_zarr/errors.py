@@ -74,6 +74,15 @@ class SourceNotFoundError(RequestError):
     advice = "give the folder or archive that holds raw_data/, derivatives/ and phenotype/"
 
 
+class LeftOutError(RequestError):
+    """Files of a release would be left out, and nothing was to be."""
+
+    advice = (
+        "give '--extra-images' to keep images beyond the twelve, rename or move the others as 'isles24-zarr scan' "
+        "says, or convert without '--strict'; nothing was written"
+    )
+
+
 class UnusableArchiveError(RequestError):
     """An archive cannot be read at all: it is encrypted, compressed in an unusual way, or its directory is damaged."""
 
@@ -181,6 +190,12 @@ class VoxelTypeError(RequestError):
     advice = "convert them to a number type first, as by .astype('float32')"
 
 
+class NotFiniteError(RequestError):
+    """An image holds voxels that are no numbers, where every one has to be."""
+
+    advice = "give the image a window, or say by 'fill' which value they get"
+
+
 class MissingExtraError(RequestError):
     """An optional library is not installed."""
 
@@ -220,6 +235,16 @@ class WorkerMismatchError(RequestError):
 
 class DestinationError(RequestError):
     """The place to write to cannot be used, or workers do not see what they are to work on."""
+
+
+class NoRoomError(DestinationError):
+    """The disk of the place to write to has less room than what is to be written takes at the very least."""
+
+    advice = "free space, give a store on another disk, or convert some subjects by '--subject'; nothing was written"
+
+
+class LittleRoomWarning(UserWarning):
+    """The disk may turn out to be too small for what is to be written."""
 
 
 class NoFolderError(RequestError):

@@ -13,7 +13,8 @@ from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import open_scan
 from isles24_zarr.store import ZARR_JSON, document_from_bytes, read_objects
 from isles24_zarr.training._resampling import PatchGrid
-from isles24_zarr.training.channels import Channel, channels_of
+from isles24_zarr.training.channels import Channel
+from isles24_zarr.training.opening import cohort_channels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,14 +95,16 @@ def patch_plan(
     UnknownNameError
         An image, result or window does not exist, or is missing of a subject.
     """
-    channels = channels_of(images, windows)
-    labels = () if label is None else channels_of(label)
+    channels = cohort_channels(cohort, images, windows)
+    labels = () if label is None else cohort_channels(cohort, label)
     if scaled := [each.name for each in labels if each.window is not None or each.mean_sd is not None]:
         raise UnknownNameError(f"label {scaled[0]!r}", "has a window, and labels are no intensities; leave it out")
     names = [each.name for each in labels]
     if options.around is not None and options.around not in names:
         raise UnknownNameError(repr(options.around), f"is no label, there are {', '.join(names) or 'none'}")
-    mask: Channel | str | None = BRAIN if within == BRAIN else None if within is None else channels_of(within)[0]
+    mask: Channel | str | None = BRAIN if within == BRAIN else None
+    if within is not None and mask is None:
+        mask = cohort_channels(cohort, within)[0]
     needed = (*channels, *labels, *([mask] if isinstance(mask, Channel) else []))
     target = cohort_target(cohort)
     lacking = _lacking(cohort, needed, options.space, brain=mask == BRAIN and options.draws)

@@ -7,15 +7,44 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from isles24_zarr.analysis import SPATIAL
+from isles24_zarr.cohorts import available_images
 from isles24_zarr.errors import GeometryError, UnknownNameError
 from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.scans import open_scan
+from isles24_zarr.training.channels import channels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from isles24_zarr.store import StorePlace
-    from isles24_zarr.training.channels import Channel
+    from isles24_zarr.training.channels import Channel, ChannelLike
+
+
+def cohort_channels(
+    cohort: xr.DataTree,
+    images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
+    windows: str | Mapping[str, tuple[float, float] | str] | None = None,
+) -> tuple[Channel, ...]:
+    """Return the channels that were asked for of a cohort.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+    images, windows
+        As for `channels_of`, whose errors it raises.
+
+    Raises
+    ------
+    UnknownNameError
+        The cohort knows no such image.
+    """
+    channels = channels_of(images, windows)
+    known = [str(name) for name in available_images(cohort).columns]
+    for channel in channels:
+        if channel.image and channel.pipeline is None and channel.image not in known:
+            raise UnknownNameError(repr(channel.image), f"is no image, there are {', '.join(known)}")
+    return channels
 
 
 def opened_channels(
