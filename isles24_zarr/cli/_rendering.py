@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from isles24_zarr.format import SubjectPlan
-    from isles24_zarr.release import Release
+    from isles24_zarr.release import Release, SourceFile
     from isles24_zarr.scans import ArrayInfo
 
 _CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
@@ -39,10 +39,10 @@ def print_release(release: Release, *, as_json: bool) -> bool:
             subjects={
                 name: {
                     "images": [
-                        {"space": space, "image": image, **dataclasses.asdict(file)}
+                        {"space": space, "image": image, **_described(file)}
                         for (space, image), file in subject.images.items()
                     ],
-                    "tables": [dataclasses.asdict(file) for file in subject.tables.values()],
+                    "tables": [_described(file) for file in subject.tables.values()],
                 }
                 for name, subject in release.subjects.items()
             },
@@ -66,6 +66,10 @@ def print_release(release: Release, *, as_json: bool) -> bool:
         f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
     )
     return tell_problems(release.problems)
+
+
+def _described(file: SourceFile) -> dict[str, str | int]:
+    return {"path": file.path, "size": file.size, "stamp": file.stamp}
 
 
 def print_plan(plans: Iterable[SubjectPlan], problems: Sequence[Problem], *, as_json: bool) -> bool:

@@ -1,6 +1,7 @@
 """The release: what its paths are, where its files come from, and how it is fetched."""
 
-from isles24_zarr.release.paths import DICTIONARY_NAME, Release, SourceFile, Stray, Subject, classified, selected_names
+from isles24_zarr.release.files import SourceFile
+from isles24_zarr.release.paths import DICTIONARY_NAME, Release, Stray, Subject, classified, selected_names
 from isles24_zarr.release.source import Source
 from isles24_zarr.release.zenodo import RECORD, ZENODO, FetchReport, fetch
 

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from isles24_zarr.errors import Problem, UnknownNameError, UnsafePathError
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, SUBJECT_NAME, TABLE_OF_SESSION
 
 if TYPE_CHECKING:
@@ -97,25 +98,6 @@ class StrayTable(Stray):
     subject: str
     session: int
     table: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """A file of a release.
-
-    Parameters
-    ----------
-    path
-        Relative to the release, with forward slashes.
-    size
-        In bytes.
-    stamp
-        A token that changes when the file is replaced: a time, an ETag or a CRC, as the file system has it.
-    """
-
-    path: str
-    size: int
-    stamp: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
