@@ -59,6 +59,8 @@ _PACKED_NAMES: Final = (".7z", ".zip", *_TAR_NAMES)
 _MOST_NAME_BYTES: Final = 1024
 _SHARD: Final = ".parquet"
 _SHARD_THREADS: Final = 8
+_OF_EVERY_DATASET: Final = frozenset({"README.md", ".gitattributes"})
+"""Beside the Parquet files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +155,8 @@ class Source:
                 raise SourceNotFoundError(self.url, what) from error
         release = release_from_files(self.url, files, problems)
         if not release.subjects and not self.streamed and any(map(_is_shard_name, files)):
-            files = [*(file for file in files if not _is_shard_name(file)), *self._cells(files, problems)]
-            release = release_from_files(self.url, files, problems)
+            others = [each for each in files if not _is_shard_name(each) and each.path not in _OF_EVERY_DATASET]
+            release = release_from_files(self.url, [*others, *self._cells(files, problems)], problems)
         if not release.subjects:
             raise SourceNotFoundError(self.url, _nothing_found(files, problems))
         return release
