@@ -36,6 +36,8 @@ class Hub:
         Lengths of the ranges that it sent, by file.
     asked
         Calls of its API.
+    refused
+        Files that only some may read.
     """
 
     url: str
@@ -43,6 +45,7 @@ class Hub:
     branches: dict[str, str]
     sent: defaultdict[str, list[int]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     asked: list[str] = dataclasses.field(default_factory=list)
+    refused: set[str] = dataclasses.field(default_factory=set)
 
     def reset(self) -> None:
         self.sent.clear()
@@ -98,6 +101,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path is None or not path.is_file():
             self._refuse("EntryNotFound")
             return
+        if name in self.hub.refused:
+            self._refuse("GatedRepo", 403)
+            return
         content = path.read_bytes()
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if match is None:
@@ -108,8 +114,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.sent[name].append(stop - start)
         self._answer(content[start:stop], 206, {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"})
 
-    def _refuse(self, code: str) -> None:
-        self._answer({"error": code}, 404, {"X-Error-Code": code})
+    def _refuse(self, code: str, status: int = 404) -> None:
+        self._answer({"error": code}, status, {"X-Error-Code": code})
 
     def _answer(self, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -300,6 +300,29 @@ def test_a_hub_that_is_away(hub: Hub, tmp_path: Path) -> None:
     hub.commits.clear()
 
 
+def test_files_that_only_some_may_read(hub: Hub) -> None:
+    names = [f"data/train-0000{number}-of-00003.parquet" for number in range(3)]
+    hub.refused.update(names[1:])
+    release = isles24_zarr.scan(HUB, storage_options={"endpoint": hub.url})
+    assert list(release.subjects) == [S]
+    errors = told(release.problems)
+    assert [message.split(": ")[0] for message in errors] == names[1:]
+    assert all("cannot be read" in message and "Cannot access gated repo" in message for message in errors)
+    hub.refused.update(names)
+    with pytest.raises(SourceNotFoundError, match="Cannot access gated repo"):
+        isles24_zarr.scan(HUB, storage_options={"endpoint": hub.url})
+
+
+def test_a_release_that_is_files_on_the_hub(release: Path, store: Path, client: Client, tmp_path: Path) -> None:
+    for section in ("raw_data", "derivatives", "phenotype"):
+        shutil.copytree(release / section / S, tmp_path / "repository" / section / S)
+    with running_hub(tmp_path / "repository", COMMIT) as hub:
+        options = {"endpoint": hub.url}
+        assert convert(HUB, tmp_path / "x.zarr", client, storage_options=options).ok
+        assert convert(HUB, tmp_path / "x.zarr", client, storage_options=options).converted == ()
+    assert_identical_stores(store / S, tmp_path / "x.zarr" / S)
+
+
 @pytest.mark.parametrize("library", ["pyarrow.parquet", "huggingface_hub"])
 def test_without_the_extra(shards: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)

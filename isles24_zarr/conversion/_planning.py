@@ -32,7 +32,7 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     Parameters
     ----------
     source
-        A folder, an archive (zip, tar, 7z) or any fsspec URL.
+        A folder, an archive (zip, tar, 7z), Parquet files as on the Hugging Face Hub, or any fsspec URL (``hf://``).
     storage_options
         Options for it, where it is a URL.
 

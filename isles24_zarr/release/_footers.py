@@ -11,7 +11,14 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from isles24_zarr.errors import DamagedShardError, MissingExtraError, Problem, SourceError, UnsupportedShardError
+from isles24_zarr.errors import (
+    DamagedShardError,
+    MissingExtraError,
+    Problem,
+    SourceError,
+    UnreadableFileError,
+    UnsupportedShardError,
+)
 from isles24_zarr.places import library_errors
 from isles24_zarr.release._pages import cell_sizes
 from isles24_zarr.release._thrift import Compact
@@ -92,7 +99,7 @@ def rows_of_shard(file: BinaryIO, shard: SourceFile, *, name: str) -> ShardRows:
 
     Raises
     ------
-    DamagedShardError, UnsupportedShardError
+    DamagedShardError, UnsupportedShardError, UnreadableFileError
         Nothing of it can be used.
     """
     with _footer_errors(name):
@@ -118,8 +125,13 @@ def _footer_errors(name: str) -> Iterator[None]:
     except library_errors(
         ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, TypeError, ValueError
     ) as error:
-        why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise DamagedShardError(name, f"cannot be read as Parquet, or is damaged or cut off ({why})") from error
+        raise DamagedShardError(
+            name, f"cannot be read as Parquet, or is damaged or cut off ({_short(error)})"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class _Shard:
@@ -241,22 +253,25 @@ class _Shard:
 
 def _footer(file: BinaryIO, size: int, name: str) -> tuple[bytes, bytes]:
     """Return the end of a Parquet file, with all of its footer, and the footer."""
-    tail = _end(file, size, _TAIL_BYTES)
+    tail = _end(file, size, _TAIL_BYTES, name)
     length = int.from_bytes(tail[-8:-4], "little")
     if tail[-4:] == b"PARE":
         raise UnsupportedShardError(name, "is encrypted")
     if tail[-4:] != b"PAR1" or length > min(size, _MOST_FOOTER_BYTES) - 8:
         raise ValueError("it does not end as such a file does")
     if length + 8 > len(tail):
-        tail = _end(file, size, length + 8)
+        tail = _end(file, size, length + 8, name)
     return tail, tail[-8 - length : -8]
 
 
-def _end(file: BinaryIO, size: int, count: int) -> bytes:
-    file.seek(max(0, size - count))
+def _end(file: BinaryIO, size: int, count: int, name: str) -> bytes:
     found = b""
-    while piece := file.read(count - len(found)):
-        found += piece
+    try:
+        file.seek(max(0, size - count))
+        while piece := file.read(count - len(found)):
+            found += piece
+    except library_errors() as error:
+        raise UnreadableFileError(name, f"cannot be read ({_short(error)})") from error
     return found
 
 

@@ -92,7 +92,7 @@ def _cell_errors(path: str, shard: str) -> Iterator[None]:
     except (ValueError, EOFError) as error:
         raise DamagedShardError(path, f"{shard} is damaged or cut off there ({error})") from error
     except library_errors() as error:
-        raise UnreadableFileError(path, f"{shard} cannot be read ({error})") from error
+        raise UnreadableFileError(path, f"{shard} cannot be read ({' '.join(str(error).split())})") from error
 
 
 class _UnknownFormError(Exception):

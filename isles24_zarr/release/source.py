@@ -267,7 +267,7 @@ class Source:
             opened = filesystem.open(full, "rb", **block)
         # ImportError: where a worker lacks what this process has; RuntimeError: of encrypted members of a zip file
         except library_errors(ImportError, KeyError, RuntimeError) as error:
-            raise UnreadableFileError(name, f"cannot be opened ({error})") from error
+            raise UnreadableFileError(name, f"cannot be opened ({' '.join(str(error).split())})") from error
         except zipfile.BadZipFile as error:
             raise DamagedArchiveError(name, f"cannot be opened ({error})") from error
         with opened:
