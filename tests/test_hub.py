@@ -202,6 +202,32 @@ def test_values_of_the_card(shards: Path, client: Client, tmp_path: Path) -> Non
         assert found == values  # 72.3, which single precision has as 72.30000305
 
 
+def test_labels_of_a_class(rows: list[dict[str, Any]], client: Client, tmp_path: Path) -> None:
+    """As `to_hf_dataset` has the sex, which is a number in the file."""
+    features = datasets.Features({**FEATURES, "sex": datasets.ClassLabel(names=["F", "M"])})
+    one_a_shard = write_shards(tmp_path / "data", rows, features)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "all.parquet")
+    for number, source in enumerate((one_a_shard, tmp_path / "all.parquet")):
+        store = tmp_path / f"{number}.zarr"
+        assert convert(source, store, client, images=["lvo_mask"]).ok
+        table = isles24_zarr.open_cohort(store).isles.table
+        assert [table.loc[subject, "sex"] or None for subject in CLINICAL] == ["F", "M", None]
+
+
+def test_there_and_back(store: Path, client: Client, tmp_path: Path) -> None:
+    """A store as a Dataset, its Parquet files as a store: the same voxels, whatever compressed them."""
+    found = isles24_zarr.open_cohort(store).isles.to_hf_dataset(cache_dir=tmp_path / "cache")
+    found.select([1]).to_parquet(tmp_path / "data" / "a.parquet")
+    assert convert(tmp_path / "data", tmp_path / "x.zarr", client).converted == (OTHER,)
+    ours, theirs = arrays_by_source(store), arrays_by_source(tmp_path / "x.zarr")
+    assert set(theirs) == {path.format(OTHER) for path in NAMES.values()}
+    for path, array in theirs.items():
+        assert array.attrs["isles24_zarr"]["checksum"] == ours[path].attrs["isles24_zarr"]["checksum"]
+    before, after = (isles24_zarr.open_cohort(path).isles.table.loc[OTHER] for path in (store, tmp_path / "x.zarr"))
+    for name in CLINICAL[S]:
+        assert after[name] == before[name] or (pd.isna(after[name]) and pd.isna(before[name]))
+
+
 def test_a_plan(shards: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "isles24_zarr", "convert", str(shards), str(tmp_path / "x.zarr"), "--dry-run"]
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from isles24_zarr.errors import (
@@ -165,6 +166,7 @@ class _Shard:
         numbers = {leaf for leaf in flat if leaf not in texts}
         strings = {leaf for leaf in texts if schema.column(self.leaves[leaf]).logical_type.type == "STRING"}
         self.plain = tuple(leaf for leaf in flat if "." not in leaf and leaf in numbers | strings)
+        self._labels = _labels(self.metadata.metadata or {})
         self._names = [f"{column}{_NAME}" for column in self.files if f"{column}{_NAME}" in texts]
 
     def rows(self, group: int, *, first: int) -> list[Row]:
@@ -211,6 +213,8 @@ class _Shard:
         for leaf in leaves:
             if schema.column(self.leaves[leaf]).physical_type == "FLOAT":
                 found[leaf] = [_double(value) for value in found[leaf]]
+            if labels := self._labels.get(leaf):
+                found[leaf] = [labels.get(value, value) for value in found[leaf]]
         return found
 
     def _cells(self, group: int, column: str) -> list[Cell | None] | SourceError:
@@ -273,6 +277,17 @@ def _end(file: BinaryIO, size: int, count: int, name: str) -> bytes:
     except library_errors() as error:
         raise UnreadableFileError(name, f"cannot be read ({_short(error)})") from error
     return found
+
+
+def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, dict[Any, str | None]]:
+    """Return what the numbers of each column of ``datasets.ClassLabel`` mean."""
+    described = json.loads(metadata.get(b"huggingface") or "{}")
+    features = described.get("info", {}).get("features", {})
+    return {
+        column: {-1: None, **dict(enumerate(feature["names"]))}
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
 
 
 def _double(value: float | None) -> float | None:
