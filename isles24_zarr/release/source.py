@@ -257,7 +257,7 @@ class Source:
         """Open a file that is there as such, or a copy of it; errors call it by a name."""
         try:
             filesystem, root = (LocalFileSystem(), "") if copy else filesystem_of(self.url, self.storage_options)
-            full = str(copy) if copy else "/".join(part for part in (root.rstrip("/"), path) if part)
+            full = str(copy) if copy else f"{root.rstrip('/')}/{path}" if root and path else root or path
             if isinstance(filesystem, ZipFileSystem) and filesystem.info(full)["compress_type"] not in _ZIP_METHODS:
                 raise UnsupportedArchiveError(name, "is compressed by another method than deflate")
             block: dict[str, Any] = {}
@@ -312,7 +312,8 @@ def _unambiguous(files: list[SourceFile], counts: Mapping[str, int], problems: l
 
 
 def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:
-    damage = next((problem.message.split(";")[0] for problem in problems if problem.passing), None)
+    telling = (each.message.split(";")[0] for each in problems if each.passing or each.path.lower().endswith(_SHARD))
+    damage = next(telling, None)
     inner = next((file.path for file in files if file.path.lower().endswith(_PACKED_NAMES)), None)
     what = f"holds no image or table of a release among {len(files)} files"
     if damage:
