@@ -462,6 +462,12 @@ def test_damaged_shards_are_one_line_each(shards: Path, client: Client, tmp_path
     assert set(report.converted) == {S, OTHER}
 
 
+def test_a_dataset_of_something_else(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(SourceNotFoundError, match="has no column with images of a release"):
+        isles24_zarr.scan(tmp_path)
+
+
 def test_nothing_but_damage(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"nothing")
     for source in (tmp_path, tmp_path / "x.parquet"):
@@ -484,12 +490,6 @@ def read_whole(file: Path) -> type[Isles24Error] | None:
 @pytest.mark.parametrize(
     "options", [{}, {"compression": "none", "use_dictionary": False}, {"data_page_version": "2.0"}]
 )
-def test_a_dataset_of_something_else(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(SourceNotFoundError, match="has no column with images of a release"):
-        isles24_zarr.scan(tmp_path)
-
-
 def test_whatever_is_damaged_is_told_in_one_line(
     rows: list[dict[str, Any]], tmp_path: Path, options: dict[str, Any]
 ) -> None:
