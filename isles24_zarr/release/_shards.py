@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import Problem, SourceError, UnsafePathError
 from isles24_zarr.release.files import SourceFile
-from isles24_zarr.release.paths import ImageName, Stray, classified
+from isles24_zarr.release.names import ImageName, Stray, classified
 from isles24_zarr.vocabulary import (
     CLINICAL_VARIABLES,
     IMAGES,

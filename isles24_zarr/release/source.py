@@ -38,6 +38,8 @@ from isles24_zarr.release._hub import HUB, pinned_url
 from isles24_zarr.release._pages import opened_cell
 from isles24_zarr.release._shards import files_of_shards
 from isles24_zarr.release.files import Cell, SourceFile
+from isles24_zarr.release.left_out import fitting_path, two_images
+from isles24_zarr.release.names import ImageName, classified
 from isles24_zarr.release.paths import release_from_files
 
 if TYPE_CHECKING:
@@ -128,7 +130,7 @@ class Source:
         return filesystem, root
 
     def listed(self) -> Release:
-        """List the files and sort them by subject; none is opened.
+        """List the files and sort them by subject; none is opened. Images beyond the twelve are among them.
 
         Raises
         ------
@@ -318,7 +320,21 @@ def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:
     what = f"holds no image or table of a release among {len(files)} files"
     if damage:
         return f"{damage}, and {what}"
-    return f"{what}, and an archive within, {inner}, is not looked into" if inner else what
+    if inner:
+        return f"{what}, and an archive within, {inner}, is not looked into"
+    looked_at = two_images([file.path for file in files])
+    return "; ".join([what, *(f"{path} would fit as {_fitting(path)}" for path in looked_at)])
+
+
+def _fitting(path: str) -> str:
+    """Return the path at which an image of another layout would fit, and what would be needed beside that."""
+    try:
+        name = classified(fitting := fitting_path(path))
+    except UnsafePathError:
+        name = None
+    if not isinstance(name, ImageName):
+        return "raw_data/sub-<label>/ses-01/sub-<label>_ses-01_ncct.nii.gz"
+    return f"{fitting}, with --extra-images" if name.beyond else fitting
 
 
 def _is_shard_name(file: SourceFile) -> bool:
