@@ -317,6 +317,18 @@ class DamagedArchiveError(CorruptFileError):
     advice = "fetch the archive again, then run the same command again: it adds what is missing"
 
 
+class DamagedShardError(DamagedArchiveError):
+    """The Parquet file around the file is damaged: the file itself may be good in another copy."""
+
+    advice = "fetch the Parquet file again and run the same conversion: it adds what is missing"
+
+
+class UnsupportedShardError(SourceError):
+    """A value of a Parquet file is stored in a way that cannot be read in bounded memory."""
+
+    advice = "write it again by 'to_parquet' of the library datasets"
+
+
 class TableError(SourceError):
     """A phenotype table cannot be read."""
 
