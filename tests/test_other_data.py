@@ -464,7 +464,7 @@ def test_too_little_room_is_told_before_the_first_byte(release: Path, store: Pat
     assert_identical_stores(store, target)
     filled = free_bytes(StorePlace.of(target))
     assert filled is not None
-    (disk / "more").write_bytes(bytes(filled - 50_000))
+    (disk / "more").write_bytes(bytes(filled - 200_000))
     (target / S / "zarr.json").unlink()
     assert isles24_zarr.convert(release, target, client=client, progress=False).converted == (S,)
     assert_identical_stores(store, target)
