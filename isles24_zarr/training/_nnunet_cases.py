@@ -161,7 +161,8 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
         problem = Problem.from_error(DestinationError(task.folder, f"cannot be written ({error})"), subject=subject)
     except Isles24Error as error:
         problem = Problem.from_error(error, subject=subject)
-        problem = dataclasses.replace(problem, path=f"{subject}, {problem.path}")
+        if not problem.path.startswith(subject):
+            problem = dataclasses.replace(problem, path=f"{subject}, {problem.path}")
     except Exception as error:  # noqa: BLE001 - functions raise whatever they like, the other cases are written
         text = " ".join(str(error).split())
         problem = Problem(path=subject, message=f"{type(error).__name__}: {text}", subject=subject)
