@@ -318,12 +318,14 @@ def test_functions_that_fail_are_problems_of_their_subjects(cohort: xr.DataTree,
     assert not list(folder.glob(f"*Tr/{S}*"))
     assert all(S not in fold["train"] + fold["val"] for fold in splits)
     for function, message in [
-        (lambda scan: scan["ncct"][:, 1:], "is not on the grid of"),
-        (lambda scan: scan["ncct"][0], "has the axes y, x, those of"),
-        (lambda _: 1, "is of type int, its function returns no DataArray"),
+        (lambda scan: scan["ncct"][:, 1:], "result is on another grid than the scan"),
+        (lambda scan: scan["ncct"][0], "returned DataArray ('y', 'x'), no DataArray (z, y, x)"),
+        (lambda _: 1, "returned int, no DataArray (z, y, x)"),
     ]:
         report = cohort.isles.to_nnunet(folder, {"a": function}, progress=False)
-        assert all(message in problem.message for problem in report.problems if problem.severity == "error")
+        errors = [str(problem) for problem in report.problems if problem.severity == "error"]
+        assert len(errors) == 3
+        assert all(message in error for error in errors), errors
         assert not report.written
         assert not (folder / "dataset.json").exists()
 

@@ -15,13 +15,11 @@ import numpy as np
 import xxhash
 
 from isles24_zarr.analysis import label_rule
-from isles24_zarr.derivatives import function_identity
 from isles24_zarr.errors import DestinationError, GeometryError, Isles24Error, Problem, UnknownNameError
 from isles24_zarr.format import record_of
 from isles24_zarr.geometry import same_positions, scan_grid
 from isles24_zarr.nifti import whole_file, write_nifti
 from isles24_zarr.scans import grid_header, open_scan
-from isles24_zarr.tasks import COMPUTED_HERE
 from isles24_zarr.training._nnunet_voxels import channel_dtype, channel_voxels, label_voxels, volume_slabs
 from isles24_zarr.training.opening import opened_channels
 
@@ -130,6 +128,8 @@ def described_channel(channel: Channel) -> dict[str, Any]:
     described = {name: getattr(channel, name) for name in ("name", "image", "frame", "pipeline", "window", "mean_sd")}
     described |= {"unit": channel.unit or None}
     if channel.function is not None:
+        from isles24_zarr.derivatives import function_identity  # and with it what converts, which patches do not need
+
         described |= function_identity(channel.function)
     return {name: value for name, value in described.items() if value is not None}
 
@@ -144,6 +144,8 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
     topic
         Where tasks tell of bytes.
     """
+    from isles24_zarr.tasks import COMPUTED_HERE
+
     subject, options = task.subject, task.options
     try:
         with COMPUTED_HERE:
@@ -159,7 +161,8 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
         problem = Problem.from_error(DestinationError(task.folder, f"cannot be written ({error})"), subject=subject)
     except Isles24Error as error:
         problem = Problem.from_error(error, subject=subject)
-        problem = dataclasses.replace(problem, path=f"{subject}, {problem.path}")
+        if not problem.path.startswith(subject):
+            problem = dataclasses.replace(problem, path=f"{subject}, {problem.path}")
     except Exception as error:  # noqa: BLE001 - functions raise whatever they like, the other cases are written
         text = " ".join(str(error).split())
         problem = Problem(path=subject, message=f"{type(error).__name__}: {text}", subject=subject)

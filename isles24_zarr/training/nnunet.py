@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from isles24_zarr.cohorts import available_images, cohort_folds, cohort_target, selected_cohort, subject_names
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import DestinationError, Problem, UnknownNameError
-from isles24_zarr.tasks import TaskLost, dask_client, ordered_results
 from isles24_zarr.training._nnunet_cases import (
     FILE_ENDING,
     CaseOptions,
@@ -274,6 +273,8 @@ def _results(
     tasks: Sequence[CaseTask], url: str, client: Client | None, workers: int | None, *, progress: bool
 ) -> list[CaseResult]:
     """Run the tasks, and return their results in order."""
+    from isles24_zarr.tasks import TaskLost, dask_client, ordered_results
+
     own = dask_client(client, workers, url) if workers is not None else contextlib.nullcontext(client)
     with own as running:
         found = ordered_results(case_result, tasks, client=running, store=url, title="writing cases", progress=progress)
