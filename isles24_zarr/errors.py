@@ -2,7 +2,7 @@
 
 Every error is a sentence that names the thing at fault, says what is wrong and what to do about it: the
 first two are the arguments, the last is the class's ``advice``. Errors travel between processes, so all
-of them are rebuilt from their two arguments.
+of them are rebuilt from their two arguments, or from the one text that PyTorch makes of an error in a worker.
 
 `RequestError` and its children mean that what was asked for cannot be done at all (exit code 2).
 `SourceError` and its children mean that one file of a release cannot be used: they become a `Problem` of a
@@ -38,18 +38,29 @@ class Isles24Error(Exception):
     subject
         What the error is about: a path, a URL, a name.
     what
-        What is wrong with it, as a clause that follows the subject.
+        What is wrong with it, as a clause that follows the subject. Without one, the subject is a text that ends with
+        such an error: a DataLoader of PyTorch raises what a worker raised anew, with the worker's traceback for all
+        arguments.
     """
 
     advice: ClassVar[str] = ""
 
-    def __init__(self, subject: object, what: str) -> None:
+    def __init__(self, subject: object, what: str | None = None) -> None:
+        if what is None:
+            subject, what = self._retold(str(subject))
         super().__init__(subject, what)
         self.subject = str(subject)
         self.what = what
 
+    @classmethod
+    def _retold(cls, text: str) -> tuple[str, str]:
+        """Return both arguments of the error of this class whose traceback is in a text."""
+        told = text.rpartition(f"{cls.__module__}.{cls.__qualname__}: ")[2].strip().partition("\n")[0]
+        subject, _, what = told.removesuffix(f"; {cls.advice}").partition(": ")
+        return subject, what
+
     def __str__(self) -> str:
-        sentence = f"{self.subject}: {self.what}"
+        sentence = f"{self.subject}: {self.what}" if self.what else self.subject
         return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
 
 
@@ -61,6 +72,15 @@ class SourceNotFoundError(RequestError):
     """There is no release at the given place."""
 
     advice = "give the folder or archive that holds raw_data/, derivatives/ and phenotype/"
+
+
+class LeftOutError(RequestError):
+    """Files of a release would be left out, and nothing was to be."""
+
+    advice = (
+        "give '--extra-images' to keep images beyond the twelve, rename or move the others as 'isles24-zarr scan' "
+        "says, or convert without '--strict'; nothing was written"
+    )
 
 
 class UnusableArchiveError(RequestError):
@@ -162,6 +182,12 @@ class VoxelTypeError(RequestError):
     advice = "convert them to a number type first, as by .astype('float32')"
 
 
+class NotFiniteError(RequestError):
+    """An image holds voxels that are no numbers, where every one has to be."""
+
+    advice = "give the image a window, or say by 'fill' which value they get"
+
+
 class MissingExtraError(RequestError):
     """An optional library is not installed."""
 
@@ -201,6 +227,16 @@ class WorkerMismatchError(RequestError):
 
 class DestinationError(RequestError):
     """The place to write to cannot be used, or workers do not see what they are to work on."""
+
+
+class NoRoomError(DestinationError):
+    """The disk of the place to write to has less room than what is to be written takes at the very least."""
+
+    advice = "free space, give a store on another disk, or convert some subjects by '--subject'; nothing was written"
+
+
+class LittleRoomWarning(UserWarning):
+    """The disk may turn out to be too small for what is to be written."""
 
 
 class NoFolderError(RequestError):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import isles24_zarr
-from isles24_zarr.errors import DestinationError, StoreWriteError
+from isles24_zarr.errors import DestinationError, LittleRoomWarning, StoreWriteError
 from tests.clusters import until
 from tests.oracle import arrays_by_source, assert_identical_stores, images_below
 
@@ -65,7 +65,10 @@ def test_a_full_disk(release: Path, store: Path, client: Client, disk: Path) -> 
     resize(disk, str(int(1.5 * stored_bytes(store / S)) + 200_000))
     first = isles24_zarr.convert(release, target, subjects=[S], client=client, progress=False)
     assert first.ok
-    with pytest.raises(StoreWriteError, match="No space left on device") as raised:
+    with (
+        pytest.warns(LittleRoomWarning),
+        pytest.raises(StoreWriteError, match="No space left on device") as raised,
+    ):
         isles24_zarr.convert(release, target, client=client, progress=False)
     assert "free space or restore access" in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -32,6 +32,11 @@ Options = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+ExtraImages = Annotated[
+    bool,
+    typer.Option("--extra-images", help="Keep images beyond the twelve of ISLES'24, too, under names of their own."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Nothing of a subject may be left out.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say what is done, step by step, and show the traceback of an error.")
 ]

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from isles24_zarr.format import SubjectPlan
-    from isles24_zarr.release import Release
+    from isles24_zarr.release import LeftOut, Release
     from isles24_zarr.scans import ArrayInfo
 
 _CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
@@ -55,8 +54,23 @@ def quietly() -> Iterator[None]:
         _quiet.reset(token)
 
 
-def print_release(release: Release, *, as_json: bool) -> bool:
-    """Print what a release holds; tell whether all of it is good."""
+def print_release(release: Release, *, strict: bool, as_json: bool) -> bool:
+    """Print what a release holds; tell whether all of it is good.
+
+    Raises
+    ------
+    LeftOutError
+        After all is printed: something is left out, and nothing was to be.
+    """
+    _print_release(release, as_json=as_json)
+    if strict:
+        from isles24_zarr.release import check_nothing_left_out
+
+        check_nothing_left_out(release.source, release.left_out)
+    return all_good(release.problems)
+
+
+def _print_release(release: Release, *, as_json: bool) -> None:
     if as_json:
         print_json(
             source=release.source,
@@ -71,9 +85,10 @@ def print_release(release: Release, *, as_json: bool) -> bool:
                 for name, subject in release.subjects.items()
             },
             dictionary=release.dictionary and release.dictionary.path,
+            left_out=[dataclasses.asdict(each) for each in release.left_out],
             problems=plain(release.problems),
         )
-        return all_good(release.problems)
+        return
     rows = (
         (
             name,
@@ -84,47 +99,23 @@ def print_release(release: Release, *, as_json: bool) -> bool:
         )
         for name, subject in release.subjects.items()
     )
-    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
     out().print(
-        f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
-        f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
+        f"{release.source}: {len(release.subjects)} subjects, {len(release.images)} images, "
+        f"{len(release.tables)} tables, {'a' if release.dictionary else 'no'} data dictionary, "
+        f"{megabytes(release.bytes)} MB"
+        f"{counted(release.left_out)}",
+        soft_wrap=True,
     )
-    return tell_problems(release.problems)
+    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
+    tell_problems(release.problems)
 
 
-def print_plan(plans: Iterable[SubjectPlan], problems: Sequence[Problem], *, as_json: bool) -> bool:
-    """Print the arrays that a conversion would write; tell whether all files are good."""
-    arrays = [array for plan in plans for array in plan.arrays]
-    if as_json:
-        keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
-        print_json(
-            arrays=[
-                {
-                    **{key: getattr(array, key) for key in keys},
-                    "source": array.source.path,
-                    "estimated_bytes": array.source.size,
-                }
-                for array in arrays
-            ],
-            problems=plain(problems),
-        )
-        return all_good(problems)
-    rows = (
-        (
-            array.path,
-            by(array.shape),
-            f"{array.dtype}, or labels" if array.is_mask else array.dtype,
-            by(array.chunks),
-            by(array.shards),
-            megabytes(array.nbytes),
-            megabytes(array.source.size),
-        )
-        for array in arrays
-    )
-    print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
-    total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
-    out().print(f"{len(arrays)} arrays, {megabytes(total)} MB of voxels, about {megabytes(stored)} MB stored")
-    return tell_problems(problems)
+def counted(left_out: Iterable[LeftOut]) -> str:
+    """Return the end of a line that counts what is left out; nothing where nothing is."""
+    from isles24_zarr.release import left_out_line
+
+    line = left_out_line(left_out)
+    return f"; {line}" if line else ""
 
 
 def print_arrays(arrays: Iterable[ArrayInfo]) -> None:

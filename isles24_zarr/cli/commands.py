@@ -5,31 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from isles24_zarr.cli import _perfusion, _results
+from isles24_zarr.cli import _nnunet, _perfusion, _results
 from isles24_zarr.cli._app import app, main
 from isles24_zarr.cli._app import command as _command
+from isles24_zarr.cli._forecast import print_forecast, told_warnings
 from isles24_zarr.cli._options import (
     AsJson,
+    ExtraImages,
     Images,
     Options,
     Scheduler,
     Source,
     Spool,
     Store,
+    Strict,
     Subjects,
     Workers,
 )
 from isles24_zarr.cli._rendering import (
+    counted,
     megabytes,
     out,
     print_arrays,
     print_cohort,
     print_json,
-    print_plan,
     print_release,
     tell_problems,
 )
@@ -45,14 +48,16 @@ __all__ = ["app", "main"]
 def scan(
     source: Source,
     *,
+    extra_images: ExtraImages = False,
+    strict: Strict = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
     """List the subjects, images and tables of a release, and everything odd. Reads headers only."""
     from isles24_zarr.conversion import scan as scan_release
 
-    release = scan_release(source, options_from_texts(storage_option))
-    return print_release(release, as_json=as_json)
+    release = scan_release(source, options_from_texts(storage_option), extra_images=extra_images)
+    return print_release(release, strict=strict, as_json=as_json)
 
 
 @_command
@@ -65,7 +70,11 @@ def convert(
     workers: Workers = None,
     scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    extra_images: ExtraImages = False,
+    strict: Strict = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what is there, to do and to remove, and write nothing.")
+    ] = False,
     icechunk: Annotated[
         str | None,
         typer.Option(help="Commit each subject to this Icechunk repository, too: a folder or s3://bucket/prefix."),
@@ -75,34 +84,31 @@ def convert(
     as_json: AsJson = False,
 ) -> bool:
     """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
-    options = options_from_texts(storage_option)
+    asked: dict[str, Any] = {
+        "subjects": subject,
+        "images": image,
+        "overwrite": overwrite,
+        "storage_options": options_from_texts(storage_option),
+        "extra_images": extra_images,
+        "strict": strict,
+    }
     if dry_run:
-        from isles24_zarr.conversion import planned
+        from isles24_zarr.conversion import forecast
 
-        return print_plan(*planned(source, subjects=subject, images=image, storage_options=options), as_json=as_json)
+        return print_forecast(forecast(source, store, **asked), as_json=as_json)
     from isles24_zarr import convert as run
     from isles24_zarr.conversion import FIRST_TIME
     from isles24_zarr.tasks import connected_client
 
-    with connected_client(scheduler) as client:
-        report = run(
-            source,
-            store,
-            subjects=subject,
-            images=image,
-            client=client,
-            workers=workers,
-            overwrite=overwrite,
-            icechunk=icechunk,
-            storage_options=options,
-            spool=spool,
-        )
+    with connected_client(scheduler) as client, told_warnings():
+        report = run(source, store, client=client, workers=workers, icechunk=icechunk, spool=spool, **asked)
     if as_json:
         print_json(**dataclasses.asdict(report))
         return report.ok
     out().print(
         f"{report.store}: {len(report.converted)} subjects converted, {len(report.unchanged)} unchanged, "
-        f"{report.images} images written, {megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
+        f"{report.images} images written, {megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s"
+        f"{counted(report.left_out)}",
         soft_wrap=True,
     )
     if icechunk:
@@ -239,7 +245,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _nnunet.nnunet):
     _command(_function)
 
 

@@ -14,7 +14,7 @@ from isles24_zarr.figures._style import CATEGORY_COLOURS, DEEP_BLUE, DOTS_PER_IN
 from isles24_zarr.figures._text import counted
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.geometry import scan_grid
-from isles24_zarr.vocabulary import CLINICAL, IMAGES
+from isles24_zarr.vocabulary import CLINICAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,6 @@ def missingness(cohort: xr.DataTree) -> Figure:
     images = pd.DataFrame(
         ~available.values, index=clinical.index, columns=[str(name) for name in available["image"].values]
     )
-    images = images[[name for name in IMAGES if name in images]]
     rows = clinical.shape[1], images.shape[1]
     height = 0.9 + 0.165 * sum(rows) + 0.3
     width = 3.3 + min(6.5, max(2.5, 0.2 * len(clinical)))

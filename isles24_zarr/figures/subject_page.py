@@ -24,7 +24,7 @@ from isles24_zarr.figures.cohort import grid_row
 from isles24_zarr.figures.slices import montage
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import described_arrays, open_scan
-from isles24_zarr.vocabulary import CLINICAL, IMAGES, shown_units
+from isles24_zarr.vocabulary import CLINICAL, IMAGES, MASK_NAME, shown_units
 
 if TYPE_CHECKING:
     import os
@@ -196,7 +196,7 @@ def _volumes(scan: xr.Dataset | None) -> Section:
     rows = []
     if scan is not None:
         voxel = scan_grid(scan).voxel_volume
-        masks = {IMAGES[str(name)].long_name: scan[name] for name in scan.data_vars if IMAGES[str(name)].is_mask}
+        masks = {_long_name(str(name)): scan[name] for name in scan.data_vars if _is_mask(str(name))}
         if "tmax" in scan:
             masks[f"Tmax > {TMAX_THRESHOLD:g} s"] = hypoperfusion_mask(scan["tmax"])
         rows = [(label.split(",")[0], _volume(mask, voxel)) for label, mask in masks.items()]
@@ -205,13 +205,21 @@ def _volumes(scan: xr.Dataset | None) -> Section:
 
 def _is_refused(image: xr.DataArray) -> bool:
     """Tell whether an image is a mask without labels, of which there is no outline; the table of volumes says why."""
-    if not IMAGES[str(image.name)].is_mask:
+    if not _is_mask(str(image.name)):
         return False
     try:
         label_rule(image, SOFT_MASK_THRESHOLD)
     except MaskError:
         return True
     return False
+
+
+def _is_mask(name: str) -> bool:
+    return IMAGES[name].is_mask if name in IMAGES else MASK_NAME.search(name) is not None
+
+
+def _long_name(name: str) -> str:
+    return IMAGES[name].long_name if name in IMAGES else name.replace("_", " ")
 
 
 def _volume(mask: xr.DataArray, voxel: float) -> str:

@@ -253,16 +253,16 @@ def _lazy_variables(
 ) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
     """Return coordinates, in memory, and images, lazy, of a grid and the chunks of its coordinates."""
     members, target = grid.members, place.target
-    names = IMAGES if group == place.path else members.keys() - set(COORDINATES)
+    names = sorted(members.keys() - set(COORDINATES))
+    if group == place.path:
+        names = [*(name for name in IMAGES if name in names), *(name for name in names if name not in IMAGES)]
     coords: dict[str, xr.Variable] = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], chunk_of[name])
         for name in COORDINATES
         if name in members
     }
     images = {
-        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid)
-        for name in (names if names is IMAGES else sorted(names))
-        if name in members
+        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid) for name in names
     }
     # the one string type that Zarr, netCDF and tables take alike
     coords["subject"] = xr.Variable((), np.array(place.subject, dtype=np.dtypes.StringDType()))
