@@ -12,22 +12,13 @@ report, and the other files are converted (exit code 1).
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import ClassVar, Final, Literal
 
-RUN_AGAIN: Final = "run the same command again: it resumes where it stopped"
-"""What to do after a conversion, a download or an export was killed, interrupted, or met a transient error."""
+from isles24_zarr import _texts
 
-
-def without_passwords(text: str) -> str:
-    """Hide the passwords of all URLs in a text."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
-
-
-def one_line(text: str) -> str:
-    """Escape what is not printable: names and messages from outside must not steer a terminal or fake a line."""
-    text = without_passwords(text)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+RUN_AGAIN: Final = _texts.RUN_AGAIN
+one_line: Final = _texts.one_line
+without_passwords: Final = _texts.without_passwords
 
 
 class Isles24Error(Exception):
@@ -207,10 +198,7 @@ class WorkerStartError(RequestError):
 class WorkerRefusedError(RequestError):
     """The system does not let worker processes start."""
 
-    advice = (
-        "make /dev/shm and the folder of temporary files writable, free memory, processes and open files, "
-        "or call it from Python with client=Client(processes=False)"
-    )
+    advice = "make /dev/shm and the temporary folder writable, free memory, or give client=Client(processes=False)"
 
 
 class NoWorkersError(RequestError):
@@ -324,10 +312,7 @@ class ClusterLostError(Isles24Error):
 class WorkersLostError(ClusterLostError):
     """The worker processes of this machine died, and do not come back."""
 
-    advice = (
-        f"see what ends them (too little memory, most often), give fewer workers, then {RUN_AGAIN}; an analysis "
-        "starts anew"
-    )
+    advice = f"see what ends them (too little memory, most often), give fewer workers, then {RUN_AGAIN}"
 
 
 class StoreWriteError(Isles24Error):
