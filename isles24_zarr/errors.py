@@ -145,6 +145,14 @@ class GeometryError(RequestError):
     advice = "keep the x, y and z coordinates, and select along them by slices"
 
 
+class OtherGridError(GeometryError):
+    """An image of a framework is not on the grid of the scan that it is to go back to."""
+
+    advice = (
+        "undo what has resampled, cropped or padded it, as by Invertd of MONAI or apply_inverse_transform of TorchIO"
+    )
+
+
 class MaskError(RequestError):
     """What was given as a mask does not mark voxels."""
 
@@ -295,6 +303,18 @@ class DamagedArchiveError(CorruptFileError):
     """The archive around the file is damaged: the file itself may be good in another copy."""
 
     advice = "fetch the archive again, then run the same command again: it adds what is missing"
+
+
+class DamagedShardError(DamagedArchiveError):
+    """The Parquet file around the file is damaged: the file itself may be good in another copy."""
+
+    advice = "fetch the Parquet file again and run the same conversion: it adds what is missing"
+
+
+class UnsupportedShardError(SourceError):
+    """A value of a Parquet file is stored in a way that cannot be read in bounded memory."""
+
+    advice = "write it again by 'to_parquet' of the library datasets"
 
 
 class TableError(SourceError):
