@@ -162,7 +162,7 @@ def test_advice_after_an_interruption_is_one() -> None:
     resumed = [kind.advice for kind in kinds if "resume" in kind.advice]
     assert len(resumed) > 5
     assert all("run the same command again: it resumes where it stopped" in advice for advice in resumed)
-    assert not [kind for kind in kinds if "conversion again" in kind.advice or "same conversion" in kind.advice]
+    assert not [kind for kind in kinds if "the conversion again" in kind.advice or "same conversion" in kind.advice]
 
 
 def test_what_was_killed_while_synthesizing_is_finished_by_the_same_command(release: Path, tmp_path: Path) -> None:

@@ -525,11 +525,12 @@ def test_a_map_of_the_user_is_a_row_with_a_bar() -> None:
     assert montage(scan).axes[0].images  # the usual images alone by default
     assert "uptake ratio" not in texts(montage(scan))
     figure = montage(scan, ["ncct", "uptake_ratio"], slices=2)
-    assert {"uptake ratio", "0 to 49 %"} <= set(texts(figure))
+    most = float(f"{np.percentile(values[[5, 15]], 99):.2g}")
+    assert f"0 to {most:g} %" in texts(figure)
+    assert any(" ".join(text.split()) == "uptake ratio" for text in texts(figure))
     shown = panels(figure)[2].images[0]
-    chosen = [round(text * SHAPE[0]) for text in (0.25, 0.75)]
-    np.testing.assert_allclose(shown.get_array(), values[chosen[0]])
-    assert shown.get_clim() == (0, 49)
+    np.testing.assert_allclose(shown.get_array(), values[5])
+    assert shown.get_clim() == (0, most)
     signed = make_scan({"change": np.where(values > 25, 3.0, -8.0)})
     shown = panels(montage(signed, "change", slices=1))[0].images[0]
     assert shown.get_clim() == (-8, 8)

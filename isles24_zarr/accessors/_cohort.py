@@ -54,37 +54,6 @@ class CohortAccessor(
 
         return subject_names(self._cohort)
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row a subject, one column a clinical variable.
-
-        Numbers are float64; sex, centre and mTICI are categorical, mTICI in the order of its grades. Missing values are
-        NaN, or None in other text. See `cohorts.clinical_table`.
-
-        Examples
-        --------
-        >>> cohort.isles.table.index.name, len(cohort.isles.table)
-        ('subject', 3)
-        >>> list(cohort.isles.table["sex"].cat.categories)
-        ['M', 'F']
-        """
-        from isles24_zarr.cohorts import clinical_table
-
-        return clinical_table(self._cohort)
-
-    @property
-    def codebook(self) -> pd.DataFrame:
-        """What each variable is, one row a variable, clinical ones and images; see `cohorts.cohort_codebook`.
-
-        Examples
-        --------
-        >>> cohort.isles.codebook.loc["age", ["unit", "range"]].tolist()
-        ['years', '0 to 120']
-        """
-        from isles24_zarr.cohorts import cohort_codebook
-
-        return cohort_codebook(self._cohort)
-
     def scan(
         self, subject: str | int, space: str = "ncct", *, pipeline: str | None = None, chunks: Any = "auto"
     ) -> xr.Dataset:

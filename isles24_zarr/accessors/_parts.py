@@ -1,4 +1,4 @@
-"""Subjects of a cohort, one by one, and parts of it."""
+"""Subjects of a cohort, one by one, parts of it, and its table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from isles24_zarr.errors import UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import pandas as pd
     import xarray as xr
     from numpy.typing import ArrayLike
 
 
 class PartsAccessor:
-    """A cohort as a container: of scans by name or number, of parts."""
+    """A cohort as a container: of scans by name or number, of parts, of clinical values."""
 
     _cohort: xr.DataTree
 
@@ -57,6 +58,37 @@ class PartsAccessor:
         if not -len(names) <= which < len(names):
             raise UnknownNameError(which, f"is no number of a subject, the cohort has {len(names)}, counted from 0")
         return names[which]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a subject, one column a clinical variable.
+
+        Numbers are float64; sex, centre and mTICI are categorical, mTICI in the order of its grades. Missing values are
+        NaN, or None in other text. See `cohorts.clinical_table`.
+
+        Examples
+        --------
+        >>> cohort.isles.table.index.name, len(cohort.isles.table)
+        ('subject', 3)
+        >>> list(cohort.isles.table["sex"].cat.categories)
+        ['M', 'F']
+        """
+        from isles24_zarr.cohorts import clinical_table
+
+        return clinical_table(self._cohort)
+
+    @property
+    def codebook(self) -> pd.DataFrame:
+        """What each variable is, one row a variable, clinical ones and images; see `cohorts.cohort_codebook`.
+
+        Examples
+        --------
+        >>> cohort.isles.codebook.loc["age", ["unit", "range"]].tolist()
+        ['years', '0 to 120']
+        """
+        from isles24_zarr.cohorts import cohort_codebook
+
+        return cohort_codebook(self._cohort)
 
     def select(self, which: str | ArrayLike) -> xr.DataTree:
         """Return a smaller cohort.
