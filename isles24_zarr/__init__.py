@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
     from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
     from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
-    from isles24_zarr.release import FetchReport, Release, fetch
+    from isles24_zarr.release import FetchCost, FetchReport, Release, fetch, fetch_cost
     from isles24_zarr.scans import open_scan
     from isles24_zarr.serving import view
     from isles24_zarr.synthetic import synthesize
@@ -30,6 +30,7 @@ __all__ = [
     "AddReport",
     "ConvertReport",
     "ExportReport",
+    "FetchCost",
     "FetchReport",
     "Problem",
     "Release",
@@ -40,6 +41,7 @@ __all__ = [
     "errors",
     "export",
     "fetch",
+    "fetch_cost",
     "open_cohort",
     "open_scan",
     "remove",
@@ -56,7 +58,7 @@ _HOMES: Final = {
     "cohorts": ["open_cohort"],
     "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
     "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
-    "release": ["FetchReport", "Release", "fetch"],
+    "release": ["FetchCost", "FetchReport", "Release", "fetch", "fetch_cost"],
     "scans": ["open_scan"],
     "serving": ["view"],
     "synthetic": ["synthesize"],

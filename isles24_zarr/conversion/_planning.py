@@ -12,11 +12,12 @@ from isles24_zarr.conversion.resume import NO_RUN, Job, decided_job, only_images
 from isles24_zarr.errors import Problem, SourceError
 from isles24_zarr.format import SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
-from isles24_zarr.release import Source, selected_names
+from isles24_zarr.release import Source, check_parts, selected_names
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from zarr.abc.store import Store
 
@@ -71,6 +72,7 @@ def planned(
     place = Source.of(source, storage_options)
     release = place.listed()
     chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    check_parts(place, release, chosen)
     _, headers, problems = read_headers(place, chosen.values(), progress=sys.stderr.isatty())
     plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
     problems += [problem for plan in plans for problem in plan.problems]
@@ -123,9 +125,24 @@ def decided_jobs(
 
 
 def read_headers(
-    source: Source, subjects: Iterable[Subject], dictionary: SourceFile | None = None, *, progress: bool
+    source: Source,
+    subjects: Iterable[Subject],
+    dictionary: SourceFile | None = None,
+    *,
+    progress: bool,
+    kept: Collection[str] = (),
+    folder: Path | None = None,
 ) -> tuple[Source, dict[str, Header], list[Problem]]:
     """Read the headers of all images by path; a file without a usable one becomes a problem.
+
+    Parameters
+    ----------
+    source, subjects, dictionary
+        The release, and whose files are wanted.
+    progress
+        Show how far it is, where that takes time.
+    kept, folder
+        Names of images to copy out of an archive behind HTTP, which is read once, and where to.
 
     Returns
     -------
@@ -135,7 +152,8 @@ def read_headers(
     if source.streamed:
         from isles24_zarr.tasks import read_ahead
 
-        return read_ahead(source, subjects, dictionary, progress=progress)
+        folder = folder if source.remote else None
+        return read_ahead(source, subjects, dictionary, progress=progress, kept=kept, folder=folder)
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item

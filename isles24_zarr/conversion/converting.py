@@ -26,7 +26,7 @@ from isles24_zarr.conversion._running import Run, client_for, spool_for
 from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
-from isles24_zarr.release import Source
+from isles24_zarr.release import Source, check_parts
 from isles24_zarr.store import StorePlace, child_names, read_document, read_root
 from isles24_zarr.writing import remove, remove_partial_objects
 
@@ -97,7 +97,8 @@ def convert(
     Parameters
     ----------
     source
-        A folder, an archive (zip, tar, 7z) or any fsspec URL of a release.
+        A folder, an archive (zip, tar, 7z), any fsspec URL of a release, or the URL of a 7z archive by HTTP, out of
+        which no more is read than is wanted.
     store
         Where to write: a new place, or a store that this function wrote.
     subjects, images
@@ -116,8 +117,8 @@ def convert(
     storage_options
         Options for those of source, store and repository that are URLs.
     spool
-        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
-        workers must see it.
+        A folder for copies of members of a 7z or tar archive, some GB at a time, of one behind HTTP all that are
+        wanted; by default where the store is. All workers must see it.
 
     Returns
     -------
@@ -147,10 +148,13 @@ def convert(
         raise outdated
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
-    origin, headers, odd = read_headers(origin, needed, release.dictionary, progress=progress)
-    dictionary = read_dictionary(origin, release)
-    problems = [*release.problems, *dictionary.problems]
-    with store_errors(target), target.locked() as confirm:
+    check_parts(origin, release, chosen)
+    with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
+        origin, headers, odd = read_headers(
+            origin, needed, release.dictionary, progress=progress, kept=wanted, folder=folder
+        )
+        dictionary = read_dictionary(origin, release)
+        problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
         jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
         problems += found
@@ -163,10 +167,11 @@ def convert(
                 if outdated:
                     remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
                 write_root(zarr_store, origin, dictionary, state="converting")
-                with spool_for(origin, target, spool) as folder:
-                    kept = Run(
-                        source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
-                    ).convert(jobs)
+                folder = folder if origin.streamed else None  # noqa: PLW2901
+                run = Run(
+                    source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
+                )
+                kept = run.convert(jobs)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()

@@ -139,7 +139,14 @@ class RemoteFile(io.RawIOBase):
     ----------
     came
         Bytes that came over the network.
+    on_piece
+        Is told how many come.
+    directory
+        What a reader has learned of the file, which would have to be read again else.
     """
+
+    on_piece: Callable[[int], None] | None = None
+    directory: Any = None
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, patience: float = 1.0) -> None:
         super().__init__()
@@ -234,11 +241,11 @@ class RemoteFile(io.RawIOBase):
             if begin + len(came) + len(piece) > end:
                 raise DownloadError(self.url, "gives more bytes than were asked for")
             came.extend(piece)
+            self.came += len(piece)
+            if self.on_piece:
+                self.on_piece(len(piece))
 
-        try:
-            ask_persistently(ask, lambda: begin + len(came), self.url, end=max(end, self._size), wait=self.patience)
-        finally:
-            self.came += len(came)
+        ask_persistently(ask, lambda: begin + len(came), self.url, end=max(end, self._size), wait=self.patience)
         self._piece, self._begin = bytes(came), begin
 
     def _opened_session(self) -> Any:

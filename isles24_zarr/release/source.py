@@ -1,7 +1,7 @@
 """Where a release lies: listing its files and opening them, through fsspec. All that reads a release does it here.
 
-Archives without random access, 7z and tar, are listed here and read front to back by `Source.members`; what was taken
-out of one is `held`, and opened like any other file.
+Archives without random access, 7z and tar, are listed here and read front to back by `Source.members`, a 7z archive
+behind HTTP, too; what was taken out of one is `held`, and opened like any other file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from urllib.parse import urlsplit
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -29,9 +30,10 @@ from isles24_zarr.errors import (
     UnsupportedArchiveError,
 )
 from isles24_zarr.nifti import HashedFile
-from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path
+from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path, own_options
 from isles24_zarr.release import _sevenzip as sevenzip
 from isles24_zarr.release import _tarball as tarball
+from isles24_zarr.release._ranges import RemoteFile
 from isles24_zarr.release.paths import SourceFile, release_from_files
 
 if TYPE_CHECKING:
@@ -63,19 +65,22 @@ class Source:
     storage_options
         For a URL, see `options`.
     streamed
-        It is an archive that can only be read from front to back, on this machine.
+        It is an archive that can only be read from front to back.
     held
         What was taken out of such an archive, by path: a copy of the file, its content, or why it cannot be had.
+    remote
+        The archive itself where it is behind HTTP: read by this process alone.
     """
 
     url: str
     storage_options: Mapping[str, Any]
     streamed: bool = False
     held: Mapping[str, Path | bytes | SourceError] = dataclasses.field(default_factory=dict)
+    remote: RemoteFile | None = None
 
     @classmethod
     def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
-        """Make a source of what a caller gives: a folder, an archive, or a URL of a folder.
+        """Make a source of what a caller gives: a folder, an archive, or a URL of a folder or of a 7z archive.
 
         Options are for URLs; a path of this machine takes none.
         """
@@ -83,7 +88,12 @@ class Source:
         if not text:
             raise SourceNotFoundError(repr(text), "names no place")
         if is_url(text):
-            return cls(url=text, storage_options=dict(storage_options or {}))
+            options = dict(storage_options or {})
+            if not _is_remote_archive(text):
+                return cls(url=text, storage_options=options)
+            remote = RemoteFile(text, headers=own_options(text, options).get("headers"))
+            # what follows is a signature, most often, and must not be recorded
+            return cls(url=text.partition("?")[0], storage_options=options, streamed=True, remote=remote)
         path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
         is_packed = path.name.lower().endswith(_PACKED_NAMES) and path.is_file()
         if is_packed and path.suffix.lower() == ".zip":
@@ -143,13 +153,26 @@ class Source:
         return release
 
     def _listed_members(self) -> tuple[list[SourceFile], list[Problem]]:
-        archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
         try:
-            found, problems = archives.listed_members(self.url)
+            if self.url.lower().endswith(_TAR_NAMES):
+                found, problems = tarball.listed_members(self.url)
+            else:
+                with self.archive() as archive:
+                    found, problems = sevenzip.listed_members(archive, self.url)
         except OSError as error:
             raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
         files = list(_unambiguous(found, Counter(file.path for file in found), problems))
         return files, problems
+
+    @contextlib.contextmanager
+    def archive(self) -> Iterator[BinaryIO]:
+        """Open the 7z archive that this source is."""
+        if self.remote:
+            self.remote.seek(0)
+            yield cast("BinaryIO", self.remote)
+            return
+        with Path(self.url).open("rb") as file:
+            yield file
 
     def members(self, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream | SourceError]]:
         """Yield members of a streamed archive in their order; those that it does not hold in full come last.
@@ -159,10 +182,9 @@ class Source:
         wanted
             Their names. Each must be read before the next one is asked for.
         """
-        archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
         missing = set(wanted)
         try:
-            for path, stream in archives.read_members(self.url, wanted) if missing else ():
+            for path, stream in self._streams(wanted) if missing else ():
                 missing.discard(path)
                 yield path, stream
             what = "its archive is damaged or cut off before it"
@@ -170,6 +192,18 @@ class Source:
             what = f"its archive cannot be read ({error})"
         for path in sorted(missing):
             yield path, DamagedArchiveError(path, what)
+
+    def _streams(self, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream]]:
+        if self.url.lower().endswith(_TAR_NAMES):
+            yield from tarball.read_members(self.url, wanted)
+            return
+        with self.archive() as archive:
+            yield from sevenzip.read_members(archive, self.url, wanted)
+
+    def only(self, path: str) -> Source:
+        """Return the source for a task that reads one file, with nothing else in it."""
+        held = {path: self.held[path]} if path in self.held else {}
+        return dataclasses.replace(self, held=held, remote=None)
 
     @contextlib.contextmanager
     def opened(self, file: SourceFile, *, header: bool = False) -> Iterator[BinaryIO]:
@@ -229,6 +263,12 @@ class Source:
             while hashed.consumed <= most and (piece := hashed.read()):
                 pieces.append(piece)
         return b"".join(pieces)[: most + 1]
+
+
+def _is_remote_archive(url: str) -> bool:
+    """Tell whether a URL is that of a 7z archive behind HTTP; Zenodo's API has a word behind its name."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and parts.path.removesuffix("/content").lower().endswith(".7z")
 
 
 def _unambiguous(files: list[SourceFile], counts: Mapping[str, int], problems: list[Problem]) -> Iterator[SourceFile]:

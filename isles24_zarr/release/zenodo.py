@@ -17,9 +17,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.errors import DestinationError, DownloadError, MissingExtraError, RecordError, UnknownNameError
+from isles24_zarr.errors import (
+    DestinationError,
+    DownloadError,
+    MissingExtraError,
+    RecordError,
+    SourceNotFoundError,
+    UnknownNameError,
+)
 from isles24_zarr.places import lock_file
 from isles24_zarr.release._ranges import SECONDS, ask_persistently, asked_bytes, reason_of, size_in_range
+from isles24_zarr.release.paths import selected_names
+from isles24_zarr.release.remote import check_parts, fetch_subjects, reading_cost, sizes_of, subject_files
+from isles24_zarr.release.reports import FetchCost, FetchReport
+from isles24_zarr.release.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,39 +63,18 @@ class RecordFile:
     url: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FetchReport:
-    """What was fetched.
-
-    Parameters
-    ----------
-    destination
-        The folder.
-    fetched, unchanged
-        Names of files that were downloaded, and of those that were there.
-    nbytes
-        Bytes that came over the network.
-    seconds
-        Time taken.
-    """
-
-    destination: str
-    fetched: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    nbytes: int
-    seconds: float
-
-
 def fetch(
     destination: str | os.PathLike[str],
     *,
     record: str = RECORD,
     files: Sequence[str] | None = None,
+    subjects: Sequence[str] | None = None,
+    source: str | None = None,
     api: str = ZENODO,
     progress: bool = True,
     patience: float = 1.0,
 ) -> FetchReport:
-    """Download the files of a Zenodo record; run it again to resume where it stopped.
+    """Download the files of a Zenodo record, or some subjects out of its archive; run it again to resume.
 
     Parameters
     ----------
@@ -94,17 +84,24 @@ def fetch(
         Number or DOI of the record, by default that of the training data of ISLES'24.
     files
         Names to download; all by default.
+    subjects
+        Names of subjects, whose files alone are read out of the 7z archive of the record by ranges, and written below
+        the folder under their own paths. Not of a solid archive, see `fetch_cost`.
+    source
+        The URL of another 7z archive for them. All its subjects by default.
     api
         Of Zenodo, or of a server that answers as it does.
     progress
-        Show a progress bar on stderr.
+        Show a progress bar on stderr, and before, what subjects cost.
     patience
         Seconds to wait after a first failure; each further one doubles them.
 
     Raises
     ------
     RecordError, UnknownNameError, DestinationError
-        There is no such record or file, or the folder cannot take it.
+        There is no such record, file or subject, or the folder cannot take it.
+    UnusableArchiveError
+        The archive is solid, or its server gives no parts of files.
     DownloadError
         The connection broke and would not be mended, or what came is not what the record lists.
     MissingExtraError
@@ -113,7 +110,13 @@ def fetch(
     Examples
     --------
     >>> isles24_zarr.fetch("downloads")  # doctest: +SKIP
+    >>> isles24_zarr.fetch("downloads", subjects=["sub-stroke0001"])  # doctest: +SKIP
     """
+    if subjects is not None or source is not None:
+        archive = _archive(source, record, files, api)
+        if archive.remote:
+            archive.remote.patience = patience
+        return fetch_subjects(archive, destination, subjects, progress=progress)
     try:
         import pooch
         import requests
@@ -152,6 +155,64 @@ def fetch(
         nbytes=came,
         seconds=time.monotonic() - started,
     )
+
+
+def fetch_cost(
+    subjects: Sequence[str] | None = None, *, source: str | None = None, record: str = RECORD, api: str = ZENODO
+) -> FetchCost:
+    """Tell what it costs to read subjects out of an archive behind HTTP, as `fetch` and `convert` do.
+
+    Parameters
+    ----------
+    subjects
+        Names; all by default.
+    source
+        The URL of a 7z archive, by default that of the record.
+    record, api
+        As for `fetch`.
+
+    Returns
+    -------
+    FetchCost
+        Bytes and blocks. Nothing but the directory of the archive is read.
+
+    Raises
+    ------
+    RecordError, UnknownNameError, SourceNotFoundError, StoreAccessError
+        There is no such record, archive or subject.
+    UnusableArchiveError
+        The archive is solid and some subjects are asked for, or its server gives no parts of files.
+
+    Examples
+    --------
+    >>> print(isles24_zarr.fetch_cost(["sub-stroke0001"]))  # doctest: +SKIP
+    """
+    archive = _archive(source, record, None, api)
+    release = archive.listed()
+    chosen = selected_names(release.subjects, subjects, of=archive.url)
+    check_parts(archive, release, chosen)
+    cost = reading_cost(archive, sizes_of(subject_files(release, chosen)))
+    assert cost is not None  # noqa: S101 - for the type checker
+    return cost
+
+
+def _archive(source: str | None, record: str, names: Sequence[str] | None, api: str) -> Source:
+    """Return the archive behind HTTP that subjects are read out of."""
+    if source is None:
+        try:
+            import requests
+        except ImportError as error:
+            raise MissingExtraError("fetching", "run: pip install 'isles24-zarr[fetch]'") from error
+        with requests.Session() as session:
+            found = _chosen_files(recorded_files(session, record, api), names, record)
+        urls = [file.url for file in found if file.name.lower().endswith(".7z")]
+        if len(urls) != 1:
+            raise RecordError(record, f"has {len(urls) or 'no'} 7z archives to read subjects out of, not one")
+        source = urls[0]
+    archive = Source.of(source)
+    if archive.remote is None:
+        raise SourceNotFoundError(source, "is not the URL of a 7z archive by HTTP, as subjects are fetched out of")
+    return archive
 
 
 def recorded_files(session: Any, record: str, api: str = ZENODO) -> list[RecordFile]:
