@@ -17,6 +17,8 @@ SECONDS: Final = 60
 """Without an answer, after which a connection is given up."""
 _ATTEMPTS: Final = 6
 """In a row in which nothing came."""
+_FIRST_ATTEMPTS: Final = 3
+"""Of a server that has not answered yet: there may be none."""
 _RECEIVED_BYTES: Final = 2**16
 """When a connection breaks, up to as much of what has come is lost."""
 _LEAST_BYTES: Final = 2**16
@@ -69,7 +71,15 @@ def asked_bytes(
     return ""
 
 
-def ask_persistently(ask: Callable[[], str], position: Callable[[], int], url: str, *, end: int, wait: float) -> None:
+def ask_persistently(
+    ask: Callable[[], str],
+    position: Callable[[], int],
+    url: str,
+    *,
+    end: int,
+    wait: float,
+    attempts: int = _ATTEMPTS,
+) -> None:
     """Ask until all has come: again and again while something comes, else a few times.
 
     Parameters
@@ -82,6 +92,8 @@ def ask_persistently(ask: Callable[[], str], position: Callable[[], int], url: s
         For the error.
     wait
         Seconds after a first failure; each further one doubles them.
+    attempts
+        After how many in a row in which nothing came to give up.
 
     Raises
     ------
@@ -95,7 +107,7 @@ def ask_persistently(ask: Callable[[], str], position: Callable[[], int], url: s
         if not reason:
             return
         failures = 0 if position() > before else failures + 1
-        if failures >= _ATTEMPTS:
+        if failures >= attempts:
             so_far = f"broke off after {position():,} of {end:,} bytes" if position() else "does not answer"
             raise DownloadError(url, f"{so_far} ({reason})")
         time.sleep(wait * 2**failures / 2)
@@ -151,6 +163,8 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, patience: float = 1.0) -> None:
         super().__init__()
         self.url, self.patience, self.came = url, patience, 0
+        # what follows is a signature, most often, and is not to be told
+        self.name, _, self._query = url.partition("?")
         self._headers = dict(headers or {})
         self._session: Any = None
         self._version: dict[str, str] = {}
@@ -235,17 +249,19 @@ class RemoteFile(io.RawIOBase):
                 take=take,
                 headers=self._all_headers(),
             )
+            reason = reason.replace(f"?{self._query}", "") if self._query else reason
             return reason or ("the connection ended early" if begin + len(came) < min(end, self._size) else "")
 
         def take(piece: bytes) -> None:
             if begin + len(came) + len(piece) > end:
-                raise DownloadError(self.url, "gives more bytes than were asked for")
+                raise DownloadError(self.name, "gives more bytes than were asked for")
             came.extend(piece)
             self.came += len(piece)
             if self.on_piece:
                 self.on_piece(len(piece))
 
-        ask_persistently(ask, lambda: begin + len(came), self.url, end=max(end, self._size), wait=self.patience)
+        attempts = _FIRST_ATTEMPTS if self._size < 0 else _ATTEMPTS
+        ask_persistently(ask, lambda: begin + len(came), self.name, end=end, wait=self.patience, attempts=attempts)
         self._piece, self._begin = bytes(came), begin
 
     def _opened_session(self) -> Any:
@@ -253,7 +269,7 @@ class RemoteFile(io.RawIOBase):
             try:
                 import requests
             except ImportError as error:
-                raise MissingExtraError(self.url, "to read it, run: pip install 'isles24-zarr[fetch]'") from error
+                raise MissingExtraError(self.name, "to read it, run: pip install 'isles24-zarr[fetch]'") from error
             self._session = requests.Session()
         return self._session
 
@@ -266,21 +282,21 @@ class RemoteFile(io.RawIOBase):
         """See that an answer is the range that was asked for, of the file that was there at first."""
         status, known = answer.status_code, self._size >= 0
         if status in {200, 416} and known:
-            raise DownloadError(self.url, "has changed while it was read")
+            raise DownloadError(self.name, "has changed while it was read")
         if status == 416:
-            raise UnusableArchiveError(self.url, "is empty")
+            raise UnusableArchiveError(self.name, "is empty")
         if status == 200:
-            raise UnusableArchiveError(self.url, f"its server gives no parts of files (HTTP ranges); {WHOLE}")
+            raise UnusableArchiveError(self.name, f"its server gives no parts of files (HTTP ranges); {WHOLE}")
         if status != 206:
-            raise StoreAccessError(self.url, f"is refused (status {status})")
-        size = size_in_range(answer, begin, self.url)
+            raise StoreAccessError(self.name, f"is refused (status {status})")
+        size = size_in_range(answer, begin, self.name)
         if size is None or answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise UnusableArchiveError(self.url, f"its server does not say how long it is; {WHOLE}")
+            raise UnusableArchiveError(self.name, f"its server does not say how long it is; {WHOLE}")
         version = {name: answer.headers[name] for name in ("ETag", "Last-Modified") if name in answer.headers}
         changed = any(
             version.get(name, value).removeprefix("W/") != value.removeprefix("W/")
             for name, value in self._version.items()
         )
         if known and (size != self._size or changed):
-            raise DownloadError(self.url, "has changed while it was read")
+            raise DownloadError(self.name, "has changed while it was read")
         self._version, self._size = self._version or version, size

@@ -92,8 +92,7 @@ class Source:
             if not _is_remote_archive(text):
                 return cls(url=text, storage_options=options)
             remote = RemoteFile(text, headers=own_options(text, options).get("headers"))
-            # what follows is a signature, most often, and must not be recorded
-            return cls(url=text.partition("?")[0], storage_options=options, streamed=True, remote=remote)
+            return cls(url=remote.name, storage_options=options, streamed=True, remote=remote)
         path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
         is_packed = path.name.lower().endswith(_PACKED_NAMES) and path.is_file()
         if is_packed and path.suffix.lower() == ".zip":
