@@ -10,7 +10,7 @@ Source = Annotated[
     str,
     typer.Argument(
         help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
-        "or a URL."
+        "or a URL, of a 7z archive, too."
     ),
 ]
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
