@@ -71,8 +71,7 @@ def planned(
     """Return what `convert` would write into a new store, given the same arguments, and what is odd."""
     place = Source.of(source, storage_options)
     release = place.listed()
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
-    check_parts(place, release, chosen)
+    chosen, wanted = chosen_subjects(place, release, subjects), wanted_images(images)
     _, headers, problems = read_headers(place, chosen.values(), progress=sys.stderr.isatty())
     plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
     problems += [problem for plan in plans for problem in plan.problems]
@@ -128,10 +127,10 @@ def read_headers(
     source: Source,
     subjects: Iterable[Subject],
     dictionary: SourceFile | None = None,
-    *,
-    progress: bool,
     kept: Collection[str] = (),
     folder: Path | None = None,
+    *,
+    progress: bool,
 ) -> tuple[Source, dict[str, Header], list[Problem]]:
     """Read the headers of all images by path; a file without a usable one becomes a problem.
 
@@ -139,10 +138,10 @@ def read_headers(
     ----------
     source, subjects, dictionary
         The release, and whose files are wanted.
-    progress
-        Show how far it is, where that takes time.
     kept, folder
         Names of images to copy out of an archive behind HTTP, which is read once, and where to.
+    progress
+        Show how far it is, where that takes time.
 
     Returns
     -------
@@ -174,5 +173,7 @@ def wanted_images(images: Sequence[str] | None) -> frozenset[str]:
     return frozenset(selected_names(vocabulary.IMAGES, images, of="the images of a release"))
 
 
-def chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
-    return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}
+def chosen_subjects(source: Source, release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
+    chosen = selected_names(release.subjects, names, of=release.source)
+    check_parts(source, release, chosen)
+    return {name: release.subjects[name] for name in chosen}

@@ -98,7 +98,7 @@ class Run:
         if not tasks or self.client is None:
             yield iter(())
             return
-        if self.folder:
+        if self.folder and self.source.streamed:
             by_path = {task.plan.source.path: task for task in tasks}
             nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
             arriving, total = arrivals(self.source, by_path, nbytes, self.folder), sum(nbytes.values())

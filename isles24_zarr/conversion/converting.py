@@ -26,7 +26,7 @@ from isles24_zarr.conversion._running import Run, client_for, spool_for
 from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
-from isles24_zarr.release import Source, check_parts
+from isles24_zarr.release import Source
 from isles24_zarr.store import StorePlace, child_names, read_document, read_root
 from isles24_zarr.writing import remove, remove_partial_objects
 
@@ -142,17 +142,14 @@ def convert(
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = origin.listed()
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(images)
     outdated = _check_target(target)
     if outdated and (subjects is not None or images is not None):
         raise outdated
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
-    check_parts(origin, release, chosen)
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
-        origin, headers, odd = read_headers(
-            origin, needed, release.dictionary, progress=progress, kept=wanted, folder=folder
-        )
+        origin, headers, odd = read_headers(origin, needed, release.dictionary, wanted, folder, progress=progress)
         dictionary = read_dictionary(origin, release)
         problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
@@ -167,11 +164,9 @@ def convert(
                 if outdated:
                     remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
                 write_root(zarr_store, origin, dictionary, state="converting")
-                folder = folder if origin.streamed else None  # noqa: PLW2901
-                run = Run(
+                kept = Run(
                     source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
-                )
-                kept = run.convert(jobs)
+                ).convert(jobs)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()
