@@ -29,6 +29,8 @@ class Behaviour:
     """After how many bytes of the next answers the connection is closed."""
     statuses: list[int] = dataclasses.field(default_factory=list)
     """Of the next answers, instead of what was asked for."""
+    retry_after: list[str] = dataclasses.field(default_factory=list)
+    """What those ask for."""
     range_of: Callable[[int, int, int], str] = lambda begin, end, size: f"bytes {begin}-{end - 1}/{size}"
     surplus: int = 0
     """How many bytes more than asked for are given."""
@@ -87,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(b"", 401, {})
             return
         if behaviour.statuses and (status := behaviour.statuses.pop(0)):
-            self.answer(b"no", status, {})
+            asked_for = {"Retry-After": behaviour.retry_after.pop(0)} if behaviour.retry_after else {}
+            self.answer(b"no", status, asked_for)
             return
         tags, size = behaviour.tags(len(behaviour.asked)), len(behaviour.content)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))

@@ -431,23 +431,31 @@ def test_any_order_of_reading(server: RangeServer) -> None:
     assert file.came == server.behaviour.sent
 
 
-def test_pieces_grow_and_are_bounded(server: RangeServer) -> None:
+def test_pieces_are_bounded(server: RangeServer) -> None:
     server.serve(bytes(60 * MB))
     file = RemoteFile(server.url)
+    file.expect(50 * MB)
     assert sum(len(piece) for piece in iter(lambda: file.read(MB), b"")) == 60 * MB
     sizes = [end - begin for begin, end in server.behaviour.asked]
-    assert max(sizes) == 16 * MB
-    assert len(sizes) < 15
-    assert file.came == 60 * MB
     # not beyond what is expected, but for what is asked for
-    server.serve(bytes(60 * MB))
-    file = RemoteFile(server.url)
-    file.expect(3 * MB)
-    for _ in range(6):
-        file.read(MB // 2)
-    assert file.came == 3 * MB
-    file.read(100)
-    assert file.came == 3 * MB + 100
+    assert sizes == [16 * MB, 16 * MB, 16 * MB, 2 * MB, *[MB] * 10]
+    file.seek(0)
+    file.expect()
+    file.read(10)
+    assert server.behaviour.asked[-1] == (0, 2**16)
+    assert len(file.read()) == 60 * MB - 10
+    assert max(end - begin for begin, end in server.behaviour.asked) == 16 * MB
+
+
+def test_a_busy_server_says_how_long(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(_ranges.time, "sleep", waited.append)
+    server.serve(b"content", statuses=[429, 503, 503], retry_after=["7", "86400", "Fri, 31 Dec 1999 23:59:59 GMT"])
+    with pytest.raises(DownloadError, match=r"does not answer \(status 503\)"):
+        RemoteFile(server.url).read()
+    assert waited == [7, 1, 120, 2, 0]
+    server.serve(b"content", statuses=[429])
+    assert RemoteFile(server.url).read() == b"content"
 
 
 def test_it_travels_without_its_connection(server: RangeServer, archives: dict[str, bytes]) -> None:

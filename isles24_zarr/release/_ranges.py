@@ -21,6 +21,8 @@ _FIRST_ATTEMPTS: Final = 3
 """Of a server that has not answered yet: there may be none."""
 _RECEIVED_BYTES: Final = 2**16
 """When a connection breaks, up to as much of what has come is lost."""
+_MOST_PATIENCE: Final = 120
+"""Seconds that a busy server is given, where it asks for them."""
 _LEAST_BYTES: Final = 2**16
 _MOST_BYTES: Final = 16 * 2**20
 """Of a request of `RemoteFile`, and what it holds in memory."""
@@ -62,6 +64,8 @@ def asked_bytes(
     try:
         with session.get(url, headers={**(headers or {}), **fixed}, stream=True, timeout=SECONDS) as answer:
             if answer.status_code in {408, 429} or answer.status_code >= 500:
+                asked_for = answer.headers.get("Retry-After", "")
+                time.sleep(min(int(asked_for), _MOST_PATIENCE) if re.fullmatch("[0-9]{1,9}", asked_for) else 0)
                 return f"status {answer.status_code}"
             check(answer)
             for piece in answer.iter_content(_RECEIVED_BYTES):
@@ -136,7 +140,7 @@ def reason_of(error: Exception) -> str:
 class RemoteFile(io.RawIOBase):
     """A file behind HTTP, opened for reading bytes anywhere; it holds one piece of it in memory.
 
-    What is read on and on comes in pieces that grow up to 16 MB.
+    What is expected to be read comes in pieces of up to 16 MB.
 
     Parameters
     ----------
@@ -171,7 +175,6 @@ class RemoteFile(io.RawIOBase):
         self._size = -1
         self._at = 0
         self._piece, self._begin = b"", 0
-        self._ahead = _LEAST_BYTES
         self._expected = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -181,11 +184,13 @@ class RemoteFile(io.RawIOBase):
     def size(self) -> int:
         """Length in bytes."""
         if self._size < 0:
+            at, self._at = self._at, 0
             self._fetch(0)
+            self._at = at
         return self._size
 
-    def expect(self, end: int) -> None:
-        """Say up to where bytes will be read on from here: beyond, no more comes than is asked for."""
+    def expect(self, end: int = -1) -> None:
+        """Say up to where bytes will be read: beyond, no more comes than is asked for. Nothing is known of it by -1."""
         self._expected = end
 
     def readable(self) -> bool:
@@ -229,12 +234,9 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, count: int) -> None:
         """Get the piece that begins where the file is read."""
-        goes_on = self._at == self._begin + len(self._piece) and self._piece
-        self._ahead = min(2 * self._ahead, _MOST_BYTES) if goes_on else _LEAST_BYTES
         begin = self._at
-        end = begin + self._ahead
-        if begin <= self._expected:
-            end = min(end, self._expected)
+        # beyond what is expected no more than is asked for; without that, a little more
+        end = self._expected if self._expected >= 0 else begin + _LEAST_BYTES
         end = min(max(end, begin + count), begin + _MOST_BYTES)
         came = bytearray()
 

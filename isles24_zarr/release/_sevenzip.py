@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import lzma
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from isles24_zarr.errors import (
@@ -32,7 +33,7 @@ from isles24_zarr.release._ranges import RemoteFile
 from isles24_zarr.release.paths import SourceFile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
 _READ_BYTES: Final = 2**20
 _MOST_DICTIONARY_BYTES: Final = 2**30
@@ -99,10 +100,20 @@ class _Block:
         """Return the index of the last member that is wanted, -1 where none is."""
         return max((index for index, member in enumerate(self.members) if member.filename in wanted), default=-1)
 
-    def compressed_up_to(self, count: int) -> int:
-        """Return about how many bytes hold the first bytes: how far each member is compressed, no directory says."""
-        total = sum(int(member.uncompressed) for member in self.members)
-        return self.compressed if count >= total else -(-self.compressed * count // total)
+    def needed_bytes(self, needed: Mapping[str, int]) -> int:
+        """Return about how much is read of the block: where in it a member begins, no directory says.
+
+        Parameters
+        ----------
+        needed
+            By the name of a member: how many of its bytes.
+        """
+        position = most = 0
+        for member in self.members:
+            if member.filename in needed:
+                most = position + needed[member.filename]
+            position += int(member.uncompressed)
+        return self.compressed if most >= position else -(-self.compressed * most // position)
 
     def decoder(self) -> _Decoder:
         if self.method == "Copy":
@@ -207,14 +218,8 @@ def reading_cost(file: BinaryIO, path: str, needed: Mapping[str, int]) -> tuple[
     """
     with _opened(file, path) as archive:
         blocks = _blocks(archive, path)
-    costs = []
-    for block in blocks:
-        start = most = 0
-        for member in block.members:
-            most = max(most, start + needed[member.filename] if member.filename in needed else 0)
-            start += int(member.uncompressed)
-        if most:
-            costs.append((block.compressed_up_to(most), block.compressed))
+    touched = [block for block in blocks if block.last(needed) >= 0]
+    costs = [(block.needed_bytes(needed), block.compressed) for block in touched]
     return costs, sum(bool(block.members) for block in blocks)
 
 
@@ -226,16 +231,17 @@ def read_members(file: BinaryIO, path: str, wanted: Collection[str]) -> Iterator
     file, path
         The archive, and what it is called.
     wanted
-        Names that are there once.
+        Names that are there once; as keys of how many bytes are needed of them, where that is not all.
     """
     with _opened(file, path) as archive:
+        sizes = {member.filename: int(member.uncompressed) for member in archive.files if member.filename in wanted}
+        needed = wanted if isinstance(wanted, Mapping) else sizes
         for block in _blocks(archive, path):
             last = block.last(wanted)
             if last < 0:
                 continue
             if isinstance(file, RemoteFile):
-                sizes = (int(member.uncompressed) for member in block.members[: last + 1])
-                file.expect(block.start + block.compressed_up_to(sum(sizes)))
+                file.expect(block.start + block.needed_bytes(needed))
             decompressed = _Decompressed(file, block, path=path)
             for index, member in enumerate(block.members[: last + 1]):
                 crc = member.crc32 if member.filename in wanted else None

@@ -179,7 +179,8 @@ class Source:
         Parameters
         ----------
         wanted
-            Their names. Each must be read before the next one is asked for.
+            Their names, as keys of how many bytes are needed of them where that is not all. Each must be read before
+            the next one is asked for.
         """
         missing = set(wanted)
         try:
