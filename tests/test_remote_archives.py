@@ -115,7 +115,7 @@ def test_one_subject_costs_what_was_told_and_gives_the_same_store(
     cost = isles24_zarr.fetch_cost([S], source=server.url) if server.serve(archives[kind]) else None
     assert cost is not None
     listing = server.behaviour.sent
-    assert listing < 70_000 < cost.nbytes < 0.6 * len(archives[kind])
+    assert listing < 20_000 < cost.nbytes < 0.6 * len(archives[kind])
     assert (cost.files, cost.of_blocks) == {"single": (21, 62), "subjects": (21, 3)}[kind]
     assert cost.blocks == {"single": 21, "subjects": 2}[kind]
     behaviour = server.serve(archives[kind])
@@ -147,6 +147,9 @@ def test_all_subjects_of_a_solid_archive_and_none_of_them_alone(
             call()
     assert list(tmp_path.iterdir()) == []
     assert behaviour.sent < 0.2 * len(archives["solid"])
+    whole = isles24_zarr.fetch_cost(source=server.url)
+    assert (whole.blocks, whole.of_blocks) == (1, 1)
+    assert str(whole).endswith("1.4 MB will be read; to download the whole is little more")
     assert convert(server.url, tmp_path / "x.zarr", client).ok
     assert_identical_stores(store, tmp_path / "x.zarr")
 

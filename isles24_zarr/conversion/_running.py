@@ -36,7 +36,7 @@ class Run:
     confirm
         Raises where the lock of the store was lost; called before each commit.
     folder
-        For members of an archive that is read from front to back; None for other sources.
+        For members of an archive, while it is read from front to back; None for other sources.
     progress
         Show bars on stderr.
     """

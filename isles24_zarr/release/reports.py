@@ -64,4 +64,5 @@ class FetchCost:
             f"{self.source}: {self.files} {'file' if self.files == 1 else 'files'} in {self.blocks} of "
             f"{self.of_blocks} {'block' if self.of_blocks == 1 else 'blocks'}: {about}at most "
             f"{self.at_most / 1e6:,.1f} MB of {self.archive_bytes / 1e6:,.1f} MB will be read"
+            f"{'; to download the whole is little more' if 2 * self.nbytes > self.archive_bytes else ''}"
         )
