@@ -164,6 +164,24 @@ def test_one_image_costs_that_image_and_headers(
     assert behaviour.sent < 0.5 * len(archives["single"])
 
 
+def test_what_an_earlier_run_wrote_is_kept_or_written_again(
+    server: RangeServer, archives: dict[str, bytes], client: Client, store: Path, tmp_path: Path
+) -> None:
+    server.serve(archives["single"])
+    target = tmp_path / "x.zarr"
+    convert(server.url, target, client, subjects=[S], images=["ncct", "cta"])
+    # lost, and as a killed run leaves it
+    shards = [
+        path for path in (target / S / "space-ncct" / "ncct").rglob("*") if path.is_file() and path.name != "zarr.json"
+    ]
+    shards[0].unlink()
+    (target / S / "zarr.json").unlink()
+    report = convert(server.url, target, client, subjects=[S], images=["lesion_mask"])
+    assert report.ok
+    for image in ("ncct", "cta", "lesion_mask"):
+        assert_identical_stores(store / S / "space-ncct" / image, target / S / "space-ncct" / image)
+
+
 def test_a_second_run_reads_no_image(
     server: RangeServer, archives: dict[str, bytes], client: Client, tmp_path: Path
 ) -> None:

@@ -90,6 +90,22 @@ def undecided(
     ]
 
 
+def voxel_files(
+    source: Source, target: StorePlace, subjects: Iterable[Subject], wanted: frozenset[str], *, overwrite: bool
+) -> set[str]:
+    """Return the paths of all images whose voxels may be read of an archive behind HTTP; none of other sources.
+
+    Beside those that are wanted, these are the images that an earlier run has written: they are compared or replaced.
+    """
+    if not source.remote:
+        return set()
+    store, paths = target.opened(read_only=True), set()
+    for subject in subjects:
+        images = wanted if overwrite else wanted | previous_run(store, subject.name).images
+        paths |= {file.path for (_, image), file in subject.images.items() if image in images}
+    return paths
+
+
 def decided_jobs(
     store: Store,
     subjects: Iterable[Subject],
@@ -139,7 +155,7 @@ def read_headers(
     source, subjects, dictionary
         The release, and whose files are wanted.
     kept, folder
-        Names of images to copy out of an archive behind HTTP, which is read once, and where to.
+        Paths of images to copy out of an archive behind HTTP, which is read once, and where to.
     progress
         Show how far it is, where that takes time.
 

@@ -20,6 +20,7 @@ from isles24_zarr.conversion._planning import (
     decided_jobs,
     read_headers,
     undecided,
+    voxel_files,
     wanted_images,
 )
 from isles24_zarr.conversion._running import Run, client_for, spool_for
@@ -149,7 +150,8 @@ def convert(
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
-        origin, headers, odd = read_headers(origin, needed, release.dictionary, wanted, folder, progress=progress)
+        kept_files = voxel_files(origin, target, needed, wanted, overwrite=overwrite)
+        origin, headers, odd = read_headers(origin, needed, release.dictionary, kept_files, folder, progress=progress)
         dictionary = read_dictionary(origin, release)
         problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)

@@ -198,7 +198,7 @@ def read_ahead(
     progress
         Show a progress bar on stderr: an archive of 99 GB takes minutes.
     kept, folder
-        Names of images to copy, and the spool, of an archive behind HTTP; by default, none is copied.
+        Paths of images to copy, and the spool, of an archive behind HTTP; by default, none is copied.
 
     Returns
     -------
@@ -212,11 +212,7 @@ def read_ahead(
     headers: dict[str, Header] = {}
     held: dict[str, Path | bytes | SourceError] = {}
     problems = []
-    copies = (
-        {path: folder / f"{number:06}" for number, path in enumerate(images) if images[path][1] in kept}
-        if folder
-        else {}
-    )
+    copies = {path: folder / f"{number:06}" for number, path in enumerate(sorted(kept))} if folder else {}
     needed = {
         path: each[2].size if path in copies else min(each[2].size, _HEADER_BYTES) for path, each in images.items()
     }
