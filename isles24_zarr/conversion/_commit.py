@@ -169,8 +169,9 @@ def cohort_dataset(subjects: Mapping[str, SubjectRecord], dictionary: Mapping[st
     )
 
 
-def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: str) -> None:
-    """Write the root: what the data are, and whether a conversion is under way."""
+def write_root(store: Store, source: Source, dictionary: Dictionary, *, extra_images: bool, state: str) -> None:
+    """Write the root: what the data are, which images are kept, and whether a conversion is under way."""
+    kept = {"extra_images": True} if extra_images else {}
     write_group(
         store,
         "",
@@ -183,14 +184,14 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
             "package_version": PACKAGE_VERSION,
             "source": without_passwords(source.url),
             "state": state,
-            ATTRIBUTE_KEY: {"kind": "store", "dictionary": dictionary.sha256},
+            ATTRIBUTE_KEY: {"kind": "store", "dictionary": dictionary.sha256, **kept},
         },
     )
 
 
-def is_complete(store: Store, dictionary: Dictionary) -> bool:
-    """Tell whether the last conversion ended, with the same data dictionary, and has its table."""
+def is_complete(store: Store, dictionary: Dictionary, *, extra_images: bool) -> bool:
+    """Tell whether the last conversion ended, with the same data dictionary and choice of images, and has its table."""
     if read_document(store, PHENOTYPE) is None:
         return False
     root = RootRecord.from_document(read_document(store, ""))
-    return root.state == "complete" and root.dictionary == dictionary.sha256
+    return (root.state, root.dictionary, root.extra_images) == ("complete", dictionary.sha256, extra_images)

@@ -18,17 +18,19 @@ from isles24_zarr.conversion._commit import is_complete, read_dictionary, store_
 from isles24_zarr.conversion._planning import (
     chosen_subjects,
     decided_jobs,
+    is_outdated,
+    listed_release,
     read_headers,
     undecided,
     voxel_files,
     wanted_images,
 )
+from isles24_zarr.conversion._room import check_room
 from isles24_zarr.conversion._running import Run, client_for, spool_for
 from isles24_zarr.conversion._versions import commit_versions, repository_place
-from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
-from isles24_zarr.release import Source
-from isles24_zarr.store import StorePlace, child_names, read_document, read_root
+from isles24_zarr.release import Source, of_subjects
+from isles24_zarr.store import StorePlace
 from isles24_zarr.writing import remove, remove_partial_objects
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from isles24_zarr.errors import Problem
+    from isles24_zarr.release import LeftOut
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class ConvertReport:
         Everything that went wrong or is odd.
     snapshots
         Of the Icechunk repository, where there is one: the commit of each subject that this run added to it.
+    left_out
+        Files of the chosen subjects, and of nobody in particular, that are not used.
     """
 
     store: str
@@ -72,6 +77,7 @@ class ConvertReport:
     seconds: float
     problems: tuple[Problem, ...]
     snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -92,6 +98,8 @@ def convert(
     icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     spool: str | os.PathLike[str] | None = None,
+    extra_images: bool = False,
+    strict: bool = False,
 ) -> ConvertReport:
     """Convert a release, resuming what an earlier run finished.
 
@@ -120,6 +128,13 @@ def convert(
     spool
         A folder for copies of members of a 7z or tar archive, some GB at a time, of one behind HTTP all that are
         wanted; by default where the store is. All workers must see it.
+        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
+        workers must see it.
+    extra_images
+        Keep images beyond the twelve of ISLES'24, under the names that `scan` lists. The store remembers it: later
+        conversions into it keep them as well.
+    strict
+        Write nothing where an image or table of the chosen subjects would be left out.
 
     Returns
     -------
@@ -130,7 +145,8 @@ def convert(
     ------
     RequestError
         The source is no release, the store is something else, or a name is unknown; or a part is to be converted into a
-        store of an older format (`OldStoreError`), which is brought up to date as a whole.
+        store of an older format (`OldStoreError`), which is brought up to date as a whole; or, before anything is
+        written, something would be left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
 
@@ -142,11 +158,9 @@ def convert(
     """
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
-    release = origin.listed()
-    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(images)
-    outdated = _check_target(target)
-    if outdated and (subjects is not None or images is not None):
-        raise outdated
+    release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
+    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
+    outdated = is_outdated(target, in_part=subjects is not None or images is not None)
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
@@ -157,7 +171,8 @@ def convert(
         zarr_store = target.opened(read_only=False)
         jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
         problems += found
-        if jobs or outdated or not is_complete(zarr_store, dictionary):
+        check_room(target, zarr_store, jobs, overwrite=overwrite)
+        if jobs or outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
             with client_for(jobs, client, workers) as running:
                 # nothing is changed for a cluster that cannot do the work
                 for job in jobs if overwrite else ():
@@ -165,7 +180,7 @@ def convert(
                 remove_partial_objects(zarr_store, "")
                 if outdated:
                     remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
-                write_root(zarr_store, origin, dictionary, state="converting")
+                write_root(zarr_store, origin, dictionary, extra_images=release.extra_images, state="converting")
                 kept = Run(
                     source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
                 ).convert(jobs)
@@ -173,7 +188,7 @@ def convert(
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()
             write_cohort(zarr_store, dictionary.entries)
-            write_root(zarr_store, origin, dictionary, state="complete")
+            write_root(zarr_store, origin, dictionary, extra_images=release.extra_images, state="complete")
         snapshots: Mapping[str, str] = {}
         if place:
             snapshots = commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
@@ -188,20 +203,5 @@ def convert(
         seconds=time.monotonic() - started,
         problems=(*problems, *(problem for job in jobs for problem in job.problems)),
         snapshots=snapshots,
+        left_out=of_subjects(release.left_out, chosen),
     )
-
-
-def _check_target(target: StorePlace) -> OldStoreError | None:
-    """Make sure that the target is ours, or nothing yet; return what readers say of one of an older version."""
-    target.opened(read_only=False)
-    store = target.opened(read_only=True)
-    try:
-        read_root(store)
-    except OldStoreError as error:
-        return error
-    except NotAStoreError:
-        if child_names(store, "") or read_document(store, "") is not None:
-            raise DestinationError(
-                target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
-            ) from None
-    return None

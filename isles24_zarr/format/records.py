@@ -282,6 +282,8 @@ class RootRecord:
         ``"complete"``, or ``"converting"`` while a conversion is under way or after it was killed.
     dictionary
         SHA-256 of the data dictionary that descriptions were taken from, if there was one.
+    extra_images
+        Whether images beyond the twelve are kept.
     seal
         Of the document.
     """
@@ -290,6 +292,7 @@ class RootRecord:
     licence: str | None
     state: str | None
     dictionary: str | None
+    extra_images: bool
     seal: str | None
 
     @classmethod
@@ -306,5 +309,6 @@ class RootRecord:
             licence=text(attributes.get("licence")),
             state=text(attributes.get("state")),
             dictionary=text(recorded.get("dictionary")),
+            extra_images=recorded.get("extra_images") is True,
             seal=text(recorded.get("seal")),
         )
