@@ -122,8 +122,7 @@ def verify(
     release = _listed(origin, extra_images=extra_images)
     present = [name for name in child_names(opened, "") if name.startswith("sub-")]
     chosen = selected_names(present, subjects, of=target.url)
-    if origin and release:
-        check_parts(origin, release, [name for name in chosen if name in release.subjects])
+    _check_parts(origin, release, chosen)
     if not subjects:
         problems += [*root_problems(opened), *table_problems(opened, present)]
     tasks: list[ArrayTask] = []
@@ -169,6 +168,11 @@ def _listed(source: Source | None, *, extra_images: bool) -> Release | None:
         return None
     release = source.listed()
     return release if extra_images else release.without_extra_images()
+
+
+def _check_parts(source: Source | None, release: Release | None, subjects: Sequence[str]) -> None:
+    if source and release:
+        check_parts(source, release, [name for name in subjects if name in release.subjects])
 
 
 def _array_tasks(
