@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
     from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
     from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
-    from isles24_zarr.release import FetchReport, Release, fetch
+    from isles24_zarr.release import FetchCost, FetchReport, Release, fetch, fetch_cost
     from isles24_zarr.scans import open_scan
     from isles24_zarr.serving import view
     from isles24_zarr.synthetic import synthesize
@@ -29,6 +29,7 @@ __all__ = [
     "AddReport",
     "ConvertReport",
     "ExportReport",
+    "FetchCost",
     "FetchReport",
     "Problem",
     "Release",
@@ -39,6 +40,7 @@ __all__ = [
     "errors",
     "export",
     "fetch",
+    "fetch_cost",
     "open_cohort",
     "open_scan",
     "remove",
@@ -53,7 +55,7 @@ _HOMES: Final = {
     "cohorts": ["open_cohort"],
     "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
     "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
-    "release": ["FetchReport", "Release", "fetch"],
+    "release": ["FetchCost", "FetchReport", "Release", "fetch", "fetch_cost"],
     "scans": ["open_scan"],
     "serving": ["view"],
     "synthetic": ["synthesize"],

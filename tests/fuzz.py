@@ -35,8 +35,9 @@ from isles24_zarr.format.layout import subject_plan
 from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.nifti.header import MAX_PLANE_BYTES
 from isles24_zarr.release.extra_images import is_image_name
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.names import DictionaryName, ImageName, Stray, TableName, classified
-from isles24_zarr.release.paths import SourceFile, Subject, release_from_files
+from isles24_zarr.release.paths import Subject, release_from_files
 from tests import fuzz_store, fuzz_tables
 
 if TYPE_CHECKING:

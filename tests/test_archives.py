@@ -36,8 +36,8 @@ from isles24_zarr.errors import (
     SpoolError,
     UnusableArchiveError,
 )
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.names import classified
-from isles24_zarr.release.paths import SourceFile
 from isles24_zarr.release.source import Source
 from isles24_zarr.store.objects import StorePlace
 from isles24_zarr.tasks import spool

@@ -25,7 +25,7 @@ import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.nifti.header import MAX_HEADER_BYTES
-from isles24_zarr.release.paths import SourceFile
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.source import Source
 from tests import fuzz, fuzz_store
 from tests.fuzz import GOOD, by_nibabel, header_bytes

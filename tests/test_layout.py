@@ -15,7 +15,7 @@ from isles24_zarr.format import chunking
 from isles24_zarr.format.chunking import chunks_and_shards
 from isles24_zarr.format.layout import ArrayPlan
 from isles24_zarr.geometry.grid import Orientation, canonical_from_file
-from isles24_zarr.release.paths import SourceFile
+from isles24_zarr.release.files import SourceFile
 
 ORIENTATIONS = [
     Orientation(axes=axes, flips=flips)

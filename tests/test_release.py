@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr.errors import SourceNotFoundError, UnsafePathError
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.names import DictionaryName, ImageName, Stray, StrayTable, TableName, classified
-from isles24_zarr.release.paths import Release, SourceFile, release_from_files
+from isles24_zarr.release.paths import Release, release_from_files
 from isles24_zarr.release.source import Source
 from isles24_zarr.vocabulary import IMAGE_KINDS
 

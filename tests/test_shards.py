@@ -23,7 +23,8 @@ from isles24_zarr.format.layout import subject_plan
 from isles24_zarr.format.records import ArrayRecord
 from isles24_zarr.format.shards import joined_shard, merged_ranges
 from isles24_zarr.nifti.files import VoxelStream, read_header
-from isles24_zarr.release.paths import SourceFile, Subject
+from isles24_zarr.release.files import SourceFile
+from isles24_zarr.release.paths import Subject
 from isles24_zarr.store.remote import RemoteStore
 from isles24_zarr.store.voxels import StoredVoxels
 from isles24_zarr.writing import write_array

@@ -259,13 +259,20 @@ def fetch(
     file: Annotated[
         list[str] | None, typer.Option("--file", help="Only this file of the record; may be repeated.")
     ] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option("--subject", help="Only this subject, read out of the archive by ranges; may be repeated."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="URL of another 7z archive to read subjects out of.")] = None,
     api: Annotated[str | None, typer.Option(help="Another server that answers as Zenodo does.")] = None,
 ) -> bool:
-    """Download the release from Zenodo, 99 GB. Run it again to resume where it stopped."""
+    """Download the release from Zenodo, 99 GB, or some subjects of it. Run it again to resume where it stopped."""
     from isles24_zarr.release import RECORD, ZENODO
     from isles24_zarr.release import fetch as download
 
-    report = download(destination, record=record or RECORD, files=file, api=api or ZENODO)
+    report = download(
+        destination, record=record or RECORD, files=file, subjects=subject, source=source, api=api or ZENODO
+    )
     out().print(
         f"{report.destination}: {len(report.fetched)} files fetched, {len(report.unchanged)} were there, "
         f"{megabytes(report.nbytes)} MB in {report.seconds:.1f} s",

@@ -94,7 +94,7 @@ def forecast(
     """
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(release, images)
+    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
     is_outdated(target, in_part=subjects is not None or images is not None)
     opened = target.opened(read_only=True)
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())

@@ -12,12 +12,13 @@ from isles24_zarr.conversion.resume import NO_RUN, Job, decided_job, only_images
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError, Problem, SourceError
 from isles24_zarr.format import RootRecord, SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
-from isles24_zarr.release import Source, check_nothing_left_out, selected_names
+from isles24_zarr.release import Source, check_nothing_left_out, check_parts, selected_names
 from isles24_zarr.store import child_names, read_document, read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from zarr.abc.store import Store
 
@@ -77,7 +78,7 @@ def planned(
     """Return what `convert` would write into a new store, given the same arguments, and what is odd."""
     place = Source.of(source, storage_options)
     release = place.listed().without_extra_images()
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(release, images)
+    chosen, wanted = chosen_subjects(place, release, subjects), wanted_images(release, images)
     _, headers, problems = read_headers(place, chosen.values(), progress=sys.stderr.isatty())
     plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
     problems += [problem for plan in plans for problem in plan.problems]
@@ -154,6 +155,22 @@ def undecided(
     ]
 
 
+def voxel_files(
+    source: Source, target: StorePlace, subjects: Iterable[Subject], wanted: frozenset[str], *, overwrite: bool
+) -> set[str]:
+    """Return the paths of all images whose voxels may be read of an archive behind HTTP; none of other sources.
+
+    Beside those that are wanted, these are the images that an earlier run has written: they are compared or replaced.
+    """
+    if not source.remote:
+        return set()
+    store, paths = target.opened(read_only=True), set()
+    for subject in subjects:
+        images = wanted if overwrite else wanted | previous_run(store, subject.name).images
+        paths |= {file.path for (_, image), file in subject.images.items() if image in images}
+    return paths
+
+
 def decided_jobs(
     store: Store,
     subjects: Iterable[Subject],
@@ -188,9 +205,24 @@ def decided_jobs(
 
 
 def read_headers(
-    source: Source, subjects: Iterable[Subject], dictionary: SourceFile | None = None, *, progress: bool
+    source: Source,
+    subjects: Iterable[Subject],
+    dictionary: SourceFile | None = None,
+    kept: Collection[str] = (),
+    folder: Path | None = None,
+    *,
+    progress: bool,
 ) -> tuple[Source, dict[str, Header], list[Problem]]:
     """Read the headers of all images by path; a file without a usable one becomes a problem.
+
+    Parameters
+    ----------
+    source, subjects, dictionary
+        The release, and whose files are wanted.
+    kept, folder
+        Paths of images to copy out of an archive behind HTTP, which is read once, and where to.
+    progress
+        Show how far it is, where that takes time.
 
     Returns
     -------
@@ -200,7 +232,8 @@ def read_headers(
     if source.streamed:
         from isles24_zarr.tasks import read_ahead
 
-        return read_ahead(source, subjects, dictionary, progress=progress)
+        folder = folder if source.remote else None
+        return read_ahead(source, subjects, dictionary, progress=progress, kept=kept, folder=folder)
 
     def read(item: tuple[str, str, SourceFile]) -> Header | Problem:
         subject, image, file = item
@@ -222,5 +255,7 @@ def wanted_images(release: Release, images: Sequence[str] | None) -> frozenset[s
     return frozenset(selected_names({*vocabulary.IMAGES, *release.image_names}, images, of=of))
 
 
-def chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
-    return {name: release.subjects[name] for name in selected_names(release.subjects, names, of=release.source)}
+def chosen_subjects(source: Source, release: Release, names: Sequence[str] | None) -> dict[str, Subject]:
+    chosen = selected_names(release.subjects, names, of=release.source)
+    check_parts(source, release, chosen)
+    return {name: release.subjects[name] for name in chosen}

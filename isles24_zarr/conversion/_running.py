@@ -39,7 +39,7 @@ class Run:
     confirm
         Raises where the lock of the store was lost; called before each commit.
     folder
-        For members of an archive that is read from front to back; None for other sources.
+        For members of an archive, while it is read from front to back; None for other sources.
     progress
         Show bars on stderr.
     """
@@ -101,7 +101,7 @@ class Run:
         if not tasks or self.client is None:
             yield iter(())
             return
-        if self.folder:
+        if self.folder and self.source.streamed:
             by_path = {task.plan.source.path: task for task in tasks}
             nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
             arriving, total = arrivals(self.source, by_path, nbytes, self.folder), sum(nbytes.values())

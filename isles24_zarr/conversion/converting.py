@@ -22,6 +22,7 @@ from isles24_zarr.conversion._planning import (
     listed_release,
     read_headers,
     undecided,
+    voxel_files,
     wanted_images,
 )
 from isles24_zarr.conversion._room import check_room
@@ -105,7 +106,8 @@ def convert(
     Parameters
     ----------
     source
-        A folder, an archive (zip, tar, 7z), Parquet files as on the Hugging Face Hub, or any fsspec URL of a release.
+        A folder, an archive (zip, tar, 7z), Parquet files as on the Hugging Face Hub, any fsspec URL of a release, or
+        the URL of a 7z archive by HTTP, out of which no more is read than is wanted.
     store
         Where to write: a new place, or a store that this function wrote.
     subjects, images
@@ -124,6 +126,8 @@ def convert(
     storage_options
         Options for those of source, store and repository that are URLs.
     spool
+        A folder for copies of members of a 7z or tar archive, some GB at a time, of one behind HTTP all that are
+        wanted; by default where the store is. All workers must see it.
         A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
         workers must see it.
     extra_images
@@ -155,14 +159,15 @@ def convert(
     started = time.monotonic()
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(release, images)
+    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
     outdated = is_outdated(target, in_part=subjects is not None or images is not None)
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
     needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
-    origin, headers, odd = read_headers(origin, needed, release.dictionary, progress=progress)
-    dictionary = read_dictionary(origin, release)
-    problems = [*release.problems, *dictionary.problems]
-    with store_errors(target), target.locked() as confirm:
+    with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
+        kept_files = voxel_files(origin, target, needed, wanted, overwrite=overwrite)
+        origin, headers, odd = read_headers(origin, needed, release.dictionary, kept_files, folder, progress=progress)
+        dictionary = read_dictionary(origin, release)
+        problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
         jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
         problems += found
@@ -176,10 +181,9 @@ def convert(
                 if outdated:
                     remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
                 write_root(zarr_store, origin, dictionary, extra_images=release.extra_images, state="converting")
-                with spool_for(origin, target, spool) as folder:
-                    kept = Run(
-                        source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
-                    ).convert(jobs)
+                kept = Run(
+                    source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
+                ).convert(jobs)
             problems += kept.values()
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()

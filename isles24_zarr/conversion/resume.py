@@ -96,7 +96,12 @@ class Job:
         """Return a task for each array."""
         self.pending = {plan.path for plan in self.plan.arrays}
         return [
-            FileTask(source=source, target=target, plan=plan, unchanged=is_recorded(plan.source, self.record))
+            FileTask(
+                source=source.only(plan.source.path),
+                target=target,
+                plan=plan,
+                unchanged=is_recorded(plan.source, self.record),
+            )
             for plan in self.plan.arrays
         ]
 

@@ -5,13 +5,16 @@ from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.left_out import LeftOut, check_nothing_left_out, left_out_line, of_subjects
 from isles24_zarr.release.names import DICTIONARY_NAME, Stray, classified
 from isles24_zarr.release.paths import Release, Subject, selected_names
+from isles24_zarr.release.remote import check_parts, copy_member, told_reading
+from isles24_zarr.release.reports import FetchCost, FetchReport
 from isles24_zarr.release.source import Source
-from isles24_zarr.release.zenodo import RECORD, ZENODO, FetchReport, fetch
+from isles24_zarr.release.zenodo import RECORD, ZENODO, fetch, fetch_cost
 
 __all__ = [
     "DICTIONARY_NAME",
     "RECORD",
     "ZENODO",
+    "FetchCost",
     "FetchReport",
     "LeftOut",
     "Release",
@@ -20,12 +23,16 @@ __all__ = [
     "Stray",
     "Subject",
     "check_nothing_left_out",
+    "check_parts",
     "classified",
+    "copy_member",
     "fetch",
+    "fetch_cost",
     "image_kind",
     "image_rank",
     "is_image_name",
     "left_out_line",
     "of_subjects",
     "selected_names",
+    "told_reading",
 ]

@@ -5,6 +5,9 @@ single one, which can only be decompressed from its start. py7zr reads the direc
 are decompressed here, by the standard library and piece by piece, so that memory holds the dictionary of the packer and
 a piece, whatever the sizes in the directory say. A block that holds nothing of interest is not read.
 
+An archive behind HTTP is read in the same way, by ranges: the directory at its end, then the blocks that hold what is
+wanted, each from its start up to the last member of it that is.
+
 Format: https://py7zr.readthedocs.io/en/latest/archive_format.html
 """
 
@@ -15,7 +18,7 @@ import contextlib
 import dataclasses
 import lzma
 import struct
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from isles24_zarr.errors import (
@@ -26,15 +29,18 @@ from isles24_zarr.errors import (
     UnusableArchiveError,
 )
 from isles24_zarr.nifti import MOST_MEMBERS, MemberStream
+from isles24_zarr.release._ranges import RemoteFile
 from isles24_zarr.release.files import SourceFile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
 _READ_BYTES: Final = 2**20
 _MOST_DICTIONARY_BYTES: Final = 2**30
 """A directory may declare one of 4 GB, which would be taken from memory before the first byte is decompressed."""
 
+_SIGNATURE_BYTES: Final = 32
+"""At the start of an archive; they tell where its directory is."""
 _UNPACK: Final = "; unpack it and convert the folder"
 _ENCRYPTION: Final = b"\x06\xf1\x07\x01"
 _METHODS: Final = {b"\x00": "Copy", b"\x21": "LZMA2", b"\x03\x01\x01": "LZMA", b"\x04\x02\x02": "BZip2"}
@@ -90,6 +96,25 @@ class _Block:
     branches: bool
     members: tuple[Any, ...]
 
+    def last(self, wanted: Collection[str]) -> int:
+        """Return the index of the last member that is wanted, -1 where none is."""
+        return max((index for index, member in enumerate(self.members) if member.filename in wanted), default=-1)
+
+    def needed_bytes(self, needed: Mapping[str, int]) -> int:
+        """Return about how much is read of the block: where in it a member begins, no directory says.
+
+        Parameters
+        ----------
+        needed
+            By the name of a member: how many of its bytes.
+        """
+        position = most = 0
+        for member in self.members:
+            if member.filename in needed:
+                most = position + needed[member.filename]
+            position += int(member.uncompressed)
+        return self.compressed if most >= position else -(-self.compressed * most // position)
+
     def decoder(self) -> _Decoder:
         if self.method == "Copy":
             return _Copy()
@@ -142,13 +167,13 @@ class _Decompressed:
         return b""
 
 
-def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
+def listed_members(file: BinaryIO, path: str) -> tuple[list[SourceFile], list[Problem]]:
     """List the regular files of an archive by its directory; nothing is decompressed.
 
     Parameters
     ----------
-    path
-        Of the archive.
+    file, path
+        The archive, and what it is called.
 
     Returns
     -------
@@ -161,7 +186,7 @@ def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
         The archive cannot be read.
     """
     files, problems = [], []
-    with _opened(path) as archive:
+    with _opened(file, path) as archive:
         _blocks(archive, path)  # which refuses what could not be decompressed later
         for member in archive.files:
             if member.is_directory and not member.is_symlink:
@@ -175,55 +200,93 @@ def listed_members(path: str) -> tuple[list[SourceFile], list[Problem]]:
     return files, problems
 
 
-def read_members(path: str, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream]]:
+def reading_cost(file: BinaryIO, path: str, needed: Mapping[str, int]) -> tuple[list[tuple[int, int]], int]:
+    """Tell what it takes to read some members.
+
+    Parameters
+    ----------
+    file, path
+        The archive, and what it is called.
+    needed
+        By the name of a member: how many of its bytes, from the first.
+
+    Returns
+    -------
+    tuple
+        Of each block that holds any of them, about how many bytes of it are read, and how many it has; the number of
+        all blocks.
+    """
+    with _opened(file, path) as archive:
+        blocks = _blocks(archive, path)
+    touched = [block for block in blocks if block.last(needed) >= 0]
+    costs = [(block.needed_bytes(needed), block.compressed) for block in touched]
+    return costs, sum(bool(block.members) for block in blocks)
+
+
+def read_members(file: BinaryIO, path: str, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream]]:
     """Yield some members in the order of the archive; each must be read before the next one is asked for.
 
     Parameters
     ----------
-    path
-        Of the archive.
+    file, path
+        The archive, and what it is called.
     wanted
-        Names that are there once.
+        Names that are there once; as keys of how many bytes are needed of them, where that is not all.
     """
-    with _opened(path) as archive:
+    with _opened(file, path) as archive:
+        sizes = {member.filename: int(member.uncompressed) for member in archive.files if member.filename in wanted}
+        needed = wanted if isinstance(wanted, Mapping) else sizes
         for block in _blocks(archive, path):
-            last = max((index for index, each in enumerate(block.members) if each.filename in wanted), default=-1)
-            decompressed = _Decompressed(archive.fp, block, path=path) if last >= 0 else None
-            for member in block.members[: last + 1]:
-                assert decompressed is not None  # noqa: S101 - for the type checker
+            last = block.last(wanted)
+            if last < 0:
+                continue
+            if isinstance(file, RemoteFile):
+                file.expect(block.start + block.needed_bytes(needed))
+            decompressed = _Decompressed(file, block, path=path)
+            for index, member in enumerate(block.members[: last + 1]):
                 crc = member.crc32 if member.filename in wanted else None
                 stream = MemberStream(decompressed.read, path=member.filename, size=int(member.uncompressed), crc=crc)
                 if member.filename in wanted:
                     yield member.filename, stream
-                with contextlib.suppress(DamagedArchiveError):  # the next member says so
-                    stream.skip()
+                if index < last:
+                    with contextlib.suppress(DamagedArchiveError):  # the next member says so
+                        stream.skip()
         for member in archive.files:
             if member.emptystream and member.filename in wanted:
                 yield member.filename, MemberStream(lambda _: b"", path=member.filename, size=0)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """Read the directory of an archive."""
+def _opened(file: BinaryIO, path: str) -> Iterator[Any]:
+    """Read the directory of an archive, of one behind HTTP once."""
+    if isinstance(file, RemoteFile):
+        if file.directory is None:
+            file.expect(_SIGNATURE_BYTES)
+            file.directory = _directory(file, path)
+        yield file.directory
+        return
+    with _directory(file, path) as archive:
+        yield archive
+
+
+def _directory(file: BinaryIO, path: str) -> Any:
     try:
         from py7zr import SevenZipFile
         from py7zr.exceptions import ArchiveError, PasswordRequired
     except ImportError as error:
         raise MissingExtraError(path, "to read it, run: pip install 'isles24-zarr[archive]'") from error
-    with Path(path).open("rb") as file:
-        try:
-            archive = SevenZipFile(file)
-        except PasswordRequired as error:
-            raise UnusableArchiveError(path, f"is encrypted, its directory, too{_UNPACK}") from error
-        except (ArchiveError, *_DIRECTORY_ERRORS) as error:
-            what = f"its directory is damaged or cut off ({error or type(error).__name__}); fetch the archive again"
-            raise UnusableArchiveError(path, what) from error
-        except MemoryError as error:
-            raise UnusableArchiveError(path, f"its directory takes more memory than there is{_UNPACK}") from error
-        with archive:
-            if hasattr(archive, "files") and len(archive.files) > MOST_MEMBERS:
-                raise UnusableArchiveError(path, f"has more than {MOST_MEMBERS:,} members{_UNPACK}")
-            yield archive
+    try:
+        archive = SevenZipFile(file)
+    except PasswordRequired as error:
+        raise UnusableArchiveError(path, f"is encrypted, its directory, too{_UNPACK}") from error
+    except (ArchiveError, *_DIRECTORY_ERRORS) as error:
+        what = f"its directory is damaged or cut off ({error or type(error).__name__}); fetch the archive again"
+        raise UnusableArchiveError(path, what) from error
+    except MemoryError as error:
+        raise UnusableArchiveError(path, f"its directory takes more memory than there is{_UNPACK}") from error
+    if hasattr(archive, "files") and len(archive.files) > MOST_MEMBERS:
+        raise UnusableArchiveError(path, f"has more than {MOST_MEMBERS:,} members{_UNPACK}")
+    return archive
 
 
 def _blocks(archive: Any, path: str) -> list[_Block]:

@@ -1,7 +1,8 @@
 """Where a release lies: listing its files and opening them, through fsspec. All that reads a release does it here.
 
-Archives without random access, 7z and tar, are listed here and read front to back by `Source.members`; what was taken
-out of one is `held`, and opened like any other file. Cells of Parquet files are opened where they lie.
+Archives without random access, 7z and tar, are listed here and read front to back by `Source.members`, a 7z archive
+behind HTTP, too; what was taken out of one is `held`, and opened like any other file. Cells of Parquet files are opened
+where they lie.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from urllib.parse import urlsplit
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -30,12 +32,14 @@ from isles24_zarr.errors import (
     UnsupportedArchiveError,
 )
 from isles24_zarr.nifti import HashedFile
-from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path
+from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path, own_options
 from isles24_zarr.release import _sevenzip as sevenzip
 from isles24_zarr.release import _tarball as tarball
 from isles24_zarr.release._footers import require_parquet, rows_of_shard
 from isles24_zarr.release._hub import HUB, pinned_url
+from isles24_zarr.release._listing import described_file, listed_files
 from isles24_zarr.release._pages import opened_cell
+from isles24_zarr.release._ranges import RemoteFile
 from isles24_zarr.release._shards import files_of_shards
 from isles24_zarr.release.files import Cell, SourceFile
 from isles24_zarr.release.left_out import fitting_path, two_images
@@ -76,19 +80,22 @@ class Source:
     storage_options
         For a URL, see `options`.
     streamed
-        It is an archive that can only be read from front to back, on this machine.
+        It is an archive that can only be read from front to back.
     held
         What was taken out of such an archive, by path: a copy of the file, its content, or why it cannot be had.
+    remote
+        The archive itself where it is behind HTTP: read by this process alone.
     """
 
     url: str
     storage_options: Mapping[str, Any]
     streamed: bool = False
     held: Mapping[str, Path | bytes | SourceError] = dataclasses.field(default_factory=dict)
+    remote: RemoteFile | None = None
 
     @classmethod
     def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
-        """Make a source of what a caller gives: a folder, an archive, a Parquet file, or a URL of a folder.
+        """Make a source of what a caller gives: a folder, an archive, a Parquet file, or a URL.
 
         Options are for URLs; a path of this machine takes none. The URL of a dataset on the Hugging Face Hub gets the
         commit that it is at now.
@@ -98,6 +105,9 @@ class Source:
             raise SourceNotFoundError(repr(text), "names no place")
         if is_url(text):
             options = dict(storage_options or {})
+            if _is_remote_archive(text):
+                remote = RemoteFile(text, headers=own_options(text, options).get("headers"))
+                return cls(url=remote.name, storage_options=options, streamed=True, remote=remote)
             return cls(url=pinned_url(text, options) if text.startswith(HUB) else text, storage_options=options)
         path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
         is_packed = path.name.lower().endswith(_PACKED_NAMES) and path.is_file()
@@ -147,9 +157,9 @@ class Source:
             try:
                 with access_errors(self.url):
                     if self._is_shard(filesystem, root):
-                        files = [_described(filesystem.info(root), "")]
+                        files = [described_file(filesystem.info(root), "")]
                     else:
-                        files = list(_listed_files(filesystem, root, problems))
+                        files = list(listed_files(filesystem, root, problems))
                 if isinstance(filesystem, ZipFileSystem):
                     files = list(_unambiguous(files, Counter(filesystem.zip.namelist()), problems))
             except RecursionError as error:  # fsspec walks from each member of an archive up to its top
@@ -196,13 +206,26 @@ class Source:
         return path or PurePosixPath(self.url).name
 
     def _listed_members(self) -> tuple[list[SourceFile], list[Problem]]:
-        archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
         try:
-            found, problems = archives.listed_members(self.url)
+            if self.url.lower().endswith(_TAR_NAMES):
+                found, problems = tarball.listed_members(self.url)
+            else:
+                with self.archive() as archive:
+                    found, problems = sevenzip.listed_members(archive, self.url)
         except OSError as error:
             raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
         files = list(_unambiguous(found, Counter(file.path for file in found), problems))
         return files, problems
+
+    @contextlib.contextmanager
+    def archive(self) -> Iterator[BinaryIO]:
+        """Open the 7z archive that this source is."""
+        if self.remote:
+            self.remote.seek(0)
+            yield cast("BinaryIO", self.remote)
+            return
+        with Path(self.url).open("rb") as file:
+            yield file
 
     def members(self, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream | SourceError]]:
         """Yield members of a streamed archive in their order; those that it does not hold in full come last.
@@ -210,12 +233,12 @@ class Source:
         Parameters
         ----------
         wanted
-            Their names. Each must be read before the next one is asked for.
+            Their names, as keys of how many bytes are needed of them where that is not all. Each must be read before
+            the next one is asked for.
         """
-        archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
         missing = set(wanted)
         try:
-            for path, stream in archives.read_members(self.url, wanted) if missing else ():
+            for path, stream in self._streams(wanted) if missing else ():
                 missing.discard(path)
                 yield path, stream
             what = "its archive is damaged or cut off before it"
@@ -223,6 +246,18 @@ class Source:
             what = f"its archive cannot be read ({error})"
         for path in sorted(missing):
             yield path, DamagedArchiveError(path, what)
+
+    def _streams(self, wanted: Collection[str]) -> Iterator[tuple[str, MemberStream]]:
+        if self.url.lower().endswith(_TAR_NAMES):
+            yield from tarball.read_members(self.url, wanted)
+            return
+        with self.archive() as archive:
+            yield from sevenzip.read_members(archive, self.url, wanted)
+
+    def only(self, path: str) -> Source:
+        """Return the source for a task that reads one file, with nothing else in it."""
+        held = {path: self.held[path]} if path in self.held else {}
+        return dataclasses.replace(self, held=held, remote=None)
 
     @contextlib.contextmanager
     def opened(self, file: SourceFile, *, header: bool = False) -> Iterator[BinaryIO]:
@@ -298,6 +333,12 @@ class Source:
         return b"".join(pieces)[: most + 1]
 
 
+def _is_remote_archive(url: str) -> bool:
+    """Tell whether a URL is that of a 7z archive behind HTTP; Zenodo's API has a word behind its name."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and parts.path.removesuffix("/content").lower().endswith(".7z")
+
+
 def _unambiguous(files: list[SourceFile], counts: Mapping[str, int], problems: list[Problem]) -> Iterator[SourceFile]:
     """Yield members of an archive; of names that are there more than once, or too long for a file, none is used."""
     refused = set()
@@ -339,53 +380,3 @@ def _fitting(path: str) -> str:
 
 def _is_shard_name(file: SourceFile) -> bool:
     return not file.path or file.path.lower().endswith(_SHARD)
-
-
-def _described(info: Mapping[str, Any], path: str) -> SourceFile:
-    """Make a file of what a file system says of it."""
-    keys = ("ETag", "CRC", "blob_id", "LastModified", "mtime")
-    stamp = next((info[key] for key in keys if info.get(key)), "")
-    return SourceFile(path=path, size=int(info["size"] or 0), stamp=str(stamp))
-
-
-def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:
-    if isinstance(filesystem, LocalFileSystem):
-        yield from _listed_local_files(Path(root).resolve(), problems)
-        return
-    prefix = f"{root.rstrip('/')}/" if root else ""
-    for path, info in filesystem.find(root, detail=True).items():
-        relative = path.removeprefix(prefix)
-        # the Unix mode of a zip member: its content would be the name of another file
-        if info.get("external_attr", 0) >> 28 == 0xA or info.get("islink"):
-            problems.append(Problem.from_error(UnsafePathError(relative, "is a symbolic link")))
-            continue
-        yield _described(info, relative)
-
-
-def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceFile]:
-    def refuse(path: Path, what: str) -> None:
-        problems.append(Problem.from_error(UnsafePathError(path.relative_to(root).as_posix(), what)))
-
-    def unlistable(error: OSError) -> None:
-        path = Path(error.filename).relative_to(root).as_posix()
-        problems.append(Problem.from_error(UnreadableFileError(path, f"cannot be listed ({error.strerror})")))
-
-    for name, subfolders, files in os.walk(root, onerror=unlistable):
-        folder = Path(name)
-        if "zarr.json" in files:
-            where = folder.relative_to(root).as_posix()
-            problems.append(Problem(path=where, message="is a Zarr store; left out", severity="notice"))
-            subfolders.clear()
-            continue
-        for subfolder in (folder / name for name in sorted(subfolders)):
-            if os.path.islink(subfolder):  # noqa: PTH114 - Path.is_symlink fails on a path that is too long
-                refuse(subfolder, "is a symbolic link to a folder")
-        for file in (folder / name for name in sorted(files)):
-            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
-                refuse(file, "is a symbolic link out of the release")
-            elif not file.is_file():
-                refuse(file, "is no regular file")
-            else:
-                status = file.stat()
-                relative = file.relative_to(root).as_posix()
-                yield SourceFile(path=relative, size=status.st_size, stamp=str(status.st_mtime_ns))

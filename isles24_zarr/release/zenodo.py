@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -16,8 +17,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.errors import DestinationError, DownloadError, MissingExtraError, RecordError, UnknownNameError
+from isles24_zarr.errors import (
+    DestinationError,
+    DownloadError,
+    MissingExtraError,
+    RecordError,
+    SourceNotFoundError,
+    UnknownNameError,
+)
 from isles24_zarr.places import lock_file
+from isles24_zarr.release._ranges import SECONDS, ask_persistently, asked_bytes, reason_of, size_in_range
+from isles24_zarr.release.paths import selected_names
+from isles24_zarr.release.remote import check_parts, fetch_subjects, reading_cost, sizes_of, subject_files
+from isles24_zarr.release.reports import FetchCost, FetchReport
+from isles24_zarr.release.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +43,6 @@ RECORD: Final = "17652035"
 _RECORD_ID: Final = re.compile(r"(?:(?:https?://)?(?:doi\.org/)?10\.5281/zenodo\.)?([0-9]{1,12})", re.ASCII)
 _NAME: Final = re.compile(r"[\w][\w.+ -]{0,200}", re.ASCII)
 _MD5: Final = re.compile(r"md5:([0-9a-f]{32})", re.ASCII)
-_PIECE_BYTES: Final = 2**16
-"""When a connection breaks, up to as much of what has come is lost."""
-_SECONDS: Final = 60
-_ATTEMPTS: Final = 6
-"""In a row in which nothing came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,39 +63,18 @@ class RecordFile:
     url: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FetchReport:
-    """What was fetched.
-
-    Parameters
-    ----------
-    destination
-        The folder.
-    fetched, unchanged
-        Names of files that were downloaded, and of those that were there.
-    nbytes
-        Bytes that came over the network.
-    seconds
-        Time taken.
-    """
-
-    destination: str
-    fetched: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    nbytes: int
-    seconds: float
-
-
 def fetch(
     destination: str | os.PathLike[str],
     *,
     record: str = RECORD,
     files: Sequence[str] | None = None,
+    subjects: Sequence[str] | None = None,
+    source: str | None = None,
     api: str = ZENODO,
     progress: bool = True,
     patience: float = 1.0,
 ) -> FetchReport:
-    """Download the files of a Zenodo record; run it again to resume where it stopped.
+    """Download the files of a Zenodo record, or some subjects out of its archive; run it again to resume.
 
     Parameters
     ----------
@@ -97,17 +84,24 @@ def fetch(
         Number or DOI of the record, by default that of the training data of ISLES'24.
     files
         Names to download; all by default.
+    subjects
+        Names of subjects, whose files alone are read out of the 7z archive of the record by ranges, and written below
+        the folder under their own paths. Not of a solid archive, see `fetch_cost`.
+    source
+        The URL of another 7z archive for them. All its subjects by default.
     api
         Of Zenodo, or of a server that answers as it does.
     progress
-        Show a progress bar on stderr.
+        Show a progress bar on stderr, and before, what subjects cost.
     patience
         Seconds to wait after a first failure; each further one doubles them.
 
     Raises
     ------
     RecordError, UnknownNameError, DestinationError
-        There is no such record or file, or the folder cannot take it.
+        There is no such record, file or subject, or the folder cannot take it.
+    UnusableArchiveError
+        The archive is solid, or its server gives no parts of files.
     DownloadError
         The connection broke and would not be mended, or what came is not what the record lists.
     MissingExtraError
@@ -116,7 +110,13 @@ def fetch(
     Examples
     --------
     >>> isles24_zarr.fetch("downloads")  # doctest: +SKIP
+    >>> isles24_zarr.fetch("downloads", subjects=["sub-stroke0001"])  # doctest: +SKIP
     """
+    if subjects is not None or source is not None:
+        archive = _archive(source, record, files, api)
+        if archive.remote:
+            archive.remote.patience = patience
+        return fetch_subjects(archive, destination, subjects, progress=progress)
     try:
         import pooch
         import requests
@@ -157,6 +157,64 @@ def fetch(
     )
 
 
+def fetch_cost(
+    subjects: Sequence[str] | None = None, *, source: str | None = None, record: str = RECORD, api: str = ZENODO
+) -> FetchCost:
+    """Tell what it costs to read subjects out of an archive behind HTTP, as `fetch` and `convert` do.
+
+    Parameters
+    ----------
+    subjects
+        Names; all by default.
+    source
+        The URL of a 7z archive, by default that of the record.
+    record, api
+        As for `fetch`.
+
+    Returns
+    -------
+    FetchCost
+        Bytes and blocks. Nothing but the directory of the archive is read.
+
+    Raises
+    ------
+    RecordError, UnknownNameError, SourceNotFoundError, StoreAccessError
+        There is no such record, archive or subject.
+    UnusableArchiveError
+        The archive is solid and some subjects are asked for, or its server gives no parts of files.
+
+    Examples
+    --------
+    >>> print(isles24_zarr.fetch_cost(["sub-stroke0001"]))  # doctest: +SKIP
+    """
+    archive = _archive(source, record, None, api)
+    release = archive.listed()
+    chosen = selected_names(release.subjects, subjects, of=archive.url)
+    check_parts(archive, release, chosen)
+    cost = reading_cost(archive, sizes_of(subject_files(release, chosen)))
+    assert cost is not None  # noqa: S101 - for the type checker
+    return cost
+
+
+def _archive(source: str | None, record: str, names: Sequence[str] | None, api: str) -> Source:
+    """Return the archive behind HTTP that subjects are read out of."""
+    if source is None:
+        try:
+            import requests
+        except ImportError as error:
+            raise MissingExtraError("fetching", "run: pip install 'isles24-zarr[fetch]'") from error
+        with requests.Session() as session:
+            found = _chosen_files(recorded_files(session, record, api), names, record)
+        urls = [file.url for file in found if file.name.lower().endswith(".7z")]
+        if len(urls) != 1:
+            raise RecordError(record, f"has {len(urls) or 'no'} 7z archives to read subjects out of, not one")
+        source = urls[0]
+    archive = Source.of(source)
+    if archive.remote is None:
+        raise SourceNotFoundError(source, "is not the URL of a 7z archive by HTTP, as subjects are fetched out of")
+    return archive
+
+
 def recorded_files(session: Any, record: str, api: str = ZENODO) -> list[RecordFile]:
     """Ask for the files of a record.
 
@@ -181,12 +239,12 @@ def recorded_files(session: Any, record: str, api: str = ZENODO) -> list[RecordF
         raise RecordError(record, "is neither the number of a Zenodo record nor its DOI")
     url = f"{api.rstrip('/')}/records/{number[1]}"
     try:
-        answer = session.get(url, timeout=_SECONDS)
+        answer = session.get(url, timeout=SECONDS)
         document = answer.json() if answer.status_code == 200 else None
     except requests.exceptions.JSONDecodeError as error:
         raise RecordError(url, "is answered by something else than a record") from error
     except requests.exceptions.RequestException as error:
-        raise DownloadError(url, f"no server answers ({_reason(error)})") from error
+        raise DownloadError(url, f"no server answers ({reason_of(error)})") from error
     if document is None:
         raise RecordError(url, f"cannot be had (status {answer.status_code})")
     try:
@@ -253,15 +311,9 @@ class _Download:
             self._locked_part() as part,
         ):
             bar.finish(part.tell())
-            failures = 0
-            while part.tell() < self._file.size:
-                before = part.tell()
-                reason = self._continued(url, part, bar.finish)
-                failures = 0 if part.tell() > before else failures + 1
-                if reason and failures >= _ATTEMPTS:
-                    raise DownloadError(url, f"broke off after {part.tell():,} of {self._file.size:,} bytes ({reason})")
-                if reason:
-                    time.sleep(self._patience * 2**failures / 2)
+            if part.tell() < self._file.size:
+                ask = functools.partial(self._continued, url, part, bar.finish)
+                ask_persistently(ask, part.tell, url, end=self._file.size, wait=self._patience)
         self._part.replace(output_file)
 
     @contextlib.contextmanager
@@ -286,45 +338,32 @@ class _Download:
         DownloadError
             The server refuses, or gives more than there should be: to ask again would not help.
         """
-        import requests
-
         begin = part.tell()
-        # compressed on the way, ranges and sizes would be those of something else
-        headers = {"Range": f"bytes={begin}-", "Accept-Encoding": "identity"}
+
+        def check(answer: Any) -> None:
+            if answer.status_code == 416:
+                raise DownloadError(url, f"ends after {begin:,} of the {self._file.size:,} bytes of the record")
+            if answer.status_code not in {200, 206}:
+                raise DownloadError(url, f"is refused (status {answer.status_code})")
+            if answer.status_code == 206:
+                size = size_in_range(answer, begin, url)
+                if size not in {None, self._file.size}:
+                    raise DownloadError(url, f"has {size:,} bytes, the record lists {self._file.size:,}")
+            elif begin:  # the server does not know ranges
+                part.truncate(0)
+                part.seek(0)
+                on_piece(-begin)
+
+        def take(piece: bytes) -> None:
+            if part.tell() + len(piece) > self._file.size:
+                self._part.unlink(missing_ok=True)
+                raise DownloadError(url, f"has more than the {self._file.size:,} bytes that the record lists")
+            part.write(piece)
+            self.came += len(piece)
+            on_piece(len(piece))
+
         try:
-            with self._session.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:
-                if answer.status_code in {408, 429} or answer.status_code >= 500:
-                    return f"status {answer.status_code}"
-                if answer.status_code == 416:
-                    raise DownloadError(url, f"ends after {begin:,} of the {self._file.size:,} bytes of the record")
-                if answer.status_code not in {200, 206}:
-                    raise DownloadError(url, f"is refused (status {answer.status_code})")
-                if answer.status_code == 206:
-                    self._check_range(answer.headers.get("Content-Range", ""), begin, url)
-                elif begin:  # the server does not know ranges
-                    part.truncate(0)
-                    part.seek(0)
-                    on_piece(-begin)
-                for piece in answer.iter_content(_PIECE_BYTES):
-                    if part.tell() + len(piece) > self._file.size:
-                        self._part.unlink(missing_ok=True)
-                        raise DownloadError(url, f"has more than the {self._file.size:,} bytes that the record lists")
-                    part.write(piece)
-                    self.came += len(piece)
-                    on_piece(len(piece))
-        except requests.exceptions.RequestException as error:
-            return _reason(error)
+            reason = asked_bytes(self._session, url, (begin, None), check=check, take=take)
         finally:
             part.flush()
-        return "" if part.tell() == self._file.size else "the connection ended early"
-
-    def _check_range(self, given: str, begin: int, url: str) -> None:
-        match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", given)
-        if match is None or int(match[1]) != begin:
-            raise DownloadError(url, f"answers with the range {given!r}, not with that from byte {begin:,}")
-        if match[2] != "*" and int(match[2]) != self._file.size:
-            raise DownloadError(url, f"has {int(match[2]):,} bytes, the record lists {self._file.size:,}")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        return "" if part.tell() == self._file.size else reason or "the connection ended early"

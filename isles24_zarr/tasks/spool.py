@@ -31,11 +31,11 @@ from isles24_zarr.errors import (
 from isles24_zarr.nifti import Header, read_header
 from isles24_zarr.places import lock_file
 from isles24_zarr.progress import ProgressBar
-from isles24_zarr.release import Source
+from isles24_zarr.release import Source, copy_member, told_reading
 from isles24_zarr.tasks.cluster import running_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from distributed import Client
@@ -51,6 +51,8 @@ MOST_BYTES: Final = 4 * 10**9
 MOST_MEMBERS: Final = 64
 _MOST_TABLES_BYTES: Final = 64 * 2**20
 _COPY_BYTES: Final = 2**20
+_HEADER_BYTES: Final = 2**16
+"""Of an image of which nothing but the header is read, about."""
 _PREFIX: Final = ".isles24-zarr-spool-"
 _SLACK_BYTES: Final = 64 * 2**20
 """What headers and surplus may add to a file beyond twice its voxels."""
@@ -175,9 +177,17 @@ def _locked(folder: Path) -> Iterator[int]:
 
 
 def read_ahead(
-    source: Source, subjects: Iterable[Subject], dictionary: SourceFile | None, *, progress: bool
+    source: Source,
+    subjects: Iterable[Subject],
+    dictionary: SourceFile | None,
+    *,
+    progress: bool,
+    kept: Collection[str] = (),
+    folder: Path | None = None,
 ) -> tuple[Source, dict[str, Header], list[Problem]]:
     """Take headers and tables out of an archive, in one pass that ends with the last of them.
+
+    An archive behind HTTP is not to be read twice: the images that are needed are copied on the way.
 
     Parameters
     ----------
@@ -187,33 +197,67 @@ def read_ahead(
         Whose files are wanted.
     progress
         Show a progress bar on stderr: an archive of 99 GB takes minutes.
+    kept, folder
+        Paths of images to copy, and the spool, of an archive behind HTTP; by default, none is copied.
 
     Returns
     -------
     tuple
-        The source, which now holds the tables; headers by path; a problem for each image without a usable one.
+        The source, which now holds the tables, and copies of images, if any, so that nothing is streamed any more;
+        headers by path; a problem for each image without a usable one.
     """
     images = {file.path: (each.name, key[1], file) for each in subjects for key, file in each.images.items()}
-    tables = {file.path for each in subjects for file in each.tables.values()}
-    tables |= {dictionary.path} if dictionary else set()
+    tables = {file.path: file for each in subjects for file in each.tables.values()}
+    tables |= {dictionary.path: dictionary} if dictionary else {}
     headers: dict[str, Header] = {}
-    held: dict[str, bytes | SourceError] = {}
+    held: dict[str, Path | bytes | SourceError] = {}
     problems = []
-    wanted = images.keys() | tables
-    with ProgressBar("reading headers", total=len(wanted), in_bytes=False, shown=progress and bool(wanted)) as bar:
-        for path, stream in source.members(wanted):
+    copies = {path: folder / f"{number:06}" for number, path in enumerate(sorted(kept))} if folder else {}
+    needed = {
+        path: each[2].size if path in copies else min(each[2].size, _HEADER_BYTES) for path, each in images.items()
+    }
+    needed |= {file.path: file.size for file in tables.values()}
+    if folder:
+        _check_room(folder, sum(needed[path] for path in copies))
+    bar = ProgressBar(
+        "reading headers", total=len(needed), in_bytes=False, shown=progress and bool(needed) and not source.remote
+    )
+    with told_reading(source, needed, title="fetching", shown=progress), bar:
+        for path, stream in source.members(needed):
             bar.finish(1)
             if path in tables:
                 held[path] = _table(stream, path, room=_MOST_TABLES_BYTES - sum(map(_length, held.values())))
                 continue
             subject, image, file = images[path]
             try:
-                if isinstance(stream, SourceError):
-                    raise stream
-                headers[path] = read_header(cast("BinaryIO", stream), path=path, size=file.size)
+                headers[path] = _header(stream, file, held, copies.get(path))
             except SourceError as error:
+                held[path] = error
                 problems.append(Problem.from_error(error, subject=subject, image=image))
-    return dataclasses.replace(source, held=held), headers, problems
+    return dataclasses.replace(source, held=held, streamed=not folder), headers, problems
+
+
+def _header(
+    stream: MemberStream | SourceError, file: SourceFile, held: dict[str, Path | bytes | SourceError], copy: Path | None
+) -> Header:
+    """Read the header of an image, after it was copied where that is wanted."""
+    if isinstance(stream, SourceError):
+        raise stream
+    if copy is None:
+        return read_header(cast("BinaryIO", stream), path=file.path, size=file.size)
+    try:
+        copy_member(stream, copy)
+    except OSError as error:
+        raise SpoolError(copy.parent, f"cannot be written ({error})") from error
+    held[file.path] = copy
+    with copy.open("rb") as opened:
+        return read_header(opened, path=file.path, size=file.size)
+
+
+def _check_room(folder: Path, nbytes: int) -> None:
+    room = shutil.disk_usage(folder).free
+    if nbytes > room:
+        raise SpoolError(folder, f"has room for {room:,} bytes, and the files of the archive take {nbytes:,}")
 
 
 def _table(stream: MemberStream | SourceError, path: str, *, room: int) -> bytes | SourceError:
@@ -230,7 +274,7 @@ def _table(stream: MemberStream | SourceError, path: str, *, room: int) -> bytes
     return bytes(content)
 
 
-def _length(content: bytes | SourceError) -> int:
+def _length(content: Path | bytes | SourceError) -> int:
     return len(content) if isinstance(content, bytes) else 0
 
 

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import Problem
-from isles24_zarr.release import Source, selected_names
+from isles24_zarr.release import Source, check_parts, selected_names, told_reading
 from isles24_zarr.store import ZARR_JSON, StorePlace, child_names, read_root
 from isles24_zarr.verification._derivatives import derivative_problems
 from isles24_zarr.verification._findings import FoundImage, findings, root_problems, subject_problems, table_problems
@@ -122,6 +122,7 @@ def verify(
     release = _listed(origin, extra_images=extra_images)
     present = [name for name in child_names(opened, "") if name.startswith("sub-")]
     chosen = selected_names(present, subjects, of=target.url)
+    _check_parts(origin, release, chosen)
     if not subjects:
         problems += [*root_problems(opened), *table_problems(opened, present)]
     tasks: list[ArrayTask] = []
@@ -169,6 +170,11 @@ def _listed(source: Source | None, *, extra_images: bool) -> Release | None:
     return release if extra_images else release.without_extra_images()
 
 
+def _check_parts(source: Source | None, release: Release | None, subjects: Sequence[str]) -> None:
+    if source and release:
+        check_parts(source, release, [name for name in subjects if name in release.subjects])
+
+
 def _array_tasks(
     target: StorePlace, images: Mapping[str, FoundImage], source: Source | None, release: Release | None, *, fast: bool
 ) -> list[ArrayTask]:
@@ -208,6 +214,8 @@ def _completed(
     folder = stack.enter_context(opened_spool(spool, target))
     by_path = {task.record.source.path: task for task in streamed}
     nbytes = {path: task.record.file_voxel_bytes for path, task in by_path.items()}
+    of_files = {path: task.record.source.size for path, task in by_path.items()}
+    stack.enter_context(told_reading(origin, of_files, title="", shown=progress))
     arriving, total = arrivals(origin, by_path, nbytes, folder), sum(nbytes.values())
     arrived = completed_arrivals(client, verify_array, arriving, total=total, title="verifying", progress=progress)
     yield from stack.enter_context(contextlib.closing(arrived))
