@@ -30,7 +30,7 @@ _HOMES: Final = {
     "NnunetReport": "nnunet",
     "nnunet_dataset": "nnunet",
 }
-"""Modules of what works on a cluster, or writes: worker processes of a DataLoader import this package, and not those."""
+"""Modules of what works on a cluster, or writes: workers of a DataLoader import this package, and not those."""
 
 
 def __getattr__(name: str) -> Any:
