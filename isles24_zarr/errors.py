@@ -276,7 +276,7 @@ class DamagedArchiveError(CorruptFileError):
 class DamagedShardError(DamagedArchiveError):
     """The Parquet file around the file is damaged: the file itself may be good in another copy."""
 
-    advice = "fetch the Parquet file again and run the same conversion: it adds what is missing"
+    advice = "fetch the Parquet file again, then run the same command again: it adds what is missing"
 
 
 class UnsupportedShardError(SourceError):

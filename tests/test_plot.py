@@ -531,7 +531,7 @@ def test_a_map_of_the_user_is_a_row_with_a_bar() -> None:
     shown = panels(figure)[2].images[0]
     np.testing.assert_allclose(shown.get_array(), values[5])
     assert shown.get_clim() == (0, most)
-    signed = make_scan({"change": np.where(values > 25, 3.0, -8.0)})
+    signed = make_scan({"change": np.where(np.arange(SHAPE[2]) % 2, 3.0, -8.0) * np.ones(SHAPE)})
     shown = panels(montage(signed, "change", slices=1))[0].images[0]
     assert shown.get_clim() == (-8, 8)
 
