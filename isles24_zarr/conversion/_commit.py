@@ -27,7 +27,7 @@ from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_p
 from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, PHENOTYPE, RootRecord
 from isles24_zarr.store import committed_subjects, read_document
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.writing import remove, write_dataset, write_grid, write_group, write_subject
+from isles24_zarr.writing import remove, write_dataset, write_document, write_grid, write_group, write_subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -111,6 +111,15 @@ def publish_subject(
     return tuple(found)
 
 
+def restamp_subject(store: Store, subject: str, files: Iterable[SourceFile]) -> None:
+    """Note down in the document of a subject the stamps that its files have now; all else of it stays."""
+    document = read_document(store, subject)
+    if document is not None:
+        # a seal does not cover times
+        document["attributes"][ATTRIBUTE_KEY]["times"]["stamps"] = {file.path: file.stamp for file in files}
+        write_document(store, subject, document)
+
+
 def _groups_by_image(arrays: Iterable[ArrayPlan]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for array in arrays:
@@ -170,7 +179,9 @@ def cohort_dataset(subjects: Mapping[str, SubjectRecord], dictionary: Mapping[st
 
 
 def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: str) -> None:
-    """Write the root: what the data are, and whether a conversion is under way."""
+    """Write the root: what the data are, whether a conversion is under way, and who was taken out for good."""
+    record = {"kind": "store", "dictionary": dictionary.sha256}
+    removed = RootRecord.from_document(read_document(store, "")).removed
     write_group(
         store,
         "",
@@ -183,7 +194,7 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
             "package_version": PACKAGE_VERSION,
             "source": without_passwords(source.url),
             "state": state,
-            ATTRIBUTE_KEY: {"kind": "store", "dictionary": dictionary.sha256},
+            ATTRIBUTE_KEY: {**record, "removed": list(removed)} if removed else record,
         },
     )
 

@@ -275,7 +275,7 @@ def _subject_record(
         record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
         check_version(f"{target.url}, {subject}", record.format_version)
         return record
-    if read_root(store).state != "complete" and subject in child_names(store, ""):
+    if read_root(store).state not in ("complete", "removing") and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
     raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
 
