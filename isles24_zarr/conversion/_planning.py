@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.release import Release, SourceFile, Subject
-    from isles24_zarr.store import StorePlace
-
 _HEADER_THREADS: Final = 8
 
 
@@ -77,18 +75,6 @@ def planned(
     return plans, [*release.problems, *(problem for problem in problems if problem.image in wanted)]
 
 
-def undecided(
-    target: StorePlace, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
-) -> list[Subject]:
-    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
-    store = target.opened(read_only=True)
-    return [
-        subject
-        for name, subject in subjects.items()
-        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=previous_run(store, name))[0]
-    ]
-
-
 def decided_jobs(
     store: Store,
     subjects: Iterable[Subject],
@@ -97,6 +83,7 @@ def decided_jobs(
     *,
     wanted: frozenset[str],
     overwrite: bool,
+    prune: bool,
 ) -> tuple[list[Job], list[Problem]]:
     """Decide what is to be done for each subject, and what is odd about those with nothing to do.
 
@@ -110,12 +97,14 @@ def decided_jobs(
         Names of images.
     overwrite
         As if nothing were there.
+    prune
+        Without the files that are not in the release any more.
     """
     unreadable = {problem.path: problem for problem in problems}
     jobs, others = [], []
     for subject in subjects:
         earlier = NO_RUN if overwrite else previous_run(store, subject.name)
-        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
+        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier, prune=prune)
         others += found
         if job:
             jobs.append(job)

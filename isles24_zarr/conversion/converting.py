@@ -4,12 +4,14 @@ Tasks carry paths and plans, never voxels. The process that called `convert` is 
 group is published when the last of its files has been dealt with, the cohort table and the root at the very end.
 
 A second run does what is missing. A subject is left alone when its record lists the same files, by path, size and
-stamp; within a subject that is redone, so is every array whose file is the same .
+stamp, or by content where stamps alone have changed; within a subject that is redone, so is every array whose file is
+the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,10 +21,10 @@ from isles24_zarr.conversion._planning import (
     chosen_subjects,
     decided_jobs,
     read_headers,
-    undecided,
     wanted_images,
 )
 from isles24_zarr.conversion._running import Run, client_for, spool_for
+from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
@@ -50,6 +52,10 @@ class ConvertReport:
         Subjects that this run committed, and those left as an earlier run had committed them.
     reasons
         Why each converted subject was.
+    touched
+        By subject, the files whose stamps had changed and whose content had not.
+    removed
+        Subjects that were pruned, as the release has them no more.
     images
         Number of images written.
     voxel_bytes
@@ -71,6 +77,8 @@ class ConvertReport:
     seconds: float
     problems: tuple[Problem, ...]
     snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    touched: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    removed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,6 +95,8 @@ def convert(
     client: Client | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    prune: bool = False,
+    readmit: bool = False,
     progress: bool = True,
     icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -108,6 +118,11 @@ def convert(
         Number of those processes, by default one for each core.
     overwrite
         Convert the chosen subjects afresh, whatever the store holds of them.
+    prune
+        Remove what the store holds and the release has no more: images and tables of the chosen subjects, and, where no
+        subjects are named, whole subjects with all that pipelines have of them. Without it, they stay, with a notice.
+    readmit
+        Convert the named subjects although they were removed from the store for good (see `remove`).
     progress
         Show a progress bar on stderr.
     icechunk
@@ -127,8 +142,9 @@ def convert(
     Raises
     ------
     RequestError
-        The source is no release, the store is something else, or a name is unknown; or a part is to be converted into a
-        store of an older format (`OldStoreError`), which is brought up to date as a whole.
+        The source is no release, the store is something else, or a name is unknown; or it is that of a subject that was
+        removed for good (`RemovedSubjectError`); or a part is to be converted into a store of an older format
+        (`OldStoreError`), which is brought up to date as a whole.
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
 
@@ -142,18 +158,25 @@ def convert(
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = origin.listed()
     chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    update = Update.of(release, subjects, prune=prune, readmit=readmit)
     outdated = _check_target(target)
+    chosen = update.admitted(target.opened(read_only=True), chosen)
     if outdated and (subjects is not None or images is not None):
         raise outdated
     place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
-    needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
+    decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
+    needed = list(chosen.values())
+    if origin.streamed:  # of the others, nothing is taken out of an archive
+        needed = [job.subject for job in decide(target.opened(read_only=True), needed, {}, ())[0]]
     origin, headers, odd = read_headers(origin, needed, release.dictionary, progress=progress)
     dictionary = read_dictionary(origin, release)
     problems = [*release.problems, *dictionary.problems]
     with store_errors(target), target.locked() as confirm:
         zarr_store = target.opened(read_only=False)
-        jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
+        chosen = update.begun(zarr_store, chosen, confirm)
+        jobs, found = decide(zarr_store, chosen.values(), headers, odd)
         problems += found
+        touched: dict[str, tuple[str, ...]] = {}
         if jobs or outdated or not is_complete(zarr_store, dictionary):
             with client_for(jobs, client, workers) as running:
                 # nothing is changed for a cluster that cannot do the work
@@ -167,11 +190,13 @@ def convert(
                     kept = Run(
                         source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
                     ).convert(jobs)
-            problems += kept.values()
+            problems += [problem for found in kept.values() for problem in found]
+            touched = {job.subject.name: tuple(sorted(job.same)) for job in jobs if job.same}
             jobs = [job for job in jobs if job.subject.name not in kept]
             confirm()
             write_cohort(zarr_store, dictionary.entries)
             write_root(zarr_store, origin, dictionary, state="complete")
+        removed = update.pruned(zarr_store, confirm)
         snapshots: Mapping[str, str] = {}
         if place:
             snapshots = commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
@@ -184,8 +209,10 @@ def convert(
         images=len(written),
         voxel_bytes=sum(written),
         seconds=time.monotonic() - started,
-        problems=(*problems, *(problem for job in jobs for problem in job.problems)),
+        problems=(*problems, *(problem for job in jobs for problem in job.problems), *update.problems),
         snapshots=snapshots,
+        touched=touched,
+        removed=removed,
     )
 
 

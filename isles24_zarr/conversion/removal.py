@@ -148,9 +148,7 @@ def _pipelines(store: Store) -> list[str]:
     return sorted({*child_names(store, DERIVATIVES), *listed})
 
 
-def _take_out_results(
-    store: Store, pipeline: str, names: Collection[str], confirm: Callable[[], None]
-) -> list[str]:
+def _take_out_results(store: Store, pipeline: str, names: Collection[str], confirm: Callable[[], None]) -> list[str]:
     """Take subjects out of what a pipeline lists, and then their results."""
     path = pipeline_path(pipeline)
     remove_partial_objects(store, path)
