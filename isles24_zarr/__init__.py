@@ -18,7 +18,7 @@ from isles24_zarr.version import PACKAGE_VERSION
 
 if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
-    from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
+    from isles24_zarr.conversion import ConvertReport, DiffReport, ExportReport, convert, diff, export, scan
     from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
     from isles24_zarr.release import FetchReport, Release, fetch
     from isles24_zarr.scans import open_scan
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddReport",
     "ConvertReport",
+    "DiffReport",
     "ExportReport",
     "FetchReport",
     "Problem",
@@ -37,6 +38,7 @@ __all__ = [
     "VerifyReport",
     "add",
     "convert",
+    "diff",
     "errors",
     "export",
     "fetch",
@@ -54,7 +56,7 @@ __version__ = PACKAGE_VERSION
 
 _HOMES: Final = {
     "cohorts": ["open_cohort"],
-    "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
+    "conversion": ["ConvertReport", "DiffReport", "ExportReport", "convert", "diff", "export", "scan"],
     "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
     "release": ["FetchReport", "Release", "fetch"],
     "scans": ["open_scan"],

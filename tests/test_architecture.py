@@ -139,6 +139,7 @@ def test_the_public_surface() -> None:
     assert isles24_zarr.__all__ == [
         "AddReport",
         "ConvertReport",
+        "DiffReport",
         "ExportReport",
         "FetchReport",
         "Problem",
@@ -147,6 +148,7 @@ def test_the_public_surface() -> None:
         "VerifyReport",
         "add",
         "convert",
+        "diff",
         "errors",
         "export",
         "fetch",

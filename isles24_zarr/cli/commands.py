@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
 
 import typer
 
-from isles24_zarr.cli import _perfusion, _results
+from isles24_zarr.cli import _perfusion, _results, _updates
 from isles24_zarr.cli._options import (
     AsJson,
     Images,
     Options,
+    Prune,
+    Readmit,
     Scheduler,
     Source,
     Spool,
@@ -120,6 +122,8 @@ def convert(
     workers: Workers = None,
     scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
+    prune: Prune = False,
+    readmit: Readmit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     icechunk: Annotated[
         str | None,
@@ -148,6 +152,8 @@ def convert(
             client=client,
             workers=workers,
             overwrite=overwrite,
+            prune=prune,
+            readmit=readmit,
             icechunk=icechunk,
             storage_options=options,
             spool=spool,
@@ -165,6 +171,7 @@ def convert(
     for name, reason in report.reasons.items():
         if reason != FIRST_TIME:
             out().print(f"{name} was converted again: {reason}", soft_wrap=True)
+    _updates.print_update(report)
     return tell_problems(report.problems)
 
 
@@ -283,7 +290,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _updates.diff):
     _command(_function)
 
 

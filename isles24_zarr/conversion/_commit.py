@@ -141,6 +141,15 @@ def clinical_record(subject: Subject, source: Source) -> ClinicalRecord:
     return dataclasses.replace(merged, problems=(*problems, *merged.problems))
 
 
+def says_the_same(subject: Subject, source: Source, record: SubjectRecord) -> bool:
+    """Tell whether the tables of a subject say, and were found to say, what was recorded of them."""
+    tables = {file.path for file in subject.tables.values()}
+    clinical = clinical_record(subject, source)
+    before = {(each.path, each.message) for each in record.problems if each.path in tables}
+    now = {(each.path, each.message) for each in clinical.problems}
+    return (clinical.values, clinical.unread, now) == (record.clinical, record.clinical_unread, before)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Dictionary:
     """The data dictionary of a release: its entries by name, its SHA-256, and what is wrong with it."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject
+from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject, says_the_same
 from isles24_zarr.conversion._ingest import FileCheck, FileResult, FileTask, check_file, convert_file
 from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare, table_paths
 from isles24_zarr.errors import Problem
@@ -106,17 +106,12 @@ class Run:
         record = job.record
         if record is None or not job.stamps_alone:
             return False
-        tables = table_paths(record)
-        touched = tables.intersection(job.changed)
-        if not set(job.changed) <= job.same | touched:
+        tables = table_paths(record).intersection(job.changed)
+        if not set(job.changed) <= job.same | tables:
             return False
-        if touched:
-            clinical = clinical_record(job.subject, self.source)
-            before = {(each.path, each.message) for each in record.problems if each.path in tables}
-            now = {(each.path, each.message) for each in clinical.problems}
-            if (clinical.values, clinical.unread, now) != (record.clinical, record.clinical_unread, before):
-                return False
-            job.same |= touched
+        if tables and not says_the_same(job.subject, self.source, record):
+            return False
+        job.same |= tables
         return True
 
     @contextlib.contextmanager

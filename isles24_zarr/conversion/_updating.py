@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Self
 
-from isles24_zarr.conversion.removal import finish_removals, readmit, take_out
+from isles24_zarr.conversion.removal import finish_removals, remember, removed_subjects, take_out
 from isles24_zarr.errors import Problem, RemovedSubjectError, UnknownNameError
-from isles24_zarr.format import RootRecord
-from isles24_zarr.store import child_names, read_document
+from isles24_zarr.store import child_names
 from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
@@ -63,6 +62,11 @@ class Update:
             update.prune = False
         return update
 
+    @property
+    def kept(self) -> Collection[str] | None:
+        """Names of all that a store is to keep, where it is pruned of whole subjects."""
+        return self.release.subjects if self.prune and not self.named else None
+
     def admitted(self, store: Store, chosen: Mapping[str, Subject]) -> dict[str, Subject]:
         """Leave out the subjects that were removed from a store, which may not be there yet, for good.
 
@@ -73,8 +77,8 @@ class Update:
         """
         removed = set() if self.readmit else chosen.keys() & removed_subjects(store)
         if removed and self.named:
-            raise RemovedSubjectError(", ".join(sorted(removed)), f"was removed from {store} for good")
-        self.problems += left_out(removed, str(store))
+            raise RemovedSubjectError(", ".join(sorted(removed)), f"was removed from {_place(store)} for good")
+        self.problems += left_out(removed, _place(store))
         return {name: subject for name, subject in chosen.items() if name not in removed}
 
     def begun(self, store: Store, chosen: Mapping[str, Subject], confirm: Callable[[], None]) -> dict[str, Subject]:
@@ -82,7 +86,7 @@ class Update:
         finish_removals(store, confirm)
         chosen = self.admitted(store, chosen)
         if self.readmit:
-            readmit(store, chosen)
+            remember(store, removed_subjects(store) - chosen.keys())
         return chosen
 
     def pruned(self, store: Store, confirm: Callable[[], None]) -> tuple[str, ...]:
@@ -91,7 +95,7 @@ class Update:
             return ()
         present = [name for name in child_names(store, "") if SUBJECT_NAME.fullmatch(name)]
         absent = tuple(name for name in present if name not in self.release.subjects)
-        if absent and self.prune:
+        if absent and self.kept is not None:
             take_out(store, absent, confirm)
             return absent
         what = "is not in the release any more, and stays in the store; --prune removes it"
@@ -99,9 +103,8 @@ class Update:
         return ()
 
 
-def removed_subjects(store: Store) -> set[str]:
-    """Return who was removed from a store for good."""
-    return set(RootRecord.from_document(read_document(store, "")).removed)
+def _place(store: Store) -> str:
+    return str(store).removeprefix("file://")
 
 
 def left_out(names: Collection[str], where: str) -> list[Problem]:

@@ -33,11 +33,15 @@ from isles24_zarr.store import StorePlace, child_names, read_document, read_root
 from isles24_zarr.writing import remove, remove_partial_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from distributed import Client
 
+    from isles24_zarr.conversion._commit import Dictionary
+    from isles24_zarr.conversion.resume import Job
     from isles24_zarr.errors import Problem
+    from isles24_zarr.release import Subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +158,7 @@ def convert(
     >>> report.converted, report.images
     (('sub-stroke0001',), 18)
     """
-    started = time.monotonic()
+    started, options = time.monotonic(), storage_options or {}
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = origin.listed()
     chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
@@ -163,7 +167,7 @@ def convert(
     chosen = update.admitted(target.opened(read_only=True), chosen)
     if outdated and (subjects is not None or images is not None):
         raise outdated
-    place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
+    place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
     decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
     needed = list(chosen.values())
     if origin.streamed:  # of the others, nothing is taken out of an archive
@@ -176,44 +180,106 @@ def convert(
         chosen = update.begun(zarr_store, chosen, confirm)
         jobs, found = decide(zarr_store, chosen.values(), headers, odd)
         problems += found
-        touched: dict[str, tuple[str, ...]] = {}
+        conversion = _Conversion(
+            source=origin, target=target, dictionary=dictionary, outdated=outdated is not None, confirm=confirm
+        )
+        kept: Mapping[str, tuple[Problem, ...]] = {}
         if jobs or outdated or not is_complete(zarr_store, dictionary):
-            with client_for(jobs, client, workers) as running:
+            with client_for(jobs, client, workers) as running, spool_for(origin, target, spool) as folder:
                 # nothing is changed for a cluster that cannot do the work
-                for job in jobs if overwrite else ():
-                    remove(zarr_store, job.subject.name)
-                remove_partial_objects(zarr_store, "")
-                if outdated:
-                    remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
-                write_root(zarr_store, origin, dictionary, state="converting")
-                with spool_for(origin, target, spool) as folder:
-                    kept = Run(
-                        source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
-                    ).convert(jobs)
-            problems += [problem for found in kept.values() for problem in found]
-            touched = {job.subject.name: tuple(sorted(job.same)) for job in jobs if job.same}
-            jobs = [job for job in jobs if job.subject.name not in kept]
-            confirm()
-            write_cohort(zarr_store, dictionary.entries)
-            write_root(zarr_store, origin, dictionary, state="complete")
+                kept = conversion.run(jobs, running, folder, overwrite=overwrite, progress=progress)
         removed = update.pruned(zarr_store, confirm)
         snapshots: Mapping[str, str] = {}
         if place:
-            snapshots = commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
-    written = [count for job in jobs for count in job.written if count]
-    return ConvertReport(
-        store=target.url,
-        converted=tuple(job.subject.name for job in jobs),
-        unchanged=tuple(name for name in chosen if name not in {job.subject.name for job in jobs}),
-        reasons={job.subject.name: job.reason for job in jobs},
-        images=len(written),
-        voxel_bytes=sum(written),
+            again = chosen if readmit else ()
+            snapshots, found = commit_versions(
+                zarr_store, place, options, dictionary.entries, progress=progress, only=update.kept, readmitted=again
+            )
+            update.problems += found
+    report = _report(target, chosen, jobs, kept, problems)
+    return dataclasses.replace(
+        report,
+        problems=(*report.problems, *update.problems),
         seconds=time.monotonic() - started,
-        problems=(*problems, *(problem for job in jobs for problem in job.problems), *update.problems),
         snapshots=snapshots,
-        touched=touched,
         removed=removed,
     )
+
+
+def _report(
+    target: StorePlace,
+    chosen: Mapping[str, Subject],
+    jobs: Sequence[Job],
+    kept: Mapping[str, Sequence[Problem]],
+    problems: Sequence[Problem],
+) -> ConvertReport:
+    done = [job for job in jobs if job.subject.name not in kept]
+    reasons = {job.subject.name: job.reason for job in done}
+    written = [count for job in done for count in job.written if count]
+    told = (*(found for each in kept.values() for found in each), *(found for job in done for found in job.problems))
+    return ConvertReport(
+        store=target.url,
+        converted=tuple(reasons),
+        unchanged=tuple(name for name in chosen if name not in reasons),
+        reasons=reasons,
+        images=len(written),
+        voxel_bytes=sum(written),
+        seconds=0.0,
+        problems=(*problems, *told),
+        touched={job.subject.name: tuple(sorted(job.same)) for job in jobs if job.same},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Conversion:
+    """What is written into which store, which is held.
+
+    Parameters
+    ----------
+    source, target, dictionary
+        The release, the store, and the data dictionary.
+    outdated
+        The store is of an older format.
+    confirm
+        Raises where the lock was lost.
+    """
+
+    source: Source
+    target: StorePlace
+    dictionary: Dictionary
+    outdated: bool
+    confirm: Callable[[], None]
+
+    def run(
+        self, jobs: Sequence[Job], client: Client | None, folder: Path | None, *, overwrite: bool, progress: bool
+    ) -> Mapping[str, tuple[Problem, ...]]:
+        """Convert subjects, between a root that says so and the table and the root that say that it is done.
+
+        Returns
+        -------
+        dict
+            As of `Run.convert`.
+        """
+        store = self.target.opened(read_only=False)
+        for job in jobs if overwrite else ():
+            remove(store, job.subject.name)
+        remove_partial_objects(store, "")
+        if self.outdated:
+            remove(store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
+        write_root(store, self.source, self.dictionary, state="converting")
+        run = Run(
+            source=self.source,
+            target=self.target,
+            client=client,
+            confirm=self.confirm,
+            folder=folder,
+            progress=progress,
+        )
+        kept = run.convert(jobs)
+        self.confirm()
+        write_cohort(store, self.dictionary.entries)
+        write_root(store, self.source, self.dictionary, state="complete")
+        return kept
 
 
 def _check_target(target: StorePlace) -> OldStoreError | None:

@@ -83,11 +83,16 @@ def finish_removals(store: Store, confirm: Callable[[], None]) -> None:
         take_out(store, (), confirm)
 
 
-def readmit(store: Store, subjects: Collection[str]) -> None:
-    """Forget that subjects were taken out for good."""
+def removed_subjects(store: Store) -> set[str]:
+    """Return who was taken out of a store, which may not be there yet, for good."""
+    return set(RootRecord.from_document(read_document(store, "")).removed)
+
+
+def remember(store: Store, subjects: Collection[str]) -> None:
+    """Have the root say that these subjects were taken out for good, and no others."""
     root = RootRecord.from_document(read_document(store, ""))
-    if not set(subjects).isdisjoint(root.removed):
-        _write_root(store, {*root.removed} - set(subjects), set(root.removing), state=root.state)
+    if set(subjects) != set(root.removed):
+        _write_root(store, subjects, root.removing, state=root.state)
 
 
 def known_subjects(store: Store) -> list[str]:

@@ -82,7 +82,7 @@ def root_problems(store: Store) -> list[Problem]:
         document = _parsed(store, "") or {}
         if _recorded_seal(document) != seal(document):
             problems.append(damage(ZARR_JSON, "was edited after it was written"))
-        if document.get("attributes", {}).get("state") != "complete":
+        if document.get("attributes", {}).get("state") not in ("complete", "removing"):
             problems.append(damage(ZARR_JSON, "says that a conversion has not finished"))
     return problems
 
