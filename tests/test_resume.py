@@ -100,7 +100,7 @@ def test_changed_files_are_told_from_touched_ones(source: Path, target: Path, cl
     (source / TMAX).write_bytes((source / TMAX.replace("tmax", "mtt")).read_bytes())
     os.utime(source / NCCT, (1, 1))
     report = again(source, target, client)
-    assert report.reasons == {S: f"new or changed: {TMAX}; 1 files touched, same content"}
+    assert report.reasons == {S: f"new or changed: {TMAX}; 1 file touched, same content"}
     assert (report.touched, report.images) == ({S: (NCCT,)}, 1)
     # a value of a table that takes as many bytes as before
     book = openpyxl.load_workbook(source / BASELINE)

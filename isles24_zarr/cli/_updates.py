@@ -40,13 +40,19 @@ def _print_differences(report: DiffReport) -> None:
     rows = []
     for name in names:
         own = [each for each in report.differences if each.subject == name]
-        rows.append((name, *(" ".join(_label(each) for each in own if each.state == state) for state in states)))
+        columns = [[_label(each) for each in own if each.state == state] for state in states]
+        whole = name in (*report.new, *report.missing)
+        rows.append((name, *(_files(len(each)) if whole and each else " ".join(each) for each in columns)))
     if rows:
         print_table(("subject", "new", "changed", "missing", "touched, same content"), rows)
     counts = [f"{sum(each.state == state for each in report.differences)} {state}" for state in states]
     out().print(f"{len(report.same)} subjects are the same; of {len(names)} others: {', '.join(counts)}")
     if removed:
         out().print(f"removed from the store for good, and left out: {', '.join(removed)}", soft_wrap=True)
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' if count != 1 else ''}"
 
 
 def _label(difference: Difference) -> str:
@@ -58,8 +64,8 @@ def _label(difference: Difference) -> str:
 def print_update(report: ConvertReport) -> None:
     """Print what was only touched, and who is gone."""
     if report.touched:
-        count = sum(map(len, report.touched.values()))
-        what = f"{count} files of {len(report.touched)} subjects were touched, same content: not written again"
-        out().print(what, soft_wrap=True)
+        count = _files(sum(map(len, report.touched.values())))
+        what = f"{count} of {', '.join(list(report.touched)[:3])}{' ...' if len(report.touched) > 3 else ''}"
+        out().print(f"{what} touched, same content: not written again", soft_wrap=True)
     for name in report.removed:
         out().print(f"{name} was removed: it is not in the release any more", soft_wrap=True)

@@ -104,15 +104,13 @@ class Run:
     def _is_the_same(self, job: Job) -> bool:
         """Tell whether all that has changed of a subject are stamps of its files; tables count by what they say."""
         record = job.record
-        if record is None or not job.stamps_alone:
+        if record is None or job.cause:
             return False
-        tables = table_paths(record).intersection(job.changed)
-        if not set(job.changed) <= job.same | tables:
-            return False
-        if tables and not says_the_same(job.subject, self.source, record):
-            return False
-        job.same |= tables
-        return True
+        sizes = {file.path: file.size for file in job.files}
+        tables = {path for path in table_paths(record) & set(job.changed) if sizes.get(path) == record.files[path]}
+        if tables and says_the_same(job.subject, self.source, record):
+            job.same |= tables
+        return job.stamps_alone and set(job.changed) <= job.same
 
     @contextlib.contextmanager
     def _completed(self, function: Any, tasks: list[FileTask], title: str) -> Iterator[Iterator[tuple[FileTask, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 from isles24_zarr.clinical import MAX_TABLE_BYTES
 from isles24_zarr.conversion._commit import says_the_same
@@ -65,6 +65,8 @@ class DiffReport:
         Of both.
     same
         Subjects with no difference.
+    new, missing
+        Subjects that the store, or the release, lacks altogether.
     differences
         By subject, in the order of the release.
     problems
@@ -74,6 +76,8 @@ class DiffReport:
     store: str
     source: str
     same: tuple[str, ...]
+    new: tuple[str, ...]
+    missing: tuple[str, ...]
     differences: tuple[Difference, ...]
     problems: tuple[Problem, ...]
 
@@ -136,7 +140,8 @@ def diff(
             found.append(Difference(subject=name, space=None, image=None, path=name, state="removed"))
         elif name not in dict(damaged):
             found += _differences(subject, records.get(name))
-    for name in sorted(records.keys() - release.subjects.keys()) if subjects is None else ():
+    gone = sorted(records.keys() - release.subjects.keys()) if subjects is None else []
+    for name in gone:
         found += _missing(name, records[name], set())
     touched = _read(opened, origin, chosen, records, [each for each in found if each.state == "touched"], problems)
     found = [touched.get(each.path, each) for each in found]
@@ -145,6 +150,8 @@ def diff(
         store=target.url,
         source=release.source,
         same=tuple(name for name in chosen if name not in differing and name in records),
+        new=tuple(name for name in chosen if name in differing and name not in {*records, *removed}),
+        missing=tuple(gone),
         differences=tuple(found),
         problems=tuple(problems),
     )

@@ -108,7 +108,8 @@ class Job:
         others = [path for path in self.changed if path not in self.same]
         text = f"new or changed: {others[0]}" if others else "the content of its files is the same"
         text += f" and {len(others) - 1} more" if len(others) > 1 else ""
-        return f"{text}; {len(self.same)} files touched, same content" if self.same else text
+        count = f"{len(self.same)} file{'s' if len(self.same) > 1 else ''}"
+        return f"{text}; {count} touched, same content" if self.same else text
 
     def tasks(self, source: Source, target: StorePlace) -> list[FileTask]:
         """Return a task for each array."""

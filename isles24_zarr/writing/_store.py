@@ -378,7 +378,7 @@ def _cells(column: xr.DataArray) -> list[Any]:
 
 
 def copy_nodes(source: Store, target: Store, path: str) -> set[str]:
-    """Copy the arrays of a group into a path, each with its document last, and return their keys; its own stays behind."""
+    """Copy the arrays of a group into a path, each with its document last; return their keys. Its own stays behind."""
 
     async def copy() -> set[str]:
         keys = [key async for key in source.list() if key != ZARR_JSON]
