@@ -548,6 +548,22 @@ def run(told: str) -> None:
     assert done.returncode == 0, done
 
 
+def test_history_is_expired_as_the_documentation_says(
+    target: Path, release: Path, client: Client, tmp_path: Path
+) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    place = tmp_path / "isles24.icechunk"
+    isles24_zarr.convert(release, target, icechunk=place, client=client, progress=False)
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place)))
+    repository.create_tag("v1", repository.lookup_branch("main"))
+    assert isles24_zarr.remove(f"icechunk://{place}", GONE).history
+    page = (Path(__file__).parent.parent / "docs/how-to/updates.md").read_text()
+    script = page.partition("python - <<'END'\n")[2].partition("END\n")[0]
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=ours(), check=True, timeout=SECONDS)
+    assert verified(f"icechunk://{place}") == []
+    assert isles24_zarr.remove(f"icechunk://{place}", GONE).history == ()
+
+
 def test_a_repository_does_not_get_back_whom_it_has_lost(
     derived: Path, release: Path, client: Client, tmp_path: Path
 ) -> None:
