@@ -92,7 +92,7 @@ def assert_same_image(found: Any, file: Path) -> None:
         (found.dataobj.get_unscaled(), image.dataobj.get_unscaled()),
         *((found.dataobj[cut], image.dataobj[cut]) for cut in CUTS),
     ):
-        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
+        assert np.asarray(ours).dtype == np.asarray(theirs).dtype.newbyteorder("=")
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(found.get_fdata(dtype=np.float32), image.get_fdata(dtype=np.float32))
     assert found.slicer[2:6, :, 3:7].affine.tolist() == image.slicer[2:6, :, 3:7].affine.tolist()
@@ -282,6 +282,7 @@ def test_a_hugging_face_dataset(datasets: Any, release: Path, cohort: xr.DataTre
     assert list(found.features) == KEYS
     assert all(found.features[name] == datasets.Nifti() for name in FILES)
     assert {found.features[name].dtype for name in ("age", "mrs_3month", "nihss_admission")} == {"float32"}
+    assert found.features["sex"] == datasets.ClassLabel(names=["F", "M"])
     assert found.cache_files
     assert str(tmp_path) in found.cache_files[0]["filename"]
     raw = found.with_format("arrow")
@@ -292,7 +293,7 @@ def test_a_hugging_face_dataset(datasets: Any, release: Path, cohort: xr.DataTre
             assert gzip.decompress(row[name]["bytes"]) == gzip.decompress(file.read_bytes())
             assert row[name]["path"] == file.name
         assert row["age"] == np.float32(record["age"])
-        assert (row["subject_id"], row["sex"]) == (record["subject_id"], record["sex"])
+        assert (row["subject_id"], ["F", "M"][row["sex"]]) == (record["subject_id"], record["sex"])
     image: Any = nib.load(release / FILES["ctp"].format(S))
     np.testing.assert_array_equal(found[0]["ctp"].get_fdata(), image.get_fdata())
 
@@ -329,6 +330,63 @@ def test_a_store_converted_anew_is_not_taken_from_the_cache(
         shape.append(found[0]["ncct"].shape)
         write(changed / FILES["ncct"].format(S), random_voxels((4, 5, 6), "<i2"))
     assert shape == [(48, 56, 12), (4, 5, 6)]
+
+
+def test_a_dataset_of_some_images_says_how_large_it_is(
+    datasets: Any,  # noqa: ARG001
+    release: Path,
+    cohort: xr.DataTree,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = cohort.isles.to_hf_dataset(["ncct", "tmax"], cache_dir=tmp_path)
+    assert list(found.features) == [key for key in KEYS if key not in IMAGES or key in ("ncct", "tmax")]
+    (line,) = capsys.readouterr().err.splitlines()
+    sizes = [
+        (release / FILES[name].format(subject)).stat().st_size
+        for name in ("ncct", "tmax")
+        for subject in cohort.isles.subjects
+    ]
+    assert f"about {sum(sizes) / 1e9:.1f} GB of {len(cohort.isles.subjects)} subjects go to {tmp_path}" in line
+    with pytest.raises(errors.UnknownNameError, match="'nct': is no image"):
+        cohort.isles.to_hf_dataset(["nct"])
+
+
+def test_a_streamed_dataset_writes_nothing(
+    datasets: Any, release: Path, cohort: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    found = cohort.isles.to_hf_dataset(["ncct"], streaming=True)
+    assert isinstance(found, datasets.IterableDataset)
+    assert found.num_shards == len(cohort.isles.subjects)
+    for row, subject in zip(found, cohort.isles.subjects, strict=True):
+        file: Any = nib.load(release / FILES["ncct"].format(subject))
+        np.testing.assert_array_equal(row["ncct"].get_fdata(), file.get_fdata())
+        assert row["subject_id"] == subject
+    loaded = [row for part in range(2) for row in found.shard(2, part)]
+    assert {row["subject_id"] for row in loaded} == set(cohort.isles.subjects)
+    assert {file.suffix for file in tmp_path.rglob("*")} <= {".lock"}
+
+
+@pytest.mark.parametrize("how", ["array", "float", "slice"])
+def test_torch_takes_arrays_as_they_are(odd_store: Path, cohort: xr.DataTree, how: str) -> None:
+    torch = pytest.importorskip("torch")
+    images = [
+        record[name]
+        for part in (cohort, isles24_zarr.open_cohort(odd_store))
+        for record in part.isles.examples
+        for name in IMAGES
+        if record[name] is not None
+    ]
+    assert images
+    for image in images:
+        found = {
+            "array": lambda image: np.asarray(image.dataobj),
+            "float": lambda image: image.get_fdata(dtype=np.float32),
+            "slice": lambda image: image.dataobj[::-1, ..., 0],
+        }[how](image)
+        assert found.flags.writeable
+        assert torch.from_numpy(found).shape == found.shape
 
 
 def test_without_datasets(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.cohorts import _patches as patches
 from isles24_zarr.cohorts.opening import cohort_target, cohort_tree
+from isles24_zarr.training import _patches as patches
 from tests.damage import spoil_chunks
 from tests.nifti_files import write
 
@@ -239,7 +239,7 @@ def test_an_image_on_another_grid_is_an_error(cohort: xr.DataTree) -> None:
 
 
 def test_without_torch(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "isles24_zarr.cohorts.training", raising=False)
+    monkeypatch.delitem(sys.modules, "isles24_zarr.training.torch_patches", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(errors.MissingExtraError, match=r"isles24-zarr\[torch\]"):
         cohort.isles.torch_dataset("ncct", patch=PATCH)

@@ -12,7 +12,7 @@ from isles24_zarr.accessors._results import DerivingAccessor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import datasets
     import pandas as pd
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from isles24_zarr.cohorts import Records
-    from isles24_zarr.cohorts.training import PatchDataset, Sample
     from isles24_zarr.figures import SubjectSummary
+    from isles24_zarr.training import ChannelLike
+    from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
 @xr.register_datatree_accessor("isles")
@@ -168,36 +169,114 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         return cohort_records(self._cohort)
 
     def to_hf_dataset(
-        self, *, cache_dir: str | os.PathLike[str] | None = None, files: str | os.PathLike[str] | None = None
-    ) -> datasets.Dataset:
+        self,
+        images: Sequence[str] | str | None = None,
+        *,
+        streaming: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        files: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> datasets.Dataset | datasets.IterableDataset:
         """Return a Hugging Face Dataset with the schema of the dataset card.
 
         Parameters
         ----------
+        images
+            Names; all by default.
+        streaming
+            Return an IterableDataset, which makes rows when they are asked for and writes nothing.
         cache_dir
             Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library.
         files
             A folder to write the images to, which the Dataset then names; without it, it holds them.
+        progress
+            Say on stderr how much is going to be written, and where.
 
         Returns
         -------
-        datasets.Dataset
+        datasets.Dataset or datasets.IterableDataset
             See `cohorts.hf_dataset`.
 
         Raises
         ------
         MissingExtraError
             The ``datasets`` library is not installed.
+        UnknownNameError
+            There is no such image.
         StoreDamageError
             An image cannot be read, or is not what was converted.
 
         Examples
         --------
-        >>> cohort.isles.to_hf_dataset(files="images")["age"]  # doctest: +SKIP
+        >>> cohort.isles.to_hf_dataset("ncct", streaming=True).features["sex"]  # doctest: +SKIP
+        ClassLabel(names=['F', 'M'])
         """
         from isles24_zarr.cohorts import hf_dataset
 
-        return hf_dataset(self._cohort, cache_dir=cache_dir, files=files)
+        return hf_dataset(
+            self._cohort, images, streaming=streaming, cache_dir=cache_dir, files=files, progress=progress
+        )
+
+    def intensities(
+        self,
+        images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
+        *,
+        mask: ChannelLike | None = None,
+        percentiles: Sequence[float] = (0.5, 50, 99.5),
+        label_threshold: float | None = None,
+        missing: str = "error",
+        space: str = "ncct",
+        client: Client | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Return mean, standard deviation and percentiles of all voxels of the cohort, exact, on Dask.
+
+        Parameters
+        ----------
+        images
+            Names of images, ``"ctp[12]"`` for a frame, ``"pipeline/name"`` for a result, or functions of a scan.
+        mask
+            Which voxels: all by default; ``"brain"``, the name of a mask, or a function of a scan.
+        percentiles
+            Between 0 and 100.
+        label_threshold
+            From which fraction on voxels of a soft mask belong to it.
+        missing
+            With ``"skip"``, subjects that lack an image are left out and listed in ``attrs["skipped"]``.
+        space, client, progress
+            As for `map`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a channel, see `training.cohort_intensities`.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such image, or a subject lacks it.
+        StoreDamageError, MaskError, GeometryError
+            A subject cannot be read, or its mask is none.
+
+        Examples
+        --------
+        >>> training, testing = cohort.isles.train_test_split(1)
+        >>> training.isles.intensities(["ncct", "tmax"], mask="brain", progress=False).columns.tolist()[:4]
+        ['subjects', 'voxels', 'nonfinite', 'mean']
+        """
+        from isles24_zarr.training import cohort_intensities
+
+        return cohort_intensities(
+            self._cohort,
+            images,
+            mask=mask,
+            percentiles=percentiles,
+            label_threshold=label_threshold,
+            missing=missing,
+            space=space,
+            client=client,
+            progress=progress,
+        )
 
     def torch_dataset(
         self,
@@ -225,7 +304,7 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         patch
             Shape of a patch, (z, y, x) voxels.
         samples_per_subject, lesion_fraction, pad_value, label_threshold, missing, space, seed, transform
-            As for `cohorts.training.torch_dataset`.
+            As for `training.torch_patches.torch_dataset`.
 
         Returns
         -------
@@ -246,7 +325,7 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
         >>> data[0]["image"].shape  # doctest: +SKIP
         torch.Size([1, 4, 8, 8])
         """
-        from isles24_zarr.cohorts.training import torch_dataset
+        from isles24_zarr.training.torch_patches import torch_dataset
 
         return torch_dataset(
             self._cohort,

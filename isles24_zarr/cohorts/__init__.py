@@ -1,6 +1,8 @@
-"""The cohort: its table, its scans, records, patches."""
+"""The cohort: its table, its scans, records."""
 
+from isles24_zarr.cohorts.hugging_face import hf_dataset
 from isles24_zarr.cohorts.opening import (
+    available_images,
     clinical_table,
     cohort_target,
     mapped_subjects,
@@ -9,11 +11,12 @@ from isles24_zarr.cohorts.opening import (
 )
 from isles24_zarr.cohorts.parts import cohort_folds, selected_cohort, split_cohort
 from isles24_zarr.cohorts.perfusion_rows import perfusion_table
-from isles24_zarr.cohorts.records import Record, Records, cohort_records, hf_dataset
+from isles24_zarr.cohorts.records import Record, Records, cohort_records
 
 __all__ = [
     "Record",
     "Records",
+    "available_images",
     "clinical_table",
     "cohort_folds",
     "cohort_records",

@@ -194,7 +194,7 @@ def mapped_subjects(
     task's own thread, one Dask chunk after the other: subjects are what runs in parallel. To see where a function
     failed, call it with ``cohort.isles.scan(subject)``.
     """
-    from isles24_zarr.tasks import TaskLost, completed_tasks, current_client, dask_client, threaded_tasks
+    from isles24_zarr.tasks import TaskLost, ordered_results
 
     target, order = cohort_target(cohort), subject_names(cohort)
     chosen = order
@@ -202,19 +202,17 @@ def mapped_subjects(
         wanted = set(selected_names(order, subjects, of="the cohort"))
         chosen = [name for name in order if name in wanted]
     tasks = [_SubjectTask(target=target, subject=name, space=space) for name in chosen]
-    running, work = current_client(client), functools.partial(_subject_row, function)
-    title = title or f"mapping {_name_of(function)}"
-    if running is None:
-        done: Mapping[Any, Any] = dict(
-            zip(chosen, threaded_tasks(work, tasks, title=title, progress=progress), strict=True)
-        )
-    else:
-        with dask_client(running, None, target.url):
-            results = completed_tasks(running, work, tasks, sizes=None, title=title, progress=progress)
-            done = {task.subject: result for task, result in results}
+    results = ordered_results(
+        functools.partial(_subject_row, function),
+        tasks,
+        client=client,
+        store=target.url,
+        title=title or f"mapping {_name_of(function)}",
+        progress=progress,
+    )
     rows = [
         _Row(subject=name, values={}, error=one_line(row.why)) if isinstance(row, TaskLost) else row
-        for name, row in ((name, done[name]) for name in chosen)
+        for name, row in zip(chosen, results, strict=True)
     ]
     table = clinical_table(cohort).loc[chosen]
     frame = _frame_of_rows(rows, table.index)

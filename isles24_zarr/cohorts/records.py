@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, overload
 
 import nibabel as nib
@@ -20,18 +18,11 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.fileslice import canonical_slicers
 
 from isles24_zarr.cohorts.opening import clinical_table, cohort_target, subject_names
-from isles24_zarr.errors import MissingExtraError, StoreDamageError, UnsafePathError
-from isles24_zarr.format import ArrayRecord, SubjectRecord
-from isles24_zarr.nifti import write_nifti
-from isles24_zarr.release import Stray, classified
 from isles24_zarr.scans import image_groups, nifti_class, stored_array
-from isles24_zarr.store import StorePlace, file_blocks, file_voxels, read_document, reading
+from isles24_zarr.store import StorePlace, file_voxels, reading
 from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
 if TYPE_CHECKING:
-    import os
-
-    import datasets
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -186,7 +177,7 @@ def stored_image(target: StorePlace, path: str) -> nib.Nifti1Image | nib.Nifti2I
     kind: Any = nifti_class(header)
     # nibabel does not look for voxels before they are used: there are none behind this header
     empty: Any = kind.from_bytes(header)
-    dtype, scaling = empty.dataobj.dtype, (empty.dataobj.slope, empty.dataobj.inter)
+    dtype, scaling = empty.dataobj.dtype.newbyteorder("="), (empty.dataobj.slope, empty.dataobj.inter)
     if array.record.mask is not None and array.record.mask.stored:
         dtype, scaling = array.dtype, (1.0, 0.0)
         empty.header.set_data_dtype(dtype)
@@ -233,100 +224,5 @@ class LazyVoxels(ArrayProxy):
         index = canonical_slicers(slicer, self._shape)
         with reading(self._path):
             found = file_voxels(self._array, index, self._shape, self._array.record.orientation)
-        return found.astype(self._dtype, copy=False)
-
-
-def hf_dataset(
-    cohort: xr.DataTree,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    files: str | os.PathLike[str] | None = None,
-) -> datasets.Dataset:
-    """Return a cohort as a Hugging Face Dataset with the schema of the dataset card.
-
-    Parameters
-    ----------
-    cohort
-        As from `open_cohort`.
-    cache_dir
-        Folder for the Arrow file that backs the Dataset, by default that of the ``datasets`` library. The same cohort
-        with the same content is taken from there, not written again.
-    files
-        A folder to write the images to, in the tree of the release; the Dataset then names them. Without it, it holds
-        them.
-
-    Returns
-    -------
-    datasets.Dataset
-        Columns `KEYS`: images as ``datasets.Nifti``, text as string, clinical values as float32, missing ones None.
-        Images are .nii.gz whose content is that of the released file, byte for byte; those of space-ncct.
-
-    Raises
-    ------
-    MissingExtraError
-        The ``datasets`` library is not installed.
-    StoreDamageError
-        An image cannot be read, or is not what was converted.
-
-    Notes
-    -----
-    Subjects are written one after the other. With ``files``, memory holds one shard. Without, it holds the compressed
-    images of one subject a few times over, up to some GB: Arrow takes a row as a whole.
-    """
-    try:
-        from datasets import Dataset, Features, Nifti, Value
-    except ImportError as error:
-        advice = "needs the library datasets, install it by: pip install 'isles24-zarr[hf]'"
-        raise MissingExtraError("a Hugging Face dataset", advice) from error
-
-    text = {key: Value("string") for key in ("subject_id", "sex")}
-    images = {name: Nifti() for name in IMAGES}
-    schema = Features({key: text.get(key) or images.get(key) or Value("float32") for key in KEYS})
-    target, subjects = cohort_target(cohort), subject_names(cohort)
-    return Dataset.from_generator(
-        _hf_rows,
-        features=schema,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        # rows by content: a store that was converted anew at the same place is not taken for the old one
-        gen_kwargs={
-            "records": cohort_records(cohort),
-            "seals": tuple(_seal(target, name) for name in subjects),
-            "folder": None if files is None else Path(files).expanduser().absolute(),
-        },
-        writer_batch_size=1,
-    )
-
-
-def _hf_rows(records: Records, seals: tuple[str, ...], folder: Path | None) -> Iterator[dict[str, Any]]:  # noqa: ARG001
-    for record in records:
-        subject = record["subject_id"]
-        row = {key: record[key] for key in ("subject_id", *CLINICAL_KEYS)}
-        yield row | {image: _hf_image(records.target, subject, image, folder) for image in IMAGES}
-
-
-def _hf_image(target: StorePlace, subject: str, image: str, folder: Path | None) -> dict[str, Any] | None:
-    """Write an image to a file; return it by its path, or by its bytes where there is no folder to keep it in."""
-    path = registered_path(target, subject, image)
-    if path is None:
-        return None
-    store = target.opened(read_only=True)
-    record = ArrayRecord.from_document(_document(target, path), path)
-    source = record.source.path
-    if isinstance(classified(source), Stray):
-        raise UnsafePathError(path, f"names {source!r} as its file, which is no image of a release")
-    with tempfile.TemporaryDirectory() as temporary:
-        file = (folder or Path(temporary)) / source
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_nifti(file, record.header, file_blocks(store, record))
-        return {"path": file.name, "bytes": file.read_bytes()} if folder is None else {"path": str(file), "bytes": None}
-
-
-def _seal(target: StorePlace, subject: str) -> str | None:
-    return SubjectRecord.from_attributes(_document(target, subject)["attributes"], subject).seal
-
-
-def _document(target: StorePlace, path: str) -> dict[str, Any]:
-    document = read_document(target.opened(read_only=True), path)
-    if document is None:
-        raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    return document
+        # as others than NumPy take it: no axis backwards
+        return np.require(found, self._dtype, ["F", "W"])

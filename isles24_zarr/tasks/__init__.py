@@ -8,6 +8,7 @@ from isles24_zarr.tasks.cluster import (
     connected_client,
     current_client,
     dask_client,
+    ordered_results,
     threaded_tasks,
 )
 from isles24_zarr.tasks.spool import arrivals, completed_arrivals, opened_spool, read_ahead
@@ -23,6 +24,7 @@ __all__ = [
     "current_client",
     "dask_client",
     "opened_spool",
+    "ordered_results",
     "read_ahead",
     "threaded_tasks",
 ]

@@ -320,6 +320,44 @@ def threaded_tasks(
         return list(dask_compute(*calls, scheduler="threads"))
 
 
+def ordered_results(
+    function: Callable[..., Result],
+    tasks: Sequence[Task],
+    *,
+    client: Client | None,
+    store: str,
+    title: str,
+    progress: bool,
+) -> list[Result | TaskLost]:
+    """Run tasks on a client, the current one by default, and without one on the threads of this process.
+
+    Parameters
+    ----------
+    function
+        Called with a task, and on a client with a topic after it. What it raises ends them all.
+    client
+        Of the caller.
+    tasks, title, progress
+        As for `completed_tasks`, whose errors it raises.
+    store
+        As for `dask_client`, whose errors it raises.
+
+    Returns
+    -------
+    list
+        The results, in the order of the tasks; a `TaskLost` where a worker died over one.
+    """
+    running = current_client(client)
+    if running is None:
+        return list(threaded_tasks(function, tasks, title=title, progress=progress))
+    with dask_client(running, None, store):
+        done = {
+            id(task): result
+            for task, result in completed_tasks(running, function, tasks, sizes=None, title=title, progress=progress)
+        }
+    return [done[id(task)] for task in tasks]
+
+
 def current_client(client: Client | None) -> Client | None:
     """Return the caller's client, else the one that is current, else none: a cluster is not started."""
     if client is not None:

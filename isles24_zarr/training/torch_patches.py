@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from isles24_zarr.cohorts import _patches as patches
 from isles24_zarr.errors import MissingExtraError
+from isles24_zarr.training import _patches as patches
 
 try:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from isles24_zarr.cohorts._patches import LabelCounts, PatchPlan
+    from isles24_zarr.training._patches import LabelCounts, PatchPlan
 
 _OPEN_SCANS: Final = 32
 """How many subjects a process keeps open: headers of a few hundred kB each."""

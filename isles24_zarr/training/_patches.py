@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from isles24_zarr.analysis import LabelRule, label_rule
-from isles24_zarr.cohorts.opening import available_images, cohort_target, subject_names
+from isles24_zarr.cohorts import available_images, cohort_target, subject_names
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.format import stored_layout
 from isles24_zarr.geometry import scan_grid, world_from_voxel
@@ -133,7 +133,7 @@ def patch_plan(
     space: str = "ncct",
     seed: int = 0,
 ) -> PatchPlan:
-    """Check what was asked for, and who has it; see `cohorts.training.torch_dataset` for the parameters.
+    """Check what was asked for, and who has it; see `training.torch_patches.torch_dataset` for the parameters.
 
     Raises
     ------
