@@ -28,7 +28,7 @@ from benchmarks.reference import Reference
 from benchmarks.report import markdown, read_json, write_json
 from benchmarks.scaling import scaling
 from benchmarks.stages import stages
-from benchmarks.training import METHODS, training
+from benchmarks.training import GROWTH_EPOCHS, METHODS, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -208,6 +208,11 @@ def _notes_on_training() -> Iterator[str]:
     yield (
         "Cold: files are dropped from the page cache before an epoch, so that its first patches come from the disk. "
         "Warm: they are read through before it."
+    )
+
+    yield (
+        f"Memory: what a worker process has to itself, after {GROWTH_EPOCHS} epochs less after the first, one value a "
+        "worker."
     )
 
 

@@ -189,6 +189,14 @@ def _training_targets() -> Iterator[Target]:
             value = partial(ratio, of=(measure, OurPatches.name), to=(measure, peer.name))
             against = f"times those of {peer.name}"
             yield Target(measure=measure, against=against, value=value, limit=times, at_least=True)
+    grown = training.growth_name(training.WORKERS, training.METHODS[-1])
+    value = partial(_largest, measure=grown, by=OurPatches.name)
+    yield Target(measure=grown, against="the larger of both", value=value, limit=10, unit="MB")
+
+
+def _largest(results: Results, *, measure: str, by: str) -> float | None:
+    found = [each.values for each in results.measurements if (each.measure, each.by) == (measure, by)]
+    return max(found[0]) if found else None
 
 
 def _conversion_targets() -> Iterator[Target]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import multiprocessing
 import shutil
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.loaders import BATCH, LOADERS, Loader, origins_of
+from benchmarks.loaders import BATCH, LOADERS, Loader, NnUNet, OurPatches, origins_of
 from benchmarks.machine import drop_from_cache, in_fresh_process, installed, limited_threads, quiet, read_through
 from benchmarks.measurement import Results, alternated
 from benchmarks.reference import PATCH_IMAGES, Region, forget_voxels
@@ -27,12 +28,16 @@ RATE: Final = "patches per second"
 UNIT: Final = "patches/s"
 PATCH: Final = (96, 96, 96)
 WORKERS: Final = 2
+COUNTS: Final = (WORKERS, 1)
+"""Numbers of worker processes, the one that is aimed at first."""
+
+GROWTH_EPOCHS: Final = 5
 METHODS: Final = ("fork", "forkserver")
 """How worker processes are started."""
 
 
 def _mode(workers: int, method: str) -> str:
-    return f"{workers} workers by {method}" if workers else "no workers"
+    return f"{workers} worker{'s' * (workers > 1)} by {method}" if workers else "no workers"
 
 
 def rate_name(workers: int, method: str, *, cold: bool) -> str:
@@ -45,6 +50,11 @@ def start_name(workers: int, method: str) -> str:
     return f"until the first batch, {_mode(workers, method)}"
 
 
+def growth_name(workers: int, method: str) -> str:
+    """Return what the growth of memory is called."""
+    return f"growth of a worker's memory in {GROWTH_EPOCHS} epochs, {_mode(workers, method)}"
+
+
 def training(
     reference: Reference,
     folder: Path,
@@ -53,7 +63,7 @@ def training(
     methods: Sequence[str] = METHODS,
     loaders: Sequence[type[Loader]] = LOADERS,
 ) -> Results:
-    """Time epochs of every loader, without and with worker processes, from a cold and a warm page cache.
+    """Time epochs of every loader, without and with worker processes, from a cold and a warm page cache; weigh workers.
 
     Parameters
     ----------
@@ -87,7 +97,7 @@ def training(
         loader.prepare()
     for number, method in enumerate(methods):
         # without workers once, and last: forked processes would miss the threads that reading starts
-        counts = (WORKERS, 0) if number == 0 else (WORKERS,)
+        counts = (*COUNTS, 0) if number == 0 else COUNTS
         results.extend(in_fresh_process(_measured, made, counts, method, repeats=repeats))
     for loader in made:
         shutil.rmtree(loader.folder)
@@ -109,7 +119,30 @@ def _measured(loaders: Sequence[Loader], counts: Sequence[int], method: str, *, 
     results = Results()
     for workers in counts:
         results.extend(_rates(loaders, workers, method, repeats=repeats))
+    for loader in loaders:
+        if isinstance(loader, OurPatches | NnUNet):
+            grown = _growths(loader, WORKERS)
+            results.add(SECTION, growth_name(WORKERS, method), loader.name, grown, "MB")
     return results
+
+
+def _growths(loader: Loader, workers: int) -> list[float]:
+    """Return by how many MB of its own each worker process is larger after some epochs than after the first."""
+    import psutil
+
+    def processes() -> dict[int, Any]:
+        return {each.pid: each for each in psutil.Process().children(recursive=True)}
+
+    before = processes()
+    epochs = loader.epochs(workers)
+    sizes: dict[int, list[int]] = collections.defaultdict(list)
+    for _ in range(GROWTH_EPOCHS + 1):
+        for _ in next(epochs):
+            pass
+        for pid, process in processes().items():
+            if pid not in before:
+                sizes[pid].append(process.memory_full_info().uss)
+    return [(found[-1] - found[0]) / 1e6 for found in sizes.values() if len(found) == GROWTH_EPOCHS + 1]
 
 
 def _rates(loaders: Sequence[Loader], workers: int, method: str, *, repeats: int) -> Results:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr import accessors as _accessors  # noqa: F401 - registers .isles
 from isles24_zarr import errors, vocabulary
+from isles24_zarr._registration import register_accessors as _register_accessors
 from isles24_zarr.errors import Problem
-from isles24_zarr.version import PACKAGE_VERSION
 
 if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
@@ -52,8 +51,6 @@ __all__ = [
     "vocabulary",
 ]
 
-__version__ = PACKAGE_VERSION
-
 _HOMES: Final = {
     "cohorts": ["open_cohort"],
     "conversion": ["ConvertReport", "DiffReport", "ExportReport", "convert", "diff", "export", "scan"],
@@ -68,11 +65,14 @@ _HOMES: Final = {
     "geometry": [],
     "perfusion": [],
 }
-"""Packages with what the face has of each: they are imported when they are first asked for, since together they take as
-long to import as xarray does."""
+"""Packages with what the face has of each: they are imported when they are first asked for, and xarray with them."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from isles24_zarr.version import PACKAGE_VERSION
+
+        return PACKAGE_VERSION
     for package, names in _HOMES.items():
         if name == package or name in names:
             module = importlib.import_module(f"{__name__}.{package}")
@@ -82,3 +82,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_HOMES})
+
+
+_register_accessors()

@@ -2,7 +2,7 @@
 
 Every error is a sentence that names the thing at fault, says what is wrong and what to do about it: the
 first two are the arguments, the last is the class's ``advice``. Errors travel between processes, so all
-of them are rebuilt from their two arguments.
+of them are rebuilt from their two arguments, or from the one text that PyTorch makes of an error in a worker.
 
 `RequestError` and its children mean that what was asked for cannot be done at all (exit code 2).
 `SourceError` and its children mean that one file of a release cannot be used: they become a `Problem` of a
@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
+
+RUN_AGAIN: Final = "run the same command again: it resumes where it stopped"
+"""What to do after a conversion, a download or an export was killed, interrupted, or met a transient error."""
 
 
 def without_passwords(text: str) -> str:
@@ -35,18 +38,29 @@ class Isles24Error(Exception):
     subject
         What the error is about: a path, a URL, a name.
     what
-        What is wrong with it, as a clause that follows the subject.
+        What is wrong with it, as a clause that follows the subject. Without one, the subject is a text that ends with
+        such an error: a DataLoader of PyTorch raises what a worker raised anew, with the worker's traceback for all
+        arguments.
     """
 
     advice: ClassVar[str] = ""
 
-    def __init__(self, subject: object, what: str) -> None:
+    def __init__(self, subject: object, what: str | None = None) -> None:
+        if what is None:
+            subject, what = self._retold(str(subject))
         super().__init__(subject, what)
         self.subject = str(subject)
         self.what = what
 
+    @classmethod
+    def _retold(cls, text: str) -> tuple[str, str]:
+        """Return both arguments of the error of this class whose traceback is in a text."""
+        told = text.rpartition(f"{cls.__module__}.{cls.__qualname__}: ")[2].strip().partition("\n")[0]
+        subject, _, what = told.removesuffix(f"; {cls.advice}").partition(": ")
+        return subject, what
+
     def __str__(self) -> str:
-        sentence = f"{self.subject}: {self.what}"
+        sentence = f"{self.subject}: {self.what}" if self.what else self.subject
         return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
 
 
@@ -60,6 +74,15 @@ class SourceNotFoundError(RequestError):
     advice = "give the folder or archive that holds raw_data/, derivatives/ and phenotype/"
 
 
+class LeftOutError(RequestError):
+    """Files of a release would be left out, and nothing was to be."""
+
+    advice = (
+        "give '--extra-images' to keep images beyond the twelve, rename or move the others as 'isles24-zarr scan' "
+        "says, or convert without '--strict'; nothing was written"
+    )
+
+
 class UnusableArchiveError(RequestError):
     """An archive cannot be read at all: it is encrypted, compressed in an unusual way, or its directory is damaged."""
 
@@ -68,6 +91,12 @@ class NotAStoreError(RequestError):
     """The given place is not an isles24-zarr store."""
 
     advice = "give the path that was written by 'isles24-zarr convert'"
+
+
+class PartOfStoreError(NotAStoreError):
+    """The given place is inside of a store: a subject, a grid, an array or the table."""
+
+    advice = "give the path of the store, and name the subject after it"
 
 
 class StoreVersionError(RequestError):
@@ -88,7 +117,7 @@ class OldStoreError(StoreVersionError):
 class IncompleteStoreError(RequestError):
     """The conversion that wrote this store has not finished."""
 
-    advice = "run the same 'isles24-zarr convert' again: it resumes where it stopped"
+    advice = f"where it was converted, {RUN_AGAIN}"
 
 
 class StoreLockedError(RequestError):
@@ -159,6 +188,12 @@ class VoxelTypeError(RequestError):
     advice = "convert them to a number type first, as by .astype('float32')"
 
 
+class NotFiniteError(RequestError):
+    """An image holds voxels that are no numbers, where every one has to be."""
+
+    advice = "give the image a window, or say by 'fill' which value they get"
+
+
 class MissingExtraError(RequestError):
     """An optional library is not installed."""
 
@@ -200,6 +235,16 @@ class DestinationError(RequestError):
     """The place to write to cannot be used, or workers do not see what they are to work on."""
 
 
+class NoRoomError(DestinationError):
+    """The disk of the place to write to has less room than what is to be written takes at the very least."""
+
+    advice = "free space, give a store on another disk, or convert some subjects by '--subject'; nothing was written"
+
+
+class LittleRoomWarning(UserWarning):
+    """The disk may turn out to be too small for what is to be written."""
+
+
 class NoFolderError(RequestError):
     """The folder in which a command runs was deleted."""
 
@@ -227,7 +272,7 @@ class SourceError(Isles24Error):
 class UnreadableFileError(SourceError):
     """The file system does not let the file be read."""
 
-    advice = "check that it exists and may be read, then run the conversion again"
+    advice = "check that it exists and may be read, then run the same command again"
 
 
 class UnsupportedArchiveError(SourceError):
@@ -267,7 +312,7 @@ class CorruptFileError(SourceError):
 class DamagedArchiveError(CorruptFileError):
     """The archive around the file is damaged: the file itself may be good in another copy."""
 
-    advice = "fetch the archive again and run the same conversion: it adds what is missing"
+    advice = "fetch the archive again, then run the same command again: it adds what is missing"
 
 
 class TableError(SourceError):
@@ -279,34 +324,34 @@ class TableError(SourceError):
 class ClusterLostError(Isles24Error):
     """The Dask cluster went away."""
 
-    advice = "run the same conversion again: it resumes where it stopped; an analysis starts anew"
+    advice = f"{RUN_AGAIN}; an analysis starts anew"
 
 
 class WorkersLostError(ClusterLostError):
     """The worker processes of this machine died, and do not come back."""
 
     advice = (
-        "see what ends them (too little memory, most often), give fewer workers, then run the same command again: "
-        "a conversion resumes where it stopped"
+        f"see what ends them (too little memory, most often), give fewer workers, then {RUN_AGAIN}; an analysis "
+        "starts anew"
     )
 
 
 class StoreWriteError(Isles24Error):
     """Writing to the store failed."""
 
-    advice = "free space or restore access, then run the conversion again: it resumes where it stopped"
+    advice = f"free space or restore access, then {RUN_AGAIN}"
 
 
 class SpoolError(Isles24Error):
     """The place for copies of an archive's members cannot be written."""
 
-    advice = "free space there or give another folder with '--spool', then run the same command again: it resumes"
+    advice = f"free space there or give another folder with '--spool', then {RUN_AGAIN}"
 
 
 class DownloadError(Isles24Error):
     """A file could not be fetched."""
 
-    advice = "run the same command again: it resumes where it stopped"
+    advice = RUN_AGAIN
 
 
 class StoreDamageError(Isles24Error):

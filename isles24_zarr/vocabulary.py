@@ -174,6 +174,15 @@ IMAGES: Final = MappingProxyType({kind.name: kind for kind in IMAGE_KINDS})
 """Every kind of image by its name, in the order in which they are listed everywhere."""
 
 IMAGE_OF_SUFFIX: Final = MappingProxyType({kind.suffix: kind.name for kind in IMAGE_KINDS})
+
+FOLLOW_UP_PARTS: Final = re.compile(
+    r"(^|_)(t1w?|t2w?|t2starw?|pdw|flair|swi|gre|tof|mra|asl|pwi|dwi|adc|wmh|(lesion|infarct)[0-9a-z]*)(_|$)", re.ASCII
+)
+"""In the name of an image beyond these: it belongs to the follow-up, as MRI and the infarct do in ISLES'24."""
+
+MASK_NAME: Final = re.compile(r"(^|_)(mask|msk|seg|dseg|labels?)$", re.ASCII)
+"""How names end of images beyond these, and of results, that are masks."""
+
 SERIES_IMAGES: Final = frozenset({"ctp"})
 """Images that have a time axis by their nature."""
 
@@ -373,6 +382,12 @@ CLINICAL_VARIABLES: Final = (
 
 CLINICAL: Final = MappingProxyType({variable.name: variable for variable in CLINICAL_VARIABLES})
 """Every known clinical variable by its name, in the order of the release's tables."""
+
+
+def shown_units(units: str | None) -> str:
+    """Return units as people write them: years, and nothing for what has none."""
+    return {None: "", "1": "", "a": "years"}.get(units, units or "")
+
 
 # --- display ---
 

@@ -34,16 +34,9 @@ from isles24_zarr.format.chunking import MAX_SHARD_BYTES
 from isles24_zarr.format.layout import subject_plan
 from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.nifti.header import MAX_PLANE_BYTES
-from isles24_zarr.release.paths import (
-    DictionaryName,
-    ImageName,
-    SourceFile,
-    Stray,
-    Subject,
-    TableName,
-    classified,
-    release_from_files,
-)
+from isles24_zarr.release.extra_images import is_image_name
+from isles24_zarr.release.names import DictionaryName, ImageName, Stray, TableName, classified
+from isles24_zarr.release.paths import SourceFile, Subject, release_from_files
 from tests import fuzz_store, fuzz_tables
 
 if TYPE_CHECKING:
@@ -358,6 +351,10 @@ def check_name(path: str) -> None:
         assert name in path.split("/")
         assert name.isascii()
         assert name.removeprefix("sub-").isalnum()
+        for space, image in release.subjects[name].images:
+            assert space.isascii()
+            assert space.isalnum()
+            assert is_image_name(image)
 
 
 # --- without end ---

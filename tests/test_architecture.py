@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "accessors": "geometry analysis perfusion scans cohorts derivatives training figures",
     "synthetic": "geometry nifti release",
     "serving": "store",
-    "cli": "places release format tasks perfusion scans conversion verification cohorts derivatives training figures "
-    "synthetic serving",
+    "cli": "places clinical release format tasks perfusion scans conversion verification cohorts derivatives training "
+    "figures synthetic serving",
 }
 """Each package, and those that it may import from; all may use the modules of the root."""
 
@@ -179,8 +179,8 @@ def loaded(statement: str) -> set[str]:
 
 def test_importing_is_light() -> None:
     heavy = {
-        "dask.array", "datasets", "distributed", "fsspec", "isal", "matplotlib", "nibabel", "openpyxl", "rich",
-        "scipy.ndimage", "tensorstore", "torch", "typer", "zarr",
+        "dask", "datasets", "distributed", "fsspec", "isal", "matplotlib", "nibabel", "numpy", "openpyxl", "pandas",
+        "rich", "scipy", "tensorstore", "torch", "typer", "xarray", "zarr",
     }  # fmt: skip
     assert heavy.isdisjoint(loaded("import isles24_zarr"))
 
@@ -199,3 +199,40 @@ def test_reading_imports_without_fcntl() -> None:
     loaded(
         f"import sys; sys.modules['fcntl'] = None\nfrom isles24_zarr import open_cohort, open_scan\nimport {reading}"
     )
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import isles24_zarr, xarray",
+        "import xarray, isles24_zarr",
+        "import isles24_zarr, xarray.backends",
+        "import isles24_zarr; isles24_zarr.open_scan; import xarray",
+    ],
+)
+def test_accessors_are_there_whoever_imports_xarray(statements: str) -> None:
+    loaded(
+        f"""{statements}
+for each in (xarray.Dataset, xarray.DataArray, xarray.DataTree):
+    assert "CachedAccessor" in type(vars(each)["isles"]).__name__
+assert xarray.Dataset().isles
+assert type(xarray.__spec__.loader).__module__ == type(xarray.__loader__).__module__ == "_frozen_importlib_external"
+import sys
+assert not any("isles24_zarr" in type(finder).__module__ for finder in sys.meta_path)
+"""
+    )
+
+
+def test_help_loads_nothing_that_computes() -> None:
+    heavy = {"dask", "distributed", "fsspec", "numpy", "pandas", "xarray", "zarr", "asyncio"}
+    modules = loaded(
+        """
+import contextlib, os, sys
+from isles24_zarr.cli import main
+sys.argv = ["isles24-zarr", "--help"]
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.suppress(SystemExit):
+    main()
+"""
+    )
+    assert "typer.rich_utils" in modules
+    assert heavy.isdisjoint(modules)

@@ -15,7 +15,6 @@ from isles24_zarr.training import Channel, channels_of
 @pytest.mark.parametrize(
     ("images", "windows", "message"),
     [
-        ("nct", None, "'nct': is no image"),
         ("ctp", None, "name a frame of it as 'ctp\\[0\\]'"),
         ("ncct[0]", None, "has no frames"),
         ("a/b/c", None, "is no channel"),

@@ -114,7 +114,7 @@ def test_a_scheduler_that_leaves() -> None:
         done = completed_tasks(client, order_and_progress, [1, 2], sizes=[1, 1], title="", progress=False)
         next(done)
         cluster.close()
-        with pytest.raises(ClusterLostError, match="run the same conversion again"):
+        with pytest.raises(ClusterLostError, match="run the same command again"):
             list(done)
 
 

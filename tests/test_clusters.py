@@ -169,7 +169,7 @@ def test_when_the_last_worker_leaves_another_one_is_waited_for_but_not_forever(
         if another:
             assert len(list(done)) == 1
         else:
-            with pytest.raises(ClusterLostError, match=r"has had no worker for 4s.*run the same conversion again"):
+            with pytest.raises(ClusterLostError, match=r"has had no worker for 4s.*run the same command again"):
                 list(done)
         leaver.join()
         assert f"waiting up to {limit} for one to join" in caplog.text

@@ -338,7 +338,7 @@ def test_what_fails_is_a_row_that_says_why(
         shown = capsys.readouterr()
         assert shown.out == ""
         assert "mapping lesion_volume" in shown.err
-        assert "3/3" in shown.err
+        assert "100 %, 3 of 3" in shown.err
     elsewhere = cohort.isles.map(lesion_volume, space="mni", progress=False)
     assert elsewhere.columns.tolist() == ["error"]
     assert all("which has the spaces: cta, ctp, ncct" in why for why in elsewhere["error"])

@@ -93,7 +93,9 @@ def test_an_interrupt_while_code_is_made_keeps_its_exit_code(tmp_path: Path) -> 
         timeout=SECONDS,
     )
     assert done.returncode == 130, done
-    assert done.stderr == "interrupted; what was committed stays, the same command resumes\n"
+    assert (
+        done.stderr == "interrupted; what was finished stays, run the same command again: it resumes where it stopped\n"
+    )
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -140,7 +142,7 @@ def test_an_interrupt_is_a_clean_stop(
         _, told = process.communicate(timeout=SECONDS)
     if process.returncode != 0:  # on a quick machine it may have ended first
         assert process.returncode == 130, told
-        assert "interrupted; what was committed stays, the same command resumes" in told
+        assert "interrupted; what was finished stays, run the same command again: it resumes where it stopped" in told
         assert "Traceback" not in told
     assert psutil.wait_procs(children, timeout=30)[1] == []
     for subject in target.glob("sub-*/zarr.json"):
@@ -189,6 +191,6 @@ def test_a_killed_scheduler_is_told_of(release: Path, store: Path, tmp_path: Pat
         assert process.returncode == 1, told
         last = told.strip().splitlines()[-1]
         assert last.startswith("error: the Dask cluster: has gone"), told
-        assert "run the same conversion again" in last
+        assert "run the same command again" in last
     finish(release, target)
     assert_identical_stores(store, target)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import isles24_zarr
-from isles24_zarr.errors import DestinationError, StoreWriteError
+from isles24_zarr.errors import DestinationError, LittleRoomWarning, StoreWriteError
 from tests.clusters import until
 from tests.oracle import arrays_by_source, assert_identical_stores, images_below
 
@@ -65,7 +65,10 @@ def test_a_full_disk(release: Path, store: Path, client: Client, disk: Path) -> 
     resize(disk, str(int(1.5 * stored_bytes(store / S)) + 200_000))
     first = isles24_zarr.convert(release, target, subjects=[S], client=client, progress=False)
     assert first.ok
-    with pytest.raises(StoreWriteError, match="No space left on device") as raised:
+    with (
+        pytest.warns(LittleRoomWarning),
+        pytest.raises(StoreWriteError, match="No space left on device") as raised,
+    ):
         isles24_zarr.convert(release, target, client=client, progress=False)
     assert "free space or restore access" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -165,7 +168,7 @@ def test_a_worker_without_memory_is_told_of(release: Path, client: Client, tmp_p
     assert counts == "1 1"
     assert len(arrays_by_source(tmp_path / "x.zarr")) == 17
     assert "its workers died, perhaps for lack of memory" in problem
-    assert "convert again with fewer workers" in problem
+    assert "run the same command again, with fewer workers" in problem
     # the file is the same, and is tried again all the same
     report = isles24_zarr.convert(release, tmp_path / "x.zarr", subjects=[S], client=client, progress=False)
     assert (report.ok, report.converted, report.images) == (True, (S,), 1)

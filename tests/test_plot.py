@@ -513,3 +513,176 @@ def test_scan_as_acquired_has_no_masks(store: Path) -> None:
     assert len(panels(figure)) == 4
     assert "sub-stroke0004" in texts(figure)
     figure.canvas.draw()
+
+
+# --- maps of the user ---
+
+
+def test_a_map_of_the_user_is_a_row_with_a_bar() -> None:
+    values = np.linspace(0, 50, np.prod(SHAPE)).reshape(SHAPE)
+    scan = make_scan({"ncct": np.full(SHAPE, 40), "uptake_ratio": values})
+    scan["uptake_ratio"].attrs["units"] = "%"
+    assert montage(scan).axes[0].images  # the usual images alone by default
+    assert "uptake ratio" not in texts(montage(scan))
+    figure = montage(scan, ["ncct", "uptake_ratio"], slices=2)
+    assert {"uptake ratio", "0 to 49 %"} <= set(texts(figure))
+    shown = panels(figure)[2].images[0]
+    chosen = [round(text * SHAPE[0]) for text in (0.25, 0.75)]
+    np.testing.assert_allclose(shown.get_array(), values[chosen[0]])
+    assert shown.get_clim() == (0, 49)
+    signed = make_scan({"change": np.where(values > 25, 3.0, -8.0)})
+    shown = panels(montage(signed, "change", slices=1))[0].images[0]
+    assert shown.get_clim() == (-8, 8)
+
+
+def test_numbers_over_an_image_and_masks_as_outlines() -> None:
+    scan = make_scan({"ncct": np.full(SHAPE, 40), "tmax": np.full(SHAPE, 4.0)})
+    values = np.where(box_mask(slice(0, 20)), 9.0, np.nan)
+    over = xr.DataArray(values, {axis: scan[axis] + 1e-9 for axis in "zyx"}, ("z", "y", "x"), name="my_map")
+    figure = montage(scan, overlay=over, slices=1)
+    ncct, tmax = panels(figure)[:2]
+    assert (len(ncct.images), len(tmax.images)) == (2, 1)
+    np.testing.assert_array_equal(np.ma.getmaskarray(ncct.images[1].get_array()), box_mask(slice(0, 20))[10] == 0)
+    assert any("below my map\n0 to 9" in text for text in texts(figure))
+    assert len(panels(montage(scan, "tmax", overlay=over, slices=1))[0].images) == 2
+    mask = (over > 0).rename("my_mask")
+    figure = montage(scan, "ncct", overlay=mask.transpose("x", "y", "z"), slices=1)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["my mask"]
+    row, column = centre_of_colour(pixels(figure, panels(figure)[0]), (255, 225, 77))
+    assert (row, column) == (pytest.approx(0.5, abs=0.06), pytest.approx(0.66, abs=0.06))
+
+
+def test_maps_that_are_not_on_the_grid() -> None:
+    scan = make_scan({"ncct": np.full(SHAPE, 40)})
+    with pytest.raises(GeometryError, match="mine: is not on the grid of ncct"):
+        montage(scan, overlay=scan["ncct"].assign_coords(x=scan["x"] + 5).rename("mine"))
+    with pytest.raises(GeometryError, match=r"mine: is no map \(z, y, x\), it has \(y, x\)"):
+        montage(scan, overlay=scan["ncct"][3].rename("mine"))
+
+
+# --- nothing lies on anything else ---
+
+
+def drawn_texts(figure: Figure) -> list[tuple[str, Any]]:
+    """Return the texts that are drawn, and their boxes by Matplotlib's renderer."""
+    from unittest.mock import patch
+
+    from matplotlib.text import Text
+
+    drawn: dict[Any, None] = {}
+    draw = Text.draw
+
+    def noted(text: Any, *arguments: Any, **options: Any) -> None:
+        if text.get_visible() and text.get_text().strip():
+            drawn[text] = None
+        draw(text, *arguments, **options)
+
+    with patch.object(Text, "draw", noted):
+        figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in drawn]
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Return which texts lie on others, on pictures that they are not part of, or outside of the figure."""
+    found = drawn_texts(figure)
+
+    def meet(one: Any, other: Any) -> bool:
+        return bool(
+            min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+        )
+
+    both = [
+        (text, other)
+        for place, (text, box) in enumerate(found)
+        for other, other_box in found[place + 1 :]
+        if meet(box, other_box)
+    ]
+    own = {text for axes in panels(figure) for text in (*(each.get_text() for each in axes.texts), axes.get_title())}
+    pictures = [axes.get_window_extent() for axes in panels(figure)]
+    both += [
+        (text, "a picture") for text, box in found if text not in own and any(meet(box, each) for each in pictures)
+    ]
+    edge = figure.bbox
+    return both + [
+        (text, "the edge")
+        for text, box in found
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > edge.x1 + 1 or box.y1 > edge.y1 + 1
+    ]
+
+
+def test_the_test_of_overlaps_sees_one() -> None:
+    figure = montage(make_scan({"ncct": np.full(SHAPE, 40)}), slices=1)
+    assert overlaps(figure) == []
+    figure.text(0.5, 0.5, "on it")
+    figure.text(0.51, 0.5, "on that")
+    figure.text(0.99, 0.99, "a long one, outside")
+    assert {("on it", "on that"), ("on it", "a picture"), ("a long one, outside", "the edge")} <= set(overlaps(figure))
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(20, 48, 40), (6, 20, 60)])
+def test_nothing_of_a_montage_overlaps(slices: int, shape: tuple[int, int, int]) -> None:
+    soft = np.zeros(shape)
+    soft[2:5, 8:14, 10:20] = 0.75
+    soft[3, 9, 12] = 0.2
+    occlusion = (soft > 0.5).astype(np.uint8)
+    maps = {name: np.full(shape, 4.0) for name in ("tmax", "cbf", "dwi")}
+    series = np.full((6, *shape), 40.0)
+    images = {"ncct": np.full(shape, 40), "ctp": series, **maps, "lesion_mask": soft, "lvo_mask": occlusion}
+    scan = make_scan({**images, "a_map_with_quite_a_long_name_of_its_own": np.full(shape, -1234.5)})
+    assert overlaps(montage(scan, slices=slices, threshold=0.5)) == []
+    for title in ("x", "a title of many words that somebody wanted to have over one slice " * 2, "w" * 200):
+        rows = ["ncct", "a_map_with_quite_a_long_name_of_its_own"]
+        over = scan["tmax"].rename("another_rather_long_name_of_a_map")
+        assert overlaps(montage(scan, rows, slices=slices, threshold=0.5, title=title, overlay=over)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_nothing_of_time_curves_overlaps(count: int) -> None:
+    series = np.arange(8.0)[:, None, None, None] * np.ones(SHAPE)
+    scan = make_scan({"ctp": series})
+    names = [
+        "infarct",
+        "a region whose name goes on and on, as names of regions do, to the end of the line and beyond it",
+    ]
+    regions = {
+        f"{names[number % 2]} {number}": xr.zeros_like(scan["ctp"][0], dtype=bool)
+        | ((scan["z"] == scan["z"][2 * number]) & (abs(scan["y"]) < 30) & (abs(scan["x"]) < 30))
+        for number in range(count)
+    }
+    for title in (None, "a title of many words that somebody wanted to have over all of it " * 4):
+        figure = scan.isles.plot_time_curves(regions, title=title)
+        assert overlaps(figure) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 149])
+def test_nothing_of_charts_overlaps(count: int) -> None:
+    import pandas as pd
+
+    from isles24_zarr.figures import agreement_plot, grid_sizes, outcome_by_volume
+
+    rng = np.random.default_rng(count)
+    table = pd.DataFrame({"core": rng.gamma(2, 20, count), "mrs_3month": rng.integers(0, 7, count).astype(float)})
+    table["core_reference"] = table["core"] + rng.normal(0, 5, count)
+    grids = {"x": 512.0, "y": rng.integers(512, 700, count), "z": rng.integers(20, 200, count), "spacing_x": 4.48}
+    grids |= {"spacing_z": rng.choice([0.8, 2, 2.5], count), "frames": rng.integers(40, 63, count), "tilt": 10.0}
+    figures_ = [outcome_by_volume(table, ["core", "core"]), grid_sizes(pd.DataFrame(grids, index=range(count)))]
+    figures_ += [agreement_plot(table, "core")] if count > 1 else []
+    for figure in figures_:
+        assert overlaps(figure) == []
+    title = figures_[1].get_suptitle()
+    assert title == f"grids of {'1 subject' if count == 1 else f'{count} subjects'}, 4.48 mm in plane"
+
+
+def test_nothing_of_a_page_overlaps(store: Path) -> None:
+    cohort = isles24_zarr.open_cohort(store)
+    table = cohort["phenotype"].to_dataset()
+    long = np.array(["a centre with a name as long as an address: " * 3] * table.sizes["subject"], dtype=object)
+    cohort["phenotype"] = table.assign(center=("subject", long))
+    cohort["phenotype"].encoding |= isles24_zarr.open_cohort(store)["phenotype"].encoding
+    for subject in cohort.isles.subjects[:2]:
+        page = cohort.isles.summary(subject)
+        assert overlaps(page.figure()) == []
+        assert any(cell.endswith(" years") for row in page.sections[0].rows for cell in row)
+    assert overlaps(cohort.isles.missingness()) == []

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 
 import isles24_zarr
 from isles24_zarr.errors import SourceNotFoundError, UnsafePathError
-from isles24_zarr.release.paths import (
-    DictionaryName,
-    ImageName,
-    Release,
-    SourceFile,
-    Stray,
-    StrayTable,
-    TableName,
-    classified,
-    release_from_files,
-)
+from isles24_zarr.release.names import DictionaryName, ImageName, Stray, StrayTable, TableName, classified
+from isles24_zarr.release.paths import Release, SourceFile, release_from_files
 from isles24_zarr.release.source import Source
 from isles24_zarr.vocabulary import IMAGE_KINDS
 
@@ -92,9 +83,6 @@ def test_dictionary(path: str) -> None:
         (f"raw_data/{S}/visit-1/{S}_ses-01_ncct.nii.gz", "session"),
         (f"raw_data/{S}/ses-01/sub-stroke0002_ses-01_ncct.nii.gz", "another subject"),
         (f"raw_data/{S}/ses-01/{S}_ses-02_ncct.nii.gz", "another session"),
-        (f"raw_data/{S}/ses-01/{S}_ses-01_t1w.nii.gz", "not an image of the release"),
-        (f"raw_data/{S}/ses-01/{S}_ses-01_dwi.nii.gz", "does not belong to session 1"),
-        (f"derivatives/{S}/ses-01/{S}_ses-01_space-mni_cta.nii.gz", "space 'mni' is not known"),
         (f"raw_data/{S}/ses-01/other/{S}_ses-01_ncct.nii.gz", "not named as an image"),
         (f"raw_data/{S}/ses-01/{S}_ses-01_ncct.json", "not named as an image"),
         (f"phenotype/{S}/ses-02/{S}_ses-02_demographic_baseline.xlsx", "does not belong to session 2"),

@@ -16,6 +16,7 @@ import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.cohorts.opening import cohort_target, cohort_tree
 from isles24_zarr.training import _patches as patches
+from isles24_zarr.training._subjects import Subjects
 from tests.damage import spoil_chunks
 from tests.nifti_files import write
 
@@ -162,7 +163,9 @@ def test_a_patch_reads_its_chunks_alone(store: Path, tmp_path: Path) -> None:
 
 def test_labels_are_read_once_and_kept_as_counts(release: Path, cohort: xr.DataTree) -> None:
     found = cohort.isles.torch_dataset("ncct", label_threshold=0.5, patch=PATCH)
-    counts = patches.label_counts(found.plan.opened(S)["lesion_mask"])
+    around = Subjects(found.plan)[S].around
+    assert around is not None
+    counts = around[1]
     label, _ = canonical(release, S, "lesion_mask")
     assert np.diff(counts.totals, prepend=0).tolist() == [np.count_nonzero(half) for half in (label[:6], label[6:])]
     assert len(pickle.dumps(counts)) < 1000
@@ -329,7 +332,6 @@ def test_labels_of_masks_as_the_release_has_them(release: Path, client: Any, tmp
             np.testing.assert_array_equal(sample["label"][0].numpy(), label[region])
 
 
-def test_no_fraction_becomes_a_whole_number(cohort: xr.DataTree) -> None:
-    scan = cohort.isles.scan(S, chunks=None)
+def test_no_fraction_becomes_a_whole_number() -> None:
     with pytest.raises(TypeError, match="same_kind"):
-        patches.fill_patch(np.zeros(PATCH, np.int64), scan["tmax"], (0, 0, 0))
+        patches.fill_patch(np.zeros(PATCH, np.int64), PATCH, (0, 0, 0), lambda start, size: np.full(size, 0.5))  # noqa: ARG005

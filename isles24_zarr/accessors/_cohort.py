@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from isles24_zarr.accessors._nnunet import NnunetAccessor
 from isles24_zarr.accessors._parts import PartsAccessor
 from isles24_zarr.accessors._perfusion import CohortPerfusionAccessor
 from isles24_zarr.accessors._results import DerivingAccessor
+from isles24_zarr.accessors._training import TrainingAccessor
 
 if TYPE_CHECKING:
     import os
@@ -22,11 +24,10 @@ if TYPE_CHECKING:
     from isles24_zarr.cohorts import Records
     from isles24_zarr.figures import SubjectSummary
     from isles24_zarr.training import ChannelLike
-    from isles24_zarr.training.torch_patches import PatchDataset, Sample
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
+class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor, TrainingAccessor, NnunetAccessor):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:
@@ -47,16 +48,34 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a subject, one column a clinical variable; missing values are NaN or None.
+        """One row a subject, one column a clinical variable.
+
+        Numbers are float64; sex, centre and mTICI are categorical, mTICI in the order of its grades. Missing values are
+        NaN, or None in other text. See `cohorts.clinical_table`.
 
         Examples
         --------
         >>> cohort.isles.table.index.name, len(cohort.isles.table)
         ('subject', 3)
+        >>> list(cohort.isles.table["sex"].cat.categories)
+        ['M', 'F']
         """
         from isles24_zarr.cohorts import clinical_table
 
         return clinical_table(self._cohort)
+
+    @property
+    def codebook(self) -> pd.DataFrame:
+        """What each variable is, one row a variable, clinical ones and images; see `cohorts.cohort_codebook`.
+
+        Examples
+        --------
+        >>> cohort.isles.codebook.loc["age", ["unit", "range"]].tolist()
+        ['years', '0 to 120']
+        """
+        from isles24_zarr.cohorts import cohort_codebook
+
+        return cohort_codebook(self._cohort)
 
     def scan(
         self, subject: str | int, space: str = "ncct", *, pipeline: str | None = None, chunks: Any = "auto"
@@ -276,70 +295,6 @@ class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor):
             space=space,
             client=client,
             progress=progress,
-        )
-
-    def torch_dataset(
-        self,
-        images: Sequence[str],
-        label: str = "lesion_mask",
-        *,
-        patch: Sequence[int],
-        samples_per_subject: int = 8,
-        lesion_fraction: float = 0.5,
-        pad_value: float = 0.0,
-        label_threshold: float | None = None,
-        missing: str = "error",
-        space: str = "ncct",
-        seed: int = 0,
-        transform: Callable[[Sample], Any] | None = None,
-    ) -> PatchDataset:
-        """Return patches of aligned images as a map-style PyTorch Dataset.
-
-        Parameters
-        ----------
-        images
-            Names of volumes, which become the channels.
-        label
-            Name of the mask.
-        patch
-            Shape of a patch, (z, y, x) voxels.
-        samples_per_subject, lesion_fraction, pad_value, label_threshold, missing, space, seed, transform
-            As for `training.torch_patches.torch_dataset`.
-
-        Returns
-        -------
-        PatchDataset
-            Each sample is a dict: ``image``, float32 (image, z, y, x); ``label``, int64 (1, z, y, x); ``subject``,
-            ``origin``, ``affine``.
-
-        Raises
-        ------
-        UnknownNameError
-            An image does not exist, is a series, or is missing of a subject.
-        MissingExtraError
-            PyTorch is not installed.
-
-        Examples
-        --------
-        >>> data = cohort.isles.torch_dataset(["ncct"], patch=(4, 8, 8))  # doctest: +SKIP
-        >>> data[0]["image"].shape  # doctest: +SKIP
-        torch.Size([1, 4, 8, 8])
-        """
-        from isles24_zarr.training.torch_patches import torch_dataset
-
-        return torch_dataset(
-            self._cohort,
-            images,
-            label,
-            patch=patch,
-            samples_per_subject=samples_per_subject,
-            lesion_fraction=lesion_fraction,
-            pad_value=pad_value,
-            label_threshold=label_threshold,
-            missing=missing,
-            space=space,
-            seed=seed,
-            transform=transform,
         )
 
     def summary(self, subject: str) -> SubjectSummary:

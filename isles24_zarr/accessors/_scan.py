@@ -87,8 +87,9 @@ class ScanAccessor(MeasuresAccessor, SavingAccessor):
 
     def montage(
         self,
+        images: str | Sequence[str] | None = None,
         *,
-        images: Sequence[str] | None = None,
+        overlay: xr.DataArray | None = None,
         slices: int = 4,
         title: str | None = None,
         threshold: float | None = None,
@@ -98,7 +99,10 @@ class ScanAccessor(MeasuresAccessor, SavingAccessor):
         Parameters
         ----------
         images
-            Names of the images to show, from top to bottom.
+            Names of the images to show, from top to bottom; one name, too. Maps of your own are variables of the scan.
+        overlay
+            A map of your own, (z, y, x), on the grid of the scan: floating-point numbers are laid in colours over the
+            images, booleans and whole numbers are outlined.
         slices
             How many; all, where the scan has fewer.
         title
@@ -115,10 +119,11 @@ class ScanAccessor(MeasuresAccessor, SavingAccessor):
         --------
         >>> figure = scan.isles.montage(images=["ncct", "tmax"], slices=2, threshold=0.5)
         >>> figure.savefig("montage.png")  # doctest: +SKIP
+        >>> figure = scan.isles.montage("ncct", overlay=scan["tmax"].where(scan["tmax"] > 6), threshold=0.5)
         """
         from isles24_zarr.figures import montage
 
-        return montage(self._scan, images=images, slices=slices, title=title, threshold=threshold)
+        return montage(self._scan, images, overlay=overlay, slices=slices, title=title, threshold=threshold)
 
     def plot_time_curves(
         self,

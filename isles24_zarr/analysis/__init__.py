@@ -10,7 +10,7 @@ from isles24_zarr.analysis.blockwise import (
     series_axes,
     whole_curves,
 )
-from isles24_zarr.analysis.brain import brain_mask
+from isles24_zarr.analysis.brain import CoarseBrain, brain_mask, coarse_brain
 from isles24_zarr.analysis.curves import ball_mask, bolus_arrivals, enhancement, region_curve, time_curve, time_to_peak
 from isles24_zarr.analysis.lesions import (
     PerfusionLesions,
@@ -26,6 +26,7 @@ from isles24_zarr.analysis.statistics import label_volumes, mask_overlaps, mask_
 __all__ = [
     "SPATIAL",
     "ChallengeMetrics",
+    "CoarseBrain",
     "LabelRule",
     "PerfusionLesions",
     "ResamplingMethod",
@@ -36,6 +37,7 @@ __all__ = [
     "bolus_arrivals",
     "brain_mask",
     "challenge_metrics",
+    "coarse_brain",
     "computed_voxels",
     "dice_coefficient",
     "enhancement",

@@ -6,6 +6,7 @@ the image's own grid, block by block. An image is read once to find the brain, a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,6 +80,74 @@ def brain_mask(image: xr.DataArray) -> xr.DataArray:
     True
     """
     image = volume_axes(image)
+    brain = coarse_brain(image)
+    places = [
+        xr.DataArray(_places(0, image.sizes[dim], step), dims=dim)
+        for dim, step in zip(SPATIAL, brain.steps, strict=True)
+    ]
+    fine = functools.partial(_fine_block, brain.membership())
+    mask: xr.DataArray = xr.apply_ufunc(fine, image, *places, dask="parallelized", output_dtypes=[bool])
+    attributes = {"long_name": "brain", "flag_values": [0, 1], "flag_meanings": "outside brain"}
+    return mask.rename("brain_mask").assign_attrs(attributes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CoarseBrain:
+    """A brain as it was found, from which any part of its mask is drawn; of a head about 100 kB.
+
+    Parameters
+    ----------
+    bits
+        (z, y, x), which voxels of about 2 mm are inside, with one more around; eight along x are a byte.
+    width
+        How many there are along x.
+    steps
+        Voxels of the image along the sides of one, (z, y, x).
+    """
+
+    bits: NDArray[np.uint8]
+    width: int
+    steps: tuple[int, ...]
+
+    def membership(self, planes: slice = slice(None)) -> NDArray[np.float32]:
+        """Return 1 inside and 0 outside for coarse voxels, (z, y, x), of some coarse planes."""
+        return np.unpackbits(self.bits[planes], axis=-1, count=self.width).astype(np.float32)
+
+    def mask(self, block: NDArray[Any], start: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which voxels of a block are in the brain, as `brain_mask` has it.
+
+        Parameters
+        ----------
+        block
+            Of the image, (z, y, x).
+        start
+            Its first voxel in the image.
+        """
+        places = [
+            _places(first, count, step) for first, count, step in zip(start, block.shape, self.steps, strict=True)
+        ]
+        below = int(places[0][0])
+        membership = self.membership(slice(below, int(places[0][-1]) + 2))
+        z, y, x = places[0] - below, places[1], places[2]
+        return _fine_block(membership, block, z[:, None, None], y[:, None], x)
+
+
+def coarse_brain(image: xr.DataArray) -> CoarseBrain:
+    """Find the brain in a CT without contrast agent; see `brain_mask`, whose errors it raises.
+
+    Parameters
+    ----------
+    image
+        (z, y, x), in HU.
+
+    Examples
+    --------
+    >>> from isles24_zarr.analysis import coarse_brain
+    >>> block = scan["ncct"][2:4, :, 10:20].values
+    >>> coarse_brain(scan["ncct"]).mask(block, (2, 0, 10)).shape == block.shape
+    True
+    """
+    image = volume_axes(image)
     spacing = scan_grid(image).spacing[::-1]
     steps = tuple(max(1, round(_COARSE_MM / size)) for size in spacing)
     soft, bone = _coarse_fractions(image, steps)
@@ -88,17 +157,14 @@ def brain_mask(image: xr.DataArray) -> xr.DataArray:
         raise GeometryError(
             name_of(image), "holds nothing like a brain, no soft part that is 10 mm thick; give a mask of your own"
         )
-    membership = np.pad(inside.astype(np.float32), 1, mode="edge")
-    # where the voxels along each axis lie in that: half a coarse voxel is cut by its centre, one is around it
-    places = [
-        xr.DataArray((np.arange(image.sizes[dim]) + 0.5) / step + 0.5, dims=dim)
-        for dim, step in zip(SPATIAL, steps, strict=True)
-    ]
-    mask: xr.DataArray = xr.apply_ufunc(
-        functools.partial(_fine_block, membership), image, *places, dask="parallelized", output_dtypes=[bool]
-    )
-    attributes = {"long_name": "brain", "flag_values": [0, 1], "flag_meanings": "outside brain"}
-    return mask.rename("brain_mask").assign_attrs(attributes)
+    padded = np.pad(inside, 1, mode="edge")
+    return CoarseBrain(bits=np.packbits(padded, axis=-1), width=padded.shape[-1], steps=steps)
+
+
+def _places(first: int, count: int, step: int) -> NDArray[np.float64]:
+    """Return where voxels lie among padded coarse ones, along an axis."""
+    # half a coarse voxel is cut by its centre, one is around all
+    return (np.arange(first, first + count) + 0.5) / step + 0.5
 
 
 def _fine_block(

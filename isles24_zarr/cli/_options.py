@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,4 +36,18 @@ Options = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")]
+ExtraImages = Annotated[
+    bool,
+    typer.Option("--extra-images", help="Keep images beyond the twelve of ISLES'24, too, under names of their own."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Nothing of a subject may be left out.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say what is done, step by step, and show the traceback of an error.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress and no notices: results and errors alone.")
+]
+Log = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append progress, steps, problems and results to this file, with the time."),
+]

@@ -7,13 +7,18 @@ import dataclasses
 import errno
 import io
 import json
+import logging
 import os
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from isles24_zarr.errors import NoFolderError, Problem, one_line
 
@@ -22,17 +27,50 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from isles24_zarr.format import SubjectPlan
-    from isles24_zarr.release import Release
+    from isles24_zarr.release import LeftOut, Release
     from isles24_zarr.scans import ArrayInfo
 
 _CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
+_READABLE: Final = 8
+"""Letters that a column of a table has at least."""
+NOBODY_READS: Final = 141
+"""Exit code where stdout is a pipe that was closed: what shells give of programs that the system ends for it."""
 _PLAIN: Final[dict[str, Any]] = {"markup": False, "emoji": False, "highlight": False}
 """Names from outside are shown as they are."""
 
+PRINTED: Final = logging.getLogger("isles24_zarr.printed")
+"""Logs the lines that are printed, tables and JSON aside."""
 
-def print_release(release: Release, *, as_json: bool) -> bool:
-    """Print what a release holds; tell whether all of it is good."""
+_quiet: Final[ContextVar[bool]] = ContextVar("_quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Print no notices meanwhile."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def print_release(release: Release, *, strict: bool, as_json: bool) -> bool:
+    """Print what a release holds; tell whether all of it is good.
+
+    Raises
+    ------
+    LeftOutError
+        After all is printed: something is left out, and nothing was to be.
+    """
+    _print_release(release, as_json=as_json)
+    if strict:
+        from isles24_zarr.release import check_nothing_left_out
+
+        check_nothing_left_out(release.source, release.left_out)
+    return all_good(release.problems)
+
+
+def _print_release(release: Release, *, as_json: bool) -> None:
     if as_json:
         print_json(
             source=release.source,
@@ -47,9 +85,10 @@ def print_release(release: Release, *, as_json: bool) -> bool:
                 for name, subject in release.subjects.items()
             },
             dictionary=release.dictionary and release.dictionary.path,
+            left_out=[dataclasses.asdict(each) for each in release.left_out],
             problems=plain(release.problems),
         )
-        return all_good(release.problems)
+        return
     rows = (
         (
             name,
@@ -60,47 +99,23 @@ def print_release(release: Release, *, as_json: bool) -> bool:
         )
         for name, subject in release.subjects.items()
     )
-    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
     out().print(
-        f"{len(release.subjects)} subjects, {len(release.images)} images, {len(release.tables)} tables, "
-        f"{'a' if release.dictionary else 'no'} data dictionary, {megabytes(release.bytes)} MB"
+        f"{release.source}: {len(release.subjects)} subjects, {len(release.images)} images, "
+        f"{len(release.tables)} tables, {'a' if release.dictionary else 'no'} data dictionary, "
+        f"{megabytes(release.bytes)} MB"
+        f"{counted(release.left_out)}",
+        soft_wrap=True,
     )
-    return tell_problems(release.problems)
+    print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
+    tell_problems(release.problems)
 
 
-def print_plan(plans: Iterable[SubjectPlan], problems: Sequence[Problem], *, as_json: bool) -> bool:
-    """Print the arrays that a conversion would write; tell whether all files are good."""
-    arrays = [array for plan in plans for array in plan.arrays]
-    if as_json:
-        keys = ("path", "shape", "dtype", "chunks", "shards", "nbytes")
-        print_json(
-            arrays=[
-                {
-                    **{key: getattr(array, key) for key in keys},
-                    "source": array.source.path,
-                    "estimated_bytes": array.source.size,
-                }
-                for array in arrays
-            ],
-            problems=plain(problems),
-        )
-        return all_good(problems)
-    rows = (
-        (
-            array.path,
-            by(array.shape),
-            f"{array.dtype}, or labels" if array.is_mask else array.dtype,
-            by(array.chunks),
-            by(array.shards),
-            megabytes(array.nbytes),
-            megabytes(array.source.size),
-        )
-        for array in arrays
-    )
-    print_table(("array", "shape", "type", "chunks", "shards", "MB of voxels", "MB stored, about"), rows)
-    total, stored = sum(array.nbytes for array in arrays), sum(array.source.size for array in arrays)
-    out().print(f"{len(arrays)} arrays, {megabytes(total)} MB of voxels, about {megabytes(stored)} MB stored")
-    return tell_problems(problems)
+def counted(left_out: Iterable[LeftOut]) -> str:
+    """Return the end of a line that counts what is left out; nothing where nothing is."""
+    from isles24_zarr.release import left_out_line
+
+    line = left_out_line(left_out)
+    return f"; {line}" if line else ""
 
 
 def print_arrays(arrays: Iterable[ArrayInfo]) -> None:
@@ -148,6 +163,9 @@ def print_cohort(cohort: xr.DataTree) -> None:
 def tell_problems(problems: Iterable[Problem]) -> bool:
     """Print problems to stdout, errors last; tell whether there was none of severity error."""
     for problem in sorted(problems, key=lambda each: each.severity == "error"):
+        if _quiet.get() and problem.severity != "error":
+            PRINTED.info("%s: %s", problem.severity, problem)
+            continue
         style = "red" if problem.severity == "error" else "yellow"
         out().print(f"{problem.severity}: {problem}", style=style, soft_wrap=True)
     return all_good(problems)
@@ -169,13 +187,28 @@ def print_json(**document: Any) -> None:
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print texts in columns."""
+    """Print texts in columns; on a terminal that is too narrow for them, a block of lines for each row."""
+    names, cells = list(columns), [[one_line(cell) for cell in row] for row in rows]
+    console = out()
+    # a column of long texts is folded, as far as words stay words
+    least = [min(max(map(cell_len, column)), _READABLE) for column in zip(names, *cells, strict=True)]
+    if sum(least) + 2 * (len(names) - 1) > console.width:
+        _print_blocks(console, names, cells)
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
+    for name in names:
         table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(one_line, row))
-    out().print(table)
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_blocks(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for first, *others in rows:
+        console.print(Text(first, style="bold", overflow="fold"))
+        for name, cell in zip(names[1:], others, strict=True):
+            if cell:
+                console.print(Padding(Text(f"{name}: {cell}".removeprefix(": "), overflow="fold"), (0, 0, 0, 2)))
 
 
 def by(shape: Iterable[int]) -> str:
@@ -193,7 +226,15 @@ class _OneLine(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts escaped by `one_line`, and tables, whose cells are."""
-        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+        shown = [one_line(each) if isinstance(each, str) else each for each in objects]
+        for line in shown:
+            if isinstance(line, str):
+                PRINTED.info("%s", line)
+        super().print(*shown, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `standard_streams`: rich would end with 1."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads it")
 
 
 def out() -> Console:
@@ -224,8 +265,9 @@ def standard_streams() -> Iterator[None]:
         if error.filename is not None or error.errno not in _CANNOT_PRINT:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno != errno.EPIPE:
-            err().print(f"error: stdout: cannot be written ({error.strerror})", style="red", soft_wrap=True)
+        if error.errno == errno.EPIPE:
+            sys.exit(NOBODY_READS)
+        err().print(f"error: stdout: cannot be written ({error.strerror})", style="red", soft_wrap=True)
         sys.exit(1)
 
 

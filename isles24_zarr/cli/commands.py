@@ -1,25 +1,21 @@
-"""The command line: options, exit codes and rendering; what is done is done elsewhere.
-
-Results go to stdout, logs and progress to stderr. Exit codes: 0 all good; 1 finished, with the problems listed;
-2 the request itself is wrong; 130 interrupted. To be interrupted is how `serve` ends: with 0.
-"""
+"""The commands: options and rendering; what is done is done elsewhere. Exit codes are those of `cli._app`."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
-import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, ParamSpec
+from typing import Annotated, Any, Literal
 
 import typer
 
-from isles24_zarr.cli import _perfusion, _results, _updates
+from isles24_zarr.cli import _nnunet, _perfusion, _results, _updates
+from isles24_zarr.cli._app import app, main
+from isles24_zarr.cli._app import command as _command
+from isles24_zarr.cli._forecast import print_forecast, told_warnings
 from isles24_zarr.cli._options import (
     AsJson,
+    ExtraImages,
     Images,
     Options,
     Prune,
@@ -28,88 +24,42 @@ from isles24_zarr.cli._options import (
     Source,
     Spool,
     Store,
+    Strict,
     Subjects,
-    Verbose,
     Workers,
 )
 from isles24_zarr.cli._rendering import (
-    check_working_folder,
-    err,
+    counted,
     megabytes,
     out,
     print_arrays,
     print_cohort,
     print_json,
-    print_plan,
     print_release,
-    standard_streams,
     tell_problems,
 )
 from isles24_zarr.cli._serving import serve, view
-from isles24_zarr.errors import Isles24Error, RequestError
+from isles24_zarr.cli._tables import give_table
+from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.places import options_from_texts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-Arguments = ParamSpec("Arguments")
-
-app = typer.Typer(
-    name="isles24-zarr",
-    help="ISLES'24 stroke imaging as one Zarr store: list a release, convert it, look at what it holds.",
-    epilog="Start with 'isles24-zarr demo': it makes a small synthetic release and does everything with it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_INTERRUPTED: Final = "interrupted; what was committed stays, the same command resumes"
-
-
-def _command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
-    """Turn a function that tells if all is good into a command, with --verbose and the exit codes of this module."""
-
-    def command(*args: Arguments.args, **options: Arguments.kwargs) -> None:
-        verbose = options.pop("verbose", False)
-        # to be ended by the system is to be interrupted: workers stop, nothing is left half done
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            check_working_folder()
-            good = function(*args, **options)
-        except Isles24Error as error:
-            if verbose:
-                raise
-            err().print(f"error: {error}", style="red", soft_wrap=True)
-            raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
-        except KeyboardInterrupt:
-            err().print(_INTERRUPTED)
-            raise typer.Exit(130) from None
-        if not good:
-            raise typer.Exit(1)
-
-    functools.update_wrapper(command, function)
-    own = inspect.signature(function, eval_str=True)
-    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), verbose])  # type: ignore[attr-defined]
-    command.__annotations__ = {**inspect.get_annotations(function, eval_str=True), "verbose": Verbose}
-    app.command()(command)
-    return command
+__all__ = ["app", "main"]
 
 
 @_command
 def scan(
     source: Source,
     *,
+    extra_images: ExtraImages = False,
+    strict: Strict = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
     """List the subjects, images and tables of a release, and everything odd. Reads headers only."""
     from isles24_zarr.conversion import scan as scan_release
 
-    release = scan_release(source, options_from_texts(storage_option))
-    return print_release(release, as_json=as_json)
+    release = scan_release(source, options_from_texts(storage_option), extra_images=extra_images)
+    return print_release(release, strict=strict, as_json=as_json)
 
 
 @_command
@@ -124,7 +74,11 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
     prune: Prune = False,
     readmit: Readmit = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    extra_images: ExtraImages = False,
+    strict: Strict = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what is there, to do and to remove, and write nothing.")
+    ] = False,
     icechunk: Annotated[
         str | None,
         typer.Option(help="Commit each subject to this Icechunk repository, too: a folder or s3://bucket/prefix."),
@@ -134,36 +88,33 @@ def convert(
     as_json: AsJson = False,
 ) -> bool:
     """Convert a release into a store. Run it again to resume: what was finished stays as it is."""
-    options = options_from_texts(storage_option)
+    asked: dict[str, Any] = {
+        "subjects": subject,
+        "images": image,
+        "overwrite": overwrite,
+        "prune": prune,
+        "readmit": readmit,
+        "storage_options": options_from_texts(storage_option),
+        "extra_images": extra_images,
+        "strict": strict,
+    }
     if dry_run:
-        from isles24_zarr.conversion import planned
+        from isles24_zarr.conversion import forecast
 
-        return print_plan(*planned(source, subjects=subject, images=image, storage_options=options), as_json=as_json)
+        return print_forecast(forecast(source, store, **asked), as_json=as_json)
     from isles24_zarr import convert as run
     from isles24_zarr.conversion import FIRST_TIME
     from isles24_zarr.tasks import connected_client
 
-    with connected_client(scheduler) as client:
-        report = run(
-            source,
-            store,
-            subjects=subject,
-            images=image,
-            client=client,
-            workers=workers,
-            overwrite=overwrite,
-            prune=prune,
-            readmit=readmit,
-            icechunk=icechunk,
-            storage_options=options,
-            spool=spool,
-        )
+    with connected_client(scheduler) as client, told_warnings():
+        report = run(source, store, client=client, workers=workers, icechunk=icechunk, spool=spool, **asked)
     if as_json:
         print_json(**dataclasses.asdict(report))
         return report.ok
     out().print(
         f"{report.store}: {len(report.converted)} subjects converted, {len(report.unchanged)} unchanged, "
-        f"{report.images} images written, {megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s",
+        f"{report.images} images written, {megabytes(report.voxel_bytes)} MB of voxels in {report.seconds:.1f} s"
+        f"{counted(report.left_out)}",
         soft_wrap=True,
     )
     if icechunk:
@@ -180,6 +131,11 @@ def info(
     store: Store,
     subject: Annotated[str | None, typer.Argument(help="Tell of the arrays of this subject.")] = None,
     *,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the whole clinical table as CSV.")] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole clinical table as Parquet, with its types.")
+    ] = None,
+    codebook: Annotated[bool, typer.Option("--codebook", help="What each variable is, instead of values.")] = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
@@ -189,6 +145,12 @@ def info(
     from isles24_zarr.scans import described_arrays, read_path
 
     options = options_from_texts(storage_option)
+    if csv or parquet or codebook:
+        if subject is not None:
+            raise UnknownNameError(subject, "is one subject, and these are tables of all: leave it out")
+        cohort = open_cohort(store, storage_options=options)
+        give_table(cohort, codebook=codebook, csv=csv, parquet=parquet, as_json=as_json)
+        return True
     reader = read_path(store, storage_options=options)
     pipelines = described_pipelines(store, subject, storage_options=options)
     listed = [dataclasses.asdict(pipeline) for pipeline in pipelines]
@@ -290,7 +252,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove, _updates.diff):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _updates.diff, _nnunet.nnunet):
     _command(_function)
 
 
@@ -346,9 +308,10 @@ def demo(
 ) -> bool:
     """Make a small synthetic release, convert it, open it, compute and plot: all in one go."""
     import isles24_zarr
+    from isles24_zarr.synthetic import UNFINISHED
 
     release, store, picture = folder / "train", folder / "isles24.zarr", folder / "montage.png"
-    if not release.exists():
+    if not release.exists() or (release / UNFINISHED).exists():
         out().print(f"1. A synthetic release of four patients in {release}", soft_wrap=True)
         isles24_zarr.synthesize(release, subjects=4, scale="small")
     out().print(f"2. isles24_zarr.convert({str(release)!r}, {str(store)!r})", soft_wrap=True)
@@ -363,20 +326,3 @@ def demo(
     scan_.isles.montage().savefig(picture)
     out().print(f"5. Its images: {picture.absolute()}", soft_wrap=True)
     return tell_problems(report.problems)
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        with standard_streams():
-            app()
-    except KeyboardInterrupt:  # before a command has begun, or after it has ended
-        err().print(_INTERRUPTED)
-        sys.exit(130)
-    finally:
-        # what is left is to leave: nothing is to be interrupted any more, and the exit code stands
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        # an interrupt that passed through exec of a string (dataclasses are made so, while modules load) has Python
-        # end "python -m" by SIGINT, though it was caught; the next one that passes without clears that
-        exec("pass", {})  # noqa: S102

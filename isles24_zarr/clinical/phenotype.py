@@ -211,7 +211,8 @@ def cohort_table(
     xarray.Dataset
         Over ``subject``: the variables of the vocabulary, then unknown columns by name. Texts are strings, ``""`` where
         missing; all others float64, NaN where missing, durations in minutes. An unknown column is text where one of its
-        values is. Over (``subject``, ``image``): ``available``, bool.
+        values is. Over (``subject``, ``image``): ``available``, bool; of the images of the vocabulary, then of others
+        that a subject has.
     """
     import numpy as np
     import xarray as xr
@@ -229,10 +230,11 @@ def cohort_table(
         else:
             column = np.array([math.nan if cell is None else cell for cell in cells], dtype=np.float64)
         columns[name] = ("subject", column, _attributes(name, dictionary.get(name)))
-    has = np.array([[image in available.get(subject, ()) for image in IMAGES] for subject in subjects], dtype=bool)
+    images = [*IMAGES, *sorted({image for each in available.values() for image in each} - IMAGES.keys())]
+    has = np.array([[image in available.get(subject, ()) for image in images] for subject in subjects], dtype=bool)
     attributes = {"long_name": "whether the subject has the image"}
-    columns["available"] = (("subject", "image"), has.reshape(-1, len(IMAGES)), attributes)
-    coordinates = {"subject": np.array(subjects, dtype=text), "image": np.array(list(IMAGES), dtype=text)}
+    columns["available"] = (("subject", "image"), has.reshape(-1, len(images)), attributes)
+    coordinates = {"subject": np.array(subjects, dtype=text), "image": np.array(images, dtype=text)}
     return xr.Dataset(columns, coords=coordinates)
 
 

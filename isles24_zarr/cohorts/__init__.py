@@ -1,5 +1,6 @@
 """The cohort: its table, its scans, records."""
 
+from isles24_zarr.cohorts.codebook import cohort_codebook, portable_table
 from isles24_zarr.cohorts.hugging_face import hf_dataset
 from isles24_zarr.cohorts.opening import (
     available_images,
@@ -18,6 +19,7 @@ __all__ = [
     "Records",
     "available_images",
     "clinical_table",
+    "cohort_codebook",
     "cohort_folds",
     "cohort_records",
     "cohort_target",
@@ -25,6 +27,7 @@ __all__ = [
     "mapped_subjects",
     "open_cohort",
     "perfusion_table",
+    "portable_table",
     "selected_cohort",
     "split_cohort",
     "subject_names",

@@ -100,12 +100,39 @@ def subject_names(cohort: xr.DataTree) -> list[str]:
 
 
 def clinical_table(cohort: xr.DataTree) -> pd.DataFrame:
-    """Return the clinical variables of a cohort, one row a subject; missing text is None, missing numbers are NaN."""
+    """Return the clinical variables of a cohort, one row a subject.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Numbers are float64. Categories are categorical: of a scale (mTICI) all of its grades in order, of centres those
+        of this cohort. Other text is object. What is missing is NaN, and None in other text.
+    """
     table = cohort[PHENOTYPE].to_dataset()
     columns = {str(name) for name, variable in table.data_vars.items() if variable.dims == ("subject",)}
     variables = [*(name for name in CLINICAL if name in columns), *sorted(columns - CLINICAL.keys())]
     frame = table[variables].to_dataframe().astype({name: object for name in variables if _is_text(table[name])})
-    return frame.replace({"": None})
+    frame = frame.replace({"": None})
+    categories = {name: CLINICAL[name].categories for name in variables if _is_category(name)}
+    return frame.astype({name: _category_type(frame[name], known) for name, known in categories.items()})
+
+
+def _is_category(name: str) -> bool:
+    return name in CLINICAL and CLINICAL[name].kind == "category"
+
+
+def _category_type(column: pd.Series[Any], known: Sequence[str]) -> pd.CategoricalDtype:
+    """Return the type of a column of texts: the known ones first; others that a store holds are not lost."""
+    import pandas as pd
+
+    others = sorted({str(text) for text in column.dropna()} - set(known))
+    # grades ascend; sexes and centres have no order
+    return pd.CategoricalDtype([*known, *others], ordered=len(known) > 2 and not others)
 
 
 def _is_text(variable: xr.DataArray) -> bool:

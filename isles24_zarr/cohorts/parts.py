@@ -179,4 +179,7 @@ def _alike(table: pd.DataFrame, by: str | Sequence[str], rng: np.random.Generato
         raise UnknownNameError(", ".join(map(repr, unknown)), "is no column of the clinical table")
     # by name first: the order in which a cohort was put together decides nothing
     shuffled = table.sort_index().iloc[rng.permutation(len(table))]
+    # texts by their letters, whatever order their categories have
+    texts = shuffled[columns].select_dtypes("category").columns
+    shuffled = shuffled.astype(dict.fromkeys(texts, object))
     return shuffled.sort_values(columns, kind="stable").index if columns else shuffled.index

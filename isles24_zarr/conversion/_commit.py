@@ -187,9 +187,10 @@ def cohort_dataset(subjects: Mapping[str, SubjectRecord], dictionary: Mapping[st
     )
 
 
-def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: str) -> None:
-    """Write the root: what the data are, whether a conversion is under way, and who was taken out for good."""
-    record = {"kind": "store", "dictionary": dictionary.sha256}
+def write_root(store: Store, source: Source, dictionary: Dictionary, *, extra_images: bool, state: str) -> None:
+    """Write the root: what the data are, which images are kept, who was taken out, and whether it is complete."""
+    record: dict[str, Any] = {"kind": "store", "dictionary": dictionary.sha256}
+    record |= {"extra_images": True} if extra_images else {}
     removed = RootRecord.from_document(read_document(store, "")).removed
     write_group(
         store,
@@ -208,9 +209,9 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, state: s
     )
 
 
-def is_complete(store: Store, dictionary: Dictionary) -> bool:
-    """Tell whether the last conversion ended, with the same data dictionary, and has its table."""
+def is_complete(store: Store, dictionary: Dictionary, *, extra_images: bool) -> bool:
+    """Tell whether the last conversion ended, with the same data dictionary and choice of images, and has its table."""
     if read_document(store, PHENOTYPE) is None:
         return False
     root = RootRecord.from_document(read_document(store, ""))
-    return root.state == "complete" and root.dictionary == dictionary.sha256
+    return (root.state, root.dictionary, root.extra_images) == ("complete", dictionary.sha256, extra_images)

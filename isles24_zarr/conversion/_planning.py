@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
 from isles24_zarr.conversion.resume import NO_RUN, Job, decided_job, only_images, previous_run
-from isles24_zarr.errors import Problem, SourceError
-from isles24_zarr.format import SubjectPlan, subject_plan
+from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError, Problem, SourceError
+from isles24_zarr.format import RootRecord, SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
-from isles24_zarr.release import Source, selected_names
+from isles24_zarr.release import Source, check_nothing_left_out, selected_names
+from isles24_zarr.store import child_names, read_document, read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from zarr.abc.store import Store
 
     from isles24_zarr.release import Release, SourceFile, Subject
+    from isles24_zarr.store import StorePlace
+
 _HEADER_THREADS: Final = 8
 
 
-def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Release:
+def scan(
+    source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None, *, extra_images: bool = False
+) -> Release:
     """List a release: its subjects, images, tables and everything odd. Reads headers, no voxels.
 
     Parameters
@@ -33,11 +38,13 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
         A folder, an archive (zip, tar, 7z) or any fsspec URL.
     storage_options
         Options for it, where it is a URL.
+    extra_images
+        List images beyond the twelve, too, under the names that `convert` keeps them by.
 
     Returns
     -------
     Release
-        With the problems of paths, headers and grids.
+        With the problems of paths, headers and grids. ``left_out`` has all files that are not used.
 
     Raises
     ------
@@ -52,6 +59,8 @@ def scan(source: str | os.PathLike[str], storage_options: Mapping[str, Any] | No
     """
     place = Source.of(source, storage_options)
     release = place.listed()
+    if not extra_images:
+        release = release.without_extra_images()
     _, headers, problems = read_headers(place, release.subjects.values(), progress=sys.stderr.isatty())
     for subject in release.subjects.values():
         problems += subject_plan(subject, headers).problems
@@ -67,12 +76,78 @@ def planned(
 ) -> tuple[list[SubjectPlan], list[Problem]]:
     """Return what `convert` would write into a new store, given the same arguments, and what is odd."""
     place = Source.of(source, storage_options)
-    release = place.listed()
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    release = place.listed().without_extra_images()
+    chosen, wanted = chosen_subjects(release, subjects), wanted_images(release, images)
     _, headers, problems = read_headers(place, chosen.values(), progress=sys.stderr.isatty())
     plans = [only_images(subject_plan(subject, headers), wanted) for subject in chosen.values()]
     problems += [problem for plan in plans for problem in plan.problems]
     return plans, [*release.problems, *(problem for problem in problems if problem.image in wanted)]
+
+
+def listed_release(
+    source: Source, target: StorePlace, *, subjects: Sequence[str] | None, extra_images: bool, strict: bool
+) -> Release:
+    """List what is to be converted into a store.
+
+    Parameters
+    ----------
+    source, target
+        From where to where. A store that keeps images beyond the twelve goes on to do so.
+    subjects
+        Names of those that are wanted.
+    extra_images
+        Keep images beyond the twelve.
+    strict
+        Nothing of the subjects may be left out.
+
+    Raises
+    ------
+    LeftOutError
+        Something would be.
+    SourceNotFoundError
+        There is no release.
+    """
+    release = source.listed()
+    root = RootRecord.from_document(read_document(target.opened(read_only=True), ""))
+    if not (extra_images or root.extra_images):
+        release = release.without_extra_images()
+    if strict:
+        check_nothing_left_out(release.source, release.left_out, subjects)
+    return release
+
+
+def is_outdated(target: StorePlace, *, in_part: bool) -> bool:
+    """Make sure that the target is ours, or nothing yet; tell whether it is of an older version.
+
+    Raises
+    ------
+    DestinationError, NotAStoreError, StoreVersionError
+        It is something else.
+    OldStoreError
+        It is of an older version and, as the conversion is of a part, would not become one of this version.
+    """
+    target.opened(read_only=False)
+    store = target.opened(read_only=True)
+    try:
+        read_root(store)
+    except OldStoreError:
+        if in_part:
+            raise
+        return True
+    except NotAStoreError:
+        if child_names(store, "") or read_document(store, "") is not None:
+            raise DestinationError(
+                target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
+            ) from None
+    return False
+
+
+def undecided(
+    target: StorePlace, subjects: Mapping[str, Subject], decide: Callable[..., tuple[list[Job], list[Problem]]]
+) -> list[Subject]:
+    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
+    jobs, _ = decide(target.opened(read_only=True), subjects.values(), {}, ())
+    return [job.subject for job in jobs]
 
 
 def decided_jobs(
@@ -141,8 +216,9 @@ def read_headers(
     return source, headers, [result for _, result in found if isinstance(result, Problem)]
 
 
-def wanted_images(images: Sequence[str] | None) -> frozenset[str]:
-    return frozenset(selected_names(vocabulary.IMAGES, images, of="the images of a release"))
+def wanted_images(release: Release, images: Sequence[str] | None) -> frozenset[str]:
+    of = "the images of a release" if release.extra_images else "the images of a release (others need --extra-images)"
+    return frozenset(selected_names({*vocabulary.IMAGES, *release.image_names}, images, of=of))
 
 
 def chosen_subjects(release: Release, names: Sequence[str] | None) -> dict[str, Subject]:

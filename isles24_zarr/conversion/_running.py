@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject, says_the_same
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from isles24_zarr.release import Source
     from isles24_zarr.store import StorePlace
     from isles24_zarr.tasks import TaskLost
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +148,7 @@ class Run:
             problems=job.problems,
         )
         job.problems = list(problems)
+        _logger.info("%s is committed", job.subject.name)
 
 
 @contextlib.contextmanager
@@ -174,7 +178,7 @@ def spool_for(source: Source, target: StorePlace, folder: str | os.PathLike[str]
 def _lost(task: FileTask, lost: TaskLost) -> Problem:
     return Problem(
         path=task.plan.source.path,
-        message=f"{lost.why}; convert again with fewer workers",
+        message=f"{lost.why}; run the same command again, with fewer workers",
         subject=task.plan.subject,
         image=task.plan.image,
         passing=True,

@@ -20,16 +20,19 @@ from isles24_zarr.conversion._commit import is_complete, read_dictionary, store_
 from isles24_zarr.conversion._planning import (
     chosen_subjects,
     decided_jobs,
+    is_outdated,
+    listed_release,
     read_headers,
+    undecided,
     wanted_images,
 )
+from isles24_zarr.conversion._room import check_room
 from isles24_zarr.conversion._running import Run, client_for, spool_for
 from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion._versions import commit_versions, repository_place
-from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError
 from isles24_zarr.format import PHENOTYPE
-from isles24_zarr.release import Source
-from isles24_zarr.store import StorePlace, child_names, read_document, read_root
+from isles24_zarr.release import Source, of_subjects
+from isles24_zarr.store import StorePlace
 from isles24_zarr.writing import remove, remove_partial_objects
 
 if TYPE_CHECKING:
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distributed import Client
+    from zarr.abc.store import Store
 
     from isles24_zarr.conversion._commit import Dictionary
     from isles24_zarr.conversion.resume import Job
     from isles24_zarr.errors import Problem
-    from isles24_zarr.release import Subject
+    from isles24_zarr.release import LeftOut, Release, Subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,8 @@ class ConvertReport:
         Everything that went wrong or is odd.
     snapshots
         Of the Icechunk repository, where there is one: the commit of each subject that this run added to it.
+    left_out
+        Files of the chosen subjects, and of nobody in particular, that are not used.
     """
 
     store: str
@@ -83,6 +89,7 @@ class ConvertReport:
     snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
     touched: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -105,6 +112,8 @@ def convert(
     icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     spool: str | os.PathLike[str] | None = None,
+    extra_images: bool = False,
+    strict: bool = False,
 ) -> ConvertReport:
     """Convert a release, resuming what an earlier run finished.
 
@@ -137,6 +146,11 @@ def convert(
     spool
         A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
         workers must see it.
+    extra_images
+        Keep images beyond the twelve of ISLES'24, under the names that `scan` lists. The store remembers it: later
+        conversions into it keep them as well.
+    strict
+        Write nothing where an image or table of the chosen subjects would be left out.
 
     Returns
     -------
@@ -148,7 +162,8 @@ def convert(
     RequestError
         The source is no release, the store is something else, or a name is unknown; or it is that of a subject that was
         removed for good (`RemovedSubjectError`); or a part is to be converted into a store of an older format
-        (`OldStoreError`), which is brought up to date as a whole.
+        (`OldStoreError`), which is brought up to date as a whole; or, before anything is written, something would be
+        left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
 
@@ -160,18 +175,14 @@ def convert(
     """
     started, options = time.monotonic(), storage_options or {}
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
-    release = origin.listed()
-    chosen, wanted = chosen_subjects(release, subjects), wanted_images(images)
+    release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
+    chosen, wanted = chosen_subjects(release, subjects), wanted_images(release, images)
     update = Update.of(release, subjects, prune=prune, readmit=readmit)
-    outdated = _check_target(target)
+    outdated = is_outdated(target, in_part=subjects is not None or images is not None)
     chosen = update.admitted(target.opened(read_only=True), chosen)
-    if outdated and (subjects is not None or images is not None):
-        raise outdated
     place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
     decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
-    needed = list(chosen.values())
-    if origin.streamed:  # of the others, nothing is taken out of an archive
-        needed = [job.subject for job in decide(target.opened(read_only=True), needed, {}, ())[0]]
+    needed = undecided(target, chosen, decide) if origin.streamed else list(chosen.values())
     origin, headers, odd = read_headers(origin, needed, release.dictionary, progress=progress)
     dictionary = read_dictionary(origin, release)
     problems = [*release.problems, *dictionary.problems]
@@ -180,11 +191,12 @@ def convert(
         chosen = update.begun(zarr_store, chosen, confirm)
         jobs, found = decide(zarr_store, chosen.values(), headers, odd)
         problems += found
+        check_room(target, zarr_store, jobs, overwrite=overwrite)
         conversion = _Conversion(
-            source=origin, target=target, dictionary=dictionary, outdated=outdated is not None, confirm=confirm
+            source=origin, target=target, release=release, dictionary=dictionary, outdated=outdated, confirm=confirm
         )
         kept: Mapping[str, tuple[Problem, ...]] = {}
-        if jobs or outdated or not is_complete(zarr_store, dictionary):
+        if jobs or outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
             with client_for(jobs, client, workers) as running, spool_for(origin, target, spool) as folder:
                 # nothing is changed for a cluster that cannot do the work
                 kept = conversion.run(jobs, running, folder, overwrite=overwrite, progress=progress)
@@ -203,6 +215,7 @@ def convert(
         seconds=time.monotonic() - started,
         snapshots=snapshots,
         removed=removed,
+        left_out=of_subjects(release.left_out, chosen),
     )
 
 
@@ -236,8 +249,8 @@ class _Conversion:
 
     Parameters
     ----------
-    source, target, dictionary
-        The release, the store, and the data dictionary.
+    source, target, release, dictionary
+        Where the release is, the store, what the release is, and the data dictionary.
     outdated
         The store is of an older format.
     confirm
@@ -246,6 +259,7 @@ class _Conversion:
 
     source: Source
     target: StorePlace
+    release: Release
     dictionary: Dictionary
     outdated: bool
     confirm: Callable[[], None]
@@ -266,7 +280,7 @@ class _Conversion:
         remove_partial_objects(store, "")
         if self.outdated:
             remove(store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
-        write_root(store, self.source, self.dictionary, state="converting")
+        self._write_root(store, "converting")
         run = Run(
             source=self.source,
             target=self.target,
@@ -278,21 +292,8 @@ class _Conversion:
         kept = run.convert(jobs)
         self.confirm()
         write_cohort(store, self.dictionary.entries)
-        write_root(store, self.source, self.dictionary, state="complete")
+        self._write_root(store, "complete")
         return kept
 
-
-def _check_target(target: StorePlace) -> OldStoreError | None:
-    """Make sure that the target is ours, or nothing yet; return what readers say of one of an older version."""
-    target.opened(read_only=False)
-    store = target.opened(read_only=True)
-    try:
-        read_root(store)
-    except OldStoreError as error:
-        return error
-    except NotAStoreError:
-        if child_names(store, "") or read_document(store, "") is not None:
-            raise DestinationError(
-                target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
-            ) from None
-    return None
+    def _write_root(self, store: Store, state: str) -> None:
+        write_root(store, self.source, self.dictionary, extra_images=self.release.extra_images, state=state)

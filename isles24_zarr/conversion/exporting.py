@@ -136,7 +136,8 @@ def export(
     damaged: list[tuple[str, StoreDamageError]] = []
     records = committed_subjects(opened, damaged)
     chosen = selected_names([*records, *(name for name, _ in damaged)], subjects, of=target.url)
-    wanted = selected_names(vocabulary.IMAGES, images, of="the images of a release")
+    stored = {*vocabulary.IMAGES, *(image for record in records.values() for image in record.images)}
+    wanted = selected_names(stored, images, of="the images of a release and of this store")
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]

@@ -16,7 +16,7 @@ from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format import ATTRIBUTE_KEY, DERIVATIVES, PHENOTYPE, RootRecord, pipeline_path, pipelines_of
 from isles24_zarr.store import child_names, column_table, committed_subjects, read_document
-from isles24_zarr.vocabulary import CLINICAL, SUBJECT_NAME
+from isles24_zarr.vocabulary import CLINICAL, IMAGES, SUBJECT_NAME
 from isles24_zarr.writing import (
     list_subjects,
     listed_subjects,
@@ -143,7 +143,10 @@ def _without_empty(table: xr.Dataset) -> xr.Dataset:
         return bool((column == "").all() if column.dtype.kind not in "biuf" else column.isnull().all())
 
     others = [name for name in table.data_vars if name not in CLINICAL and table[name].dims == ("subject",)]
-    return table.drop_vars([name for name in others if is_empty(table[name])])
+    table = table.drop_vars([name for name in others if is_empty(table[name])])
+    images = [str(name) for name in table["image"].values]
+    has = table["available"].any("subject").values
+    return table.isel(image=[number for number, name in enumerate(images) if name in IMAGES or has[number]])
 
 
 def _pipelines(store: Store) -> list[str]:

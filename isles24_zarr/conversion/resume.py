@@ -21,9 +21,9 @@ from isles24_zarr.format import (
     seal,
     subject_plan,
 )
+from isles24_zarr.release import is_image_name
 from isles24_zarr.store import ZARR_JSON, child_names, encoded_document, listed_keys, read_document
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.vocabulary import IMAGES
 from isles24_zarr.writing import remove, remove_partial_objects, withdraw
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _written_images(store: Store, name: str) -> frozenset[str]:
         image
         for group in child_names(store, name)
         for image in child_names(store, f"{name}/{group}")
-        if image in IMAGES
+        if is_image_name(image)
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from isles24_zarr.errors import DestinationError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import ArrayRecord, DerivativeRecord, GridRecord, file_label, pipeline_path
 from isles24_zarr.geometry import UNKNOWN_ORIENTATION, Grid
+from isles24_zarr.release import image_rank, is_image_name
 from isles24_zarr.store import ZARR_JSON, read_document
-from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -55,7 +55,8 @@ def whole_grid(grid: GridRecord) -> Grid:
 
 def image_records(grid: GridRecord, place: ScanPlace) -> dict[str, ArrayRecord]:
     """Return the images of a grid, that which gave it first."""
-    names = sorted((name for name in IMAGES if name in grid.members), key=lambda name: name != grid.reference)
+    images = (name for name in grid.members if is_image_name(name))
+    names = sorted(images, key=lambda name: (name != grid.reference, image_rank(name)))
     return {name: ArrayRecord.from_checked(grid.members[name], f"{place.path}/{name}") for name in names}
 
 

@@ -125,7 +125,7 @@ def derived_subjects(
     target, order = cohort_target(cohort), subject_names(cohort)
     wanted = set(selected_names(order, subjects, of="the cohort"))
     names = [name for name in order if name in wanted]
-    whose = Pipeline.of(pipeline, description, version, generated_by, _identity(function))
+    whose = Pipeline.of(pipeline, description, version, generated_by, function_identity(function))
     places = [ScanPlace.of(target, name, space) for name in names]
     if is_versioned(target.url):
         rows = _derived_versions(function, places, whose, overwrite=overwrite)
@@ -265,8 +265,14 @@ def _state(store: Store, place: ScanPlace, pipeline: Pipeline, record: Derivativ
     return "kept" if all(found.get("sources") == checksums for found in own) else "outdated"
 
 
-def _identity(function: Any) -> dict[str, Any]:
-    """Return by what a function is known again: its name, and the parameters that a `functools.partial` has bound."""
+def function_identity(function: Any) -> dict[str, Any]:
+    """Return by what a function is known again: its name, and the parameters that a `functools.partial` has bound.
+
+    Parameters
+    ----------
+    function
+        Whatever can be called.
+    """
     parameters: dict[str, str] = {}
     while isinstance(function, functools.partial):
         bound = {**{f"argument {number}": value for number, value in enumerate(function.args)}, **function.keywords}

@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.analysis import computed_voxels
+from isles24_zarr.errors import one_line
 from isles24_zarr.figures._style import FAINT_INK, PAPER, SMALL
 from isles24_zarr.geometry import UNKNOWN_ORIENTATION, scan_grid
-from isles24_zarr.vocabulary import CT_WINDOWS, IMAGES
+from isles24_zarr.vocabulary import CT_WINDOWS, IMAGES, shown_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,12 +31,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Display:
-    """How an image is shown: in a CT window, or in limits in its units, or in a range of its own."""
+    """How an image is shown: in a CT window, or in limits in its units, or in a range of its own.
+
+    A map is what stands for numbers, by colours with a bar; a map of the user has a range that its values give.
+    """
 
     label: str
     window: str | None = None
     limits: Span | None = None
     colours: str = "gray"
+
+    @property
+    def is_map(self) -> bool:
+        """Whether colours stand for numbers."""
+        return self.colours != "gray"
 
 
 DISPLAYS: Final[dict[str, Display]] = {
@@ -80,6 +89,21 @@ def loaded_planes(scan: xr.Dataset, names: Sequence[str], chosen: Sequence[int])
     return {name: np.stack([loaded[name, index].values.astype(np.float64) for index in chosen]) for name in names}
 
 
+def display_of(name: str, planes: Floats) -> Display:
+    """Return how an image is shown; one that the release does not have as a map, around 0 where it has both signs."""
+    if name in DISPLAYS:
+        return DISPLAYS[name]
+    signed = bool(np.any(planes[np.isfinite(planes)] < 0))
+    return Display(label=one_line(name.replace("_", " ")), colours="RdBu_r" if signed else "viridis")
+
+
+def is_shown_as_image(image: xr.DataArray) -> bool:
+    """Tell whether a montage can have a row of it: an image of the release, no mask, or numbers of the user's own."""
+    known = IMAGES.get(str(image.name))
+    own = known is None and image.dtype.kind in "biuf" and {"z", "y", "x"} <= set(image.dims) <= {"time", "z", "y", "x"}
+    return str(image.name) in DISPLAYS or own
+
+
 def display_limits(display: Display, planes: Floats) -> Span:
     """Return the lowest and highest value that is shown, in the units of the image."""
     if display.window:
@@ -87,6 +111,10 @@ def display_limits(display: Display, planes: Floats) -> Span:
         return centre - width / 2, centre + width / 2
     if display.limits:
         return display.limits
+    if display.is_map:
+        size = np.abs(planes[np.isfinite(planes) & (planes != 0)])
+        most = float(f"{np.percentile(size, 99):.2g}") if size.size else 1.0
+        return (-most if display.colours == "RdBu_r" else 0.0), most
     seen = planes[np.isfinite(planes) & (planes > 0)]
     if not seen.size:
         return 0.0, 1.0
@@ -97,18 +125,19 @@ def display_limits(display: Display, planes: Floats) -> Span:
 
 def caption(image: xr.DataArray, display: Display, limits: Span) -> str:
     """Return what a reader must know of a row: session, window or range, units, what is shown of a series."""
-    kind = IMAGES[str(image.name)]
+    kind = IMAGES.get(str(image.name))
+    units = kind.units if kind else shown_units(image.attrs.get("units"))
     if display.window:
         centre, width = CT_WINDOWS[display.window]
-        lines = [f"{display.window} window", f"W {width:g}  L {centre:g} {kind.units}"]
+        lines = [f"{display.window} window", f"W {width:g}  L {centre:g} {units}"]
     else:
-        gap = " " if len(kind.units) < 5 else "\n"
-        lines = [f"{limits[0]:g} to {limits[1]:g}{gap}{kind.units}"]
-    if kind.session == 2:
+        gap = " " if len(units) < 5 else "\n"
+        lines = [f"{limits[0]:g} to {limits[1]:g}{gap}{units}".rstrip()]
+    if kind and kind.session == 2:
         lines.insert(0, "at follow-up")
     if "time" in image.dims:
         seconds = image["time"].values[mean_frames(image)]
-        lines.append(f"mean of {seconds[0]:g} to {seconds[-1]:g} s")
+        lines.append(f"mean of {seconds[0]:g} to {seconds[-1]:g} s" if seconds.size > 1 else f"at {seconds[0]:g} s")
     return "\n".join(lines)
 
 
@@ -133,7 +162,8 @@ class View:
 
 def view_of_head(scan: xr.Dataset, planes: Mapping[str, Floats]) -> View:
     """Return the view of all that is not air in CT, or not 0 where no CT is shown."""
-    in_hu = {name: values for name, values in planes.items() if IMAGES[name].units == "HU"}
+    in_hu = {name: values for name, values in planes.items() if name in IMAGES and IMAGES[name].units == "HU"}
+    planes = {name: values if name in IMAGES else np.abs(values) for name, values in planes.items()}
     lowest = _AIR_HU if in_hu else 0.0
     # registered CT is exactly 0 where the scanner did not look
     head = np.any(
@@ -173,9 +203,8 @@ def _span(edges: Floats, profile: NDArray[np.int64]) -> Span:
 # --- drawing ---
 
 
-def draw_plane(axes: Axes, plane: Floats, image: str, limits: Span, view: View) -> AxesImage:
+def draw_plane(axes: Axes, plane: Floats, image: str, display: Display, limits: Span, view: View) -> AxesImage:
     """Draw a slice, (y, x), of an image where it lies in mm; what was not computed of a map is transparent."""
-    display = DISPLAYS[image]
     shown = np.ma.masked_where(~computed_voxels(plane, image), plane)
     drawn = axes.imshow(
         shown.clip(*limits),
@@ -186,7 +215,7 @@ def draw_plane(axes: Axes, plane: Floats, image: str, limits: Span, view: View) 
         extent=(view.x_edges[0], view.x_edges[-1], view.y_edges[0], view.y_edges[-1]),
         aspect="equal",
         # colours stand for numbers: none is made up between two voxels of a map
-        interpolation="nearest" if display.limits else "bicubic",
+        interpolation="nearest" if display.is_map else "bicubic",
     )
     axes.set_axis_off()
     marks = [] if np.any(shown.filled(0)) else [(0.5, 0.5, "no data")]
@@ -195,6 +224,22 @@ def draw_plane(axes: Axes, plane: Floats, image: str, limits: Span, view: View) 
     for x, y, mark in marks:
         axes.text(x, y, mark, transform=axes.transAxes, color=FAINT_INK, size=SMALL, ha="center", va="center")
     return drawn
+
+
+def draw_over(axes: Axes, plane: Floats, image: str, display: Display, limits: Span, view: View) -> AxesImage:
+    """Draw a map over a slice that is drawn already; where it is 0 or holds nothing, the slice is seen."""
+    seen = computed_voxels(plane, image) & (plane != 0)
+    return axes.imshow(
+        np.ma.masked_where(~seen, plane).clip(*limits),
+        cmap=display.colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        origin="lower",
+        extent=(view.x_edges[0], view.x_edges[-1], view.y_edges[0], view.y_edges[-1]),
+        aspect="equal",
+        interpolation="nearest",
+        alpha=0.6,
+    )
 
 
 def draw_outline(axes: Axes, mask: NDArray[np.bool_], view: View, colour: str) -> None:

@@ -89,7 +89,8 @@ def _draw_identity(axes: Axes, pairs: NDArray[np.float64]) -> None:
     axes.scatter(pairs[:, 1], pairs[:, 0], **_DOT)  # type: ignore[arg-type]
     low = min(0.0, float(pairs.min()) * 1.06)
     axes.set(xlim=(low, top), ylim=(low, top), aspect="equal")
-    axes.set_title(f"{agreement.subjects} subjects, ICC {agreement.icc:.2f}", color=_INK, size=9, loc="left")
+    icc = f", ICC {agreement.icc:.2f}" if np.isfinite(agreement.icc) else ""
+    axes.set_title(f"{agreement.subjects} subjects{icc}", color=_INK, size=9, loc="left")
 
 
 def _draw_differences(axes: Axes, pairs: NDArray[np.float64], units: str) -> None:

@@ -11,9 +11,10 @@ import pandas as pd
 from isles24_zarr.cohorts import clinical_table
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.figures._style import CATEGORY_COLOURS, DEEP_BLUE, DOTS_PER_INCH, ON_WHITE, SMALL, figure_class
+from isles24_zarr.figures._text import counted
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.geometry import scan_grid
-from isles24_zarr.vocabulary import CLINICAL, IMAGES
+from isles24_zarr.vocabulary import CLINICAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,6 @@ def missingness(cohort: xr.DataTree) -> Figure:
     images = pd.DataFrame(
         ~available.values, index=clinical.index, columns=[str(name) for name in available["image"].values]
     )
-    images = images[[name for name in IMAGES if name in images]]
     rows = clinical.shape[1], images.shape[1]
     height = 0.9 + 0.165 * sum(rows) + 0.3
     width = 3.3 + min(6.5, max(2.5, 0.2 * len(clinical)))
@@ -115,7 +115,9 @@ def missingness(cohort: xr.DataTree) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=rows)
     _draw_missing(top, clinical)
     _draw_missing(bottom, images)
-    top.set_title(f"what is missing, {len(clinical)} subjects", loc="left", color=_INK, size=11, weight="bold")
+    top.set_title(
+        f"what is missing, {counted(len(clinical), 'subject')}", loc="left", color=_INK, size=11, weight="bold"
+    )
     named = np.arange(0, len(clinical), math.ceil(len(clinical) / _MOST_NAMES))
     bottom.set_xticks(
         named, [str(clinical.index[int(place)]).removeprefix("sub-") for place in named], rotation=90, parse_math=False
@@ -184,7 +186,7 @@ def grid_sizes(grids: pd.DataFrame) -> Figure:
     spacing = grids["spacing_x"].astype(np.float64)
     least, most = f"{spacing.min():.2f}", f"{spacing.max():.2f}"
     sizes = f"{least if least == most else f'{least} to {most}'} mm in plane"
-    title = f"grids of {len(grids)} subjects, {sizes}"
+    title = f"grids of {counted(len(grids), 'subject')}, {sizes}"
     figure.suptitle(title, color=_INK, size=11, weight="bold", x=0.01, ha="left")
     return figure
 
@@ -287,7 +289,7 @@ def _draw_counts(axes: Axes, grids: pd.DataFrame, across: str, up: str, labels: 
             )
     for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
         if (values == np.rint(values)).all():
-            axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+            axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     axes.set_xlabel(labels[0], color=_INK, size=9)
     axes.set_ylabel(labels[1], color=_INK, size=9)
     axes.margins(0.12)
@@ -304,10 +306,10 @@ def _draw_histogram(axes: Axes, values: pd.Series[float], label: str) -> None:
         # one bar for each number of frames
         bins = [*np.arange(known.min(), known.max() + 2) - 0.5] if whole else min(20, max(5, len(known)))
         axes.hist(known, bins=bins, color=DEEP_BLUE, alpha=0.75, rwidth=0.92)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlabel(label + (f"  ({len(values) - len(known)} without)" if len(known) < len(values) else ""), size=9)
     axes.set_ylabel("subjects", color=_INK, size=9)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _plain(axes)
 
 

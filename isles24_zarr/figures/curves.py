@@ -24,6 +24,7 @@ from isles24_zarr.figures._panels import (
     view_of_head,
 )
 from isles24_zarr.figures._style import CATEGORY_COLOURS, DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.figures._text import counted, shortened_text, text_inches, wrapped_text
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.vocabulary import IMAGES
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _MOST_PANELS: Final = 3
 _PANEL_INCHES, _CURVE_INCHES, _FOOT_INCHES, _EDGE_INCHES = 2.3, 4.6, 0.55, 0.12
-_TITLE_INCHES, _LEGEND_INCHES = 0.5, 0.17
+_TITLE_INCHES, _TITLE_LINE_INCHES, _LEGEND_INCHES = 0.5, 0.22, 0.17
 _AXIS_INCHES: Final = 0.75
 """For the numbers and the name of the vertical axis."""
 
@@ -117,13 +118,15 @@ def time_curves(
     loaded = _planes(series, masks, chosen)
     view = view_of_head(series.to_dataset(name=image), {image: loaded[image]})
     height = _PANEL_INCHES * view.ratio if chosen else 2.6
-    head = _TITLE_INCHES + math.ceil(len(found) / 2) * _LEGEND_INCHES
     left = _EDGE_INCHES + len(chosen) * (_PANEL_INCHES + _EDGE_INCHES)
-    size = left + _AXIS_INCHES + _CURVE_INCHES + _EDGE_INCHES, head + height + _FOOT_INCHES
+    width = left + _AXIS_INCHES + _CURVE_INCHES + _EDGE_INCHES
+    lines = wrapped_text(title or str(scan.attrs.get("subject", "scan")), width - 2 * _EDGE_INCHES, 13, bold=True)
+    labels, columns = _legend_labels(scan_grid(series).voxel_volume / MM3_PER_ML, found)
+    head = _TITLE_INCHES + (len(lines) - 1) * _TITLE_LINE_INCHES + math.ceil(len(found) / columns) * _LEGEND_INCHES
+    size = width, head + height + _FOOT_INCHES
     figure = drawable(figsize=size, dpi=DOTS_PER_INCH, facecolor=PAPER)
-    subject = str(scan.attrs.get("subject", "scan"))
     top = 1 - 0.14 / size[1]
-    figure.text(_EDGE_INCHES / size[0], top, title or subject, color=INK, size=13, weight="bold", va="top")
+    figure.text(_EDGE_INCHES / size[0], top, "\n".join(lines), color=INK, size=13, weight="bold", va="top")
     for column, index in enumerate(chosen):
         place = (_EDGE_INCHES + column * (_PANEL_INCHES + _EDGE_INCHES), _FOOT_INCHES, _PANEL_INCHES, height)
         axes = figure.add_axes(tuple(np.divide(place, [*size, *size]).tolist()))
@@ -131,14 +134,12 @@ def time_curves(
         axes.set_title(f"slice {index + 1} of {scan.sizes['z']}", color=FAINT_INK, size=SMALL, pad=3)
     across, up = (left + _AXIS_INCHES) / size[0], _FOOT_INCHES / size[1]
     _draw_curves(figure, (across, up, _CURVE_INCHES / size[0], height / size[1]), series, found)
-    corner = across, up + (height + 0.08) / size[1]
-    _write_legend(figure, corner, scan_grid(series).voxel_volume / MM3_PER_ML, found)
+    _write_legend(figure, (across, up + (height + 0.08) / size[1]), labels, columns, found)
     if chosen:
         words = caption(series, DISPLAYS[image], display_limits(DISPLAYS[image], loaded[image])).replace("\n", ", ")
+        words = "\n".join(wrapped_text(f"{DISPLAYS[image].label}, {words} (shaded)", left - 2 * _EDGE_INCHES, SMALL))
         place_of_words = _EDGE_INCHES / size[0], (_FOOT_INCHES - 0.08) / size[1]
-        figure.text(
-            *place_of_words, f"{DISPLAYS[image].label}, {words} (shaded)", color=FAINT_INK, size=SMALL, va="top"
-        )
+        figure.text(*place_of_words, words, color=FAINT_INK, size=SMALL, va="top")
     return figure
 
 
@@ -224,7 +225,7 @@ def _draw_place(
 ) -> None:
     name = str(series.name)
     display = DISPLAYS[name]
-    draw_plane(axes, loaded[name][column], name, display_limits(display, loaded[name]), view)
+    draw_plane(axes, loaded[name][column], name, display, display_limits(display, loaded[name]), view)
     for region in found:
         marked = loaded.get(region.name)
         if marked is None or region.name == name or not marked[column].any():
@@ -292,20 +293,32 @@ def _draw_group(axes: Axes, series: xr.DataArray, group: Sequence[_Region], *, s
     axes.spines[["left", "bottom"]].set_color(FAINT_INK)
 
 
-def _write_legend(figure: Figure, corner: tuple[float, float], voxel_ml: float, found: Sequence[_Region]) -> None:
+def _legend_labels(voxel_ml: float, found: Sequence[_Region]) -> tuple[list[str], int]:
+    """Return names of regions with their sizes, cut where they are too long, and in how many columns they fit."""
+    handle = 3.2 * SMALL / 72
+    labels = []
+    for region in found:
+        voxels, size = int(region.area.sum()), ""
+        if voxels:
+            size = f"  ({voxels * voxel_ml:.1f} mL)" if voxels >= _FEW_VOXELS else f"  ({counted(voxels, 'voxel')})"
+        labels.append(shortened_text(region.name, _CURVE_INCHES - handle - text_inches(size, SMALL), SMALL) + size)
+    widest = max(text_inches(label, SMALL) for label in labels)
+    return labels, 2 if widest + handle + 2 * SMALL / 72 < _CURVE_INCHES / 2 else 1
+
+
+def _write_legend(
+    figure: Figure, corner: tuple[float, float], labels: Sequence[str], columns: int, found: Sequence[_Region]
+) -> None:
     from matplotlib.lines import Line2D
 
-    lines = []
-    for region in found:
-        label = region.name
-        if voxels := int(region.area.sum()):
-            label += f"  ({voxels * voxel_ml:.1f} mL)" if voxels >= _FEW_VOXELS else f"  ({voxels} voxels)"
-        lines.append(Line2D([], [], color=region.colour, linestyle=region.style, linewidth=2, label=label))
     figure.legend(
-        handles=lines,
+        handles=[
+            Line2D([], [], color=region.colour, linestyle=region.style, linewidth=2, label=label)
+            for region, label in zip(found, labels, strict=True)
+        ],
         loc="lower left",
         bbox_to_anchor=corner,
-        ncols=2,
+        ncols=columns,
         labelcolor=INK,
         fontsize=SMALL,
         frameon=False,

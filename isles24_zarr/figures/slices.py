@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import label_rule, slice_areas
+from isles24_zarr.analysis import label_rule, on_same_grid, slice_areas
 from isles24_zarr.conventions import MM3_PER_ML
-from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.errors import GeometryError, UnknownNameError, one_line
 from isles24_zarr.figures._panels import (
     DISPLAYS,
     View,
     caption,
     display_limits,
+    display_of,
     draw_outline,
+    draw_over,
     draw_plane,
+    is_shown_as_image,
     loaded_planes,
     view_of_head,
 )
 from isles24_zarr.figures._style import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.figures._text import text_inches, wrapped_text
 from isles24_zarr.geometry import scan_grid
 
 if TYPE_CHECKING:
@@ -31,18 +35,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isles24_zarr.analysis import LabelRule
-    from isles24_zarr.figures._panels import Floats
+    from isles24_zarr.figures._panels import Display, Floats
 
 _USUAL_IMAGES: Final[tuple[str, ...]] = ("ncct", "cta", "ctp", "tmax", "cbf", "dwi", "adc")
 _OUTLINES: Final = {"lesion_mask": ("final infarct", "#00e5ff"), "lvo_mask": ("vessel occlusion", "#ff4fd8")}
 
+_OVERLAY_COLOUR: Final = "#ffe14d"
+
 _PANEL_INCHES, _LABEL_INCHES, _BAR_INCHES, _HEAD_INCHES, _GAP_INCHES = 1.95, 1.4, 0.6, 0.7, 0.06
+_EDGE_INCHES, _TITLE_LINE_INCHES, _LEGEND_LINE_INCHES = 0.12, 0.22, 0.18
+_TITLE_POINTS, _LEGEND_POINTS = 13, 9
 
 
 def montage(
     scan: xr.Dataset,
+    images: str | Sequence[str] | None = None,
     *,
-    images: Sequence[str] | None = None,
+    overlay: xr.DataArray | None = None,
     slices: int = 4,
     title: str | None = None,
     threshold: float | None = None,
@@ -59,7 +68,11 @@ def montage(
         As from `open_scan`: images (z, y, x) and series (time, z, y, x) on one grid.
     images
         Names of the images to show, from top to bottom; by default those that the scan has of ncct, cta, ctp, tmax,
-        cbf, dwi and adc, or all where it has none of these.
+        cbf, dwi and adc, or all where it has none of these. Maps of your own are variables of the scan, as by
+        ``scan.assign(uptake=...)``: they are shown in colours, up to the 99th percentile of what is not 0.
+    overlay
+        A map of your own, (z, y, x), on the grid of the scan. Booleans and whole numbers are outlined where they are
+        not 0; floating-point numbers are laid in colours over the images that are grey, or all where none is.
     slices
         How many; all, where the scan has fewer.
     title
@@ -80,7 +93,7 @@ def montage(
     UnknownNameError
         The scan does not have such an image, or none that can be shown, or the number of slices is not positive.
     GeometryError
-        An axis or a coordinate of the scan is gone.
+        An axis or a coordinate of the scan is gone, or the overlay is not on its grid.
     MaskError
         The values of a mask are neither labels nor fractions between 0 and 1.
 
@@ -101,26 +114,43 @@ def montage(
     chosen = _chosen_slices(areas, scan.sizes["z"], slices)
     planes = loaded_planes(scan, [*names, *areas], chosen)
     view = view_of_head(scan, {name: planes[name] for name in names})
-    sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio)
+    outlines = [
+        _Outline(label=_OUTLINES[mask][0], colour=_OUTLINES[mask][1], planes=rule.inside(planes[mask]))
+        for mask, rule in rules.items()
+        if volumes[mask] > 0
+    ]
+    rows = [_Layer.of(scan[name], planes[name]) for name in names]
+    over = None if overlay is None else _overlay(scan[names[0]], overlay, chosen)
+    if isinstance(over, _Outline):
+        outlines.append(over)
+    head = _Head.of(
+        _title(scan, volumes, rules) if title is None else title,
+        [outline.label for outline in outlines],
+        _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio).size[0],
+    )
+    sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio, head=head.inches)
     figure = drawable(figsize=sheet.size, dpi=DOTS_PER_INCH, facecolor=PAPER)
-    _write_title(figure, _title(scan, volumes, rules) if title is None else title, volumes)
+    _write_head(figure, head, outlines)
     for column, index in enumerate(chosen):
         left, bottom, width, height = sheet.panel(0, column)
         place = f"slice {index + 1} of {scan.sizes['z']},  z {float(scan['z'][index]):+.0f} mm"
         figure.text(left + width / 2, bottom + height, place, color=FAINT_INK, size=SMALL, ha="center", va="bottom")
-    masks = {mask: rule.inside(planes[mask]) for mask, rule in rules.items()}
-    for row, name in enumerate(names):
-        _draw_row(figure, sheet, row, scan[name], planes[name], masks, view)
+    grey = [layer for layer in rows if not layer.display.is_map] or rows
+    for row, layer in enumerate(rows):
+        covered = over if isinstance(over, _Layer) and layer in grey else None
+        _draw_row(figure, sheet, row, layer, covered, outlines, view)
     return figure
 
 
 # --- what to show ---
 
 
-def _row_names(scan: xr.Dataset, images: Sequence[str] | None) -> list[str]:
+def _row_names(scan: xr.Dataset, images: str | Sequence[str] | None) -> list[str]:
+    own = [str(name) for name in scan.data_vars if name not in DISPLAYS and is_shown_as_image(scan[name])]
     present = [name for name in DISPLAYS if name in scan]
-    usual = [name for name in _USUAL_IMAGES if name in present] or present
-    names = usual if images is None else list(images)
+    usual = [name for name in _USUAL_IMAGES if name in present] or present or own
+    present += own
+    names = usual if images is None else [images] if isinstance(images, str) else list(images)
     choice = f"there are {', '.join(present) or 'none'}"
     for name in names:
         if name not in present:
@@ -130,6 +160,49 @@ def _row_names(scan: xr.Dataset, images: Sequence[str] | None) -> list[str]:
     if not names:
         raise UnknownNameError("images", f"name one or more to be shown, {choice}")
     return names
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Outline:
+    """What is outlined: its name for people, its colour, and where it is, (slice, y, x)."""
+
+    label: str
+    colour: str
+    planes: NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Layer:
+    """Slices of an image, (slice, y, x), and how they are shown."""
+
+    name: str
+    planes: Floats
+    display: Display
+    limits: tuple[float, float]
+    caption: str
+
+    @classmethod
+    def of(cls, image: xr.DataArray, planes: Floats) -> _Layer:
+        """Make one of an image and its slices."""
+        display = display_of(str(image.name), planes)
+        limits = display_limits(display, planes)
+        words = caption(image, display, limits)
+        return cls(name=str(image.name), planes=planes, display=display, limits=limits, caption=words)
+
+
+def _overlay(image: xr.DataArray, overlay: xr.DataArray, chosen: Sequence[int]) -> _Outline | _Layer:
+    """Return a map of the user on the grid of an image, as what is outlined or what is laid over."""
+    name = str(overlay.name or "overlay")
+    overlay = overlay.rename(name)
+    if set(overlay.dims) != {"z", "y", "x"}:
+        raise GeometryError(name, f"is no map (z, y, x), it has ({', '.join(map(str, overlay.dims))})")
+    part = image.isel(time=0, drop=True) if "time" in image.dims else image
+    # on one grid, the last digits of coordinates need not agree
+    placed = on_same_grid(part, overlay).assign_coords({axis: image[axis] for axis in "zyx"})
+    planes = loaded_planes(placed.to_dataset(name=name), [name], chosen)[name]
+    if overlay.dtype.kind == "f":
+        return _Layer.of(placed, planes)
+    return _Outline(label=one_line(name.replace("_", " ")), colour=_OVERLAY_COLOUR, planes=planes != 0)
 
 
 def _chosen_slices(areas: Mapping[str, NDArray[np.int64]], count: int, wanted: int) -> list[int]:
@@ -169,12 +242,13 @@ class _Sheet:
     rows: int
     columns: int
     ratio: float
+    head: float = _HEAD_INCHES
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
         width = _LABEL_INCHES + self.columns * (_PANEL_INCHES + _GAP_INCHES) + _BAR_INCHES
-        return width, _HEAD_INCHES + self.rows * (_PANEL_INCHES * self.ratio + _GAP_INCHES)
+        return width, self.head + self.rows * (_PANEL_INCHES * self.ratio + _GAP_INCHES)
 
     def panel(self, row: int, column: int) -> tuple[float, float, float, float]:
         """Return left, bottom, width and height as fractions of the figure; of any column, even beyond the last."""
@@ -189,25 +263,30 @@ def _draw_row(
     figure: Figure,
     sheet: _Sheet,
     row: int,
-    image: xr.DataArray,
-    planes: Floats,
-    masks: Mapping[str, NDArray[np.bool_]],
+    layer: _Layer,
+    over: _Layer | None,
+    outlines: Sequence[_Outline],
     view: View,
 ) -> None:
-    display, limits = DISPLAYS[str(image.name)], display_limits(DISPLAYS[str(image.name)], planes)
-    for column, plane in enumerate(planes):
+    for column, plane in enumerate(layer.planes):
         axes = figure.add_axes(sheet.panel(row, column))
-        drawn = draw_plane(axes, plane, str(image.name), limits, view)
-        for mask, marked in masks.items():
-            draw_outline(axes, marked[column], view, _OUTLINES[mask][1])
+        drawn = draw_plane(axes, plane, layer.name, layer.display, layer.limits, view)
+        if over is not None:
+            drawn = draw_over(axes, over.planes[column], over.name, over.display, over.limits, view)
+        for outline in outlines:
+            draw_outline(axes, outline.planes[column], view, outline.colour)
         axes.set(xlim=view.x_span[::-1], ylim=view.y_span)
     left, bottom, width, height = sheet.panel(row, sheet.columns)
-    middle, edge = bottom + height / 2, 0.12 / sheet.size[0]
-    figure.text(edge, middle, display.label, color=INK, size=12, weight="bold", va="bottom")
-    figure.text(edge, middle, caption(image, display, limits), color=FAINT_INK, size=SMALL, va="top")
-    if display.limits:
+    middle, edge, room = bottom + height / 2, 0.12 / sheet.size[0], _LABEL_INCHES - 0.16
+    label = "\n".join(wrapped_text(layer.display.label, room, 12, bold=True)[:2])
+    words = layer.caption if over is None else f"{layer.caption}\nbelow {over.display.label}\n{over.caption}"
+    lines = [line for text in words.split("\n") for line in wrapped_text(text, room, SMALL)]
+    figure.text(edge, middle, label, color=INK, size=12, weight="bold", va="bottom", parse_math=False)
+    figure.text(edge, middle, "\n".join(lines), color=FAINT_INK, size=SMALL, va="top", parse_math=False)
+    scale = layer if over is None else over
+    if scale.display.is_map:
         place = (left, middle - 0.35 * height, 0.04 * width, 0.7 * height)
-        bar = figure.colorbar(drawn, cax=figure.add_axes(place), ticks=np.linspace(*limits, 5))
+        bar = figure.colorbar(drawn, cax=figure.add_axes(place), ticks=np.linspace(*scale.limits, 5))
         bar.ax.tick_params(color=FAINT_INK, labelcolor=FAINT_INK, labelsize=SMALL, length=2, pad=2)
         bar.outline.set_visible(False)
 
@@ -221,22 +300,46 @@ def _title(scan: xr.Dataset, volumes: Mapping[str, float], rules: Mapping[str, L
     return f"{subject},  final infarct {volumes['lesion_mask']:.1f} mL{cut}"
 
 
-def _write_title(figure: Figure, title: str, volumes: Mapping[str, float]) -> None:
-    """Write the title, and beside it which outline is what."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """Lines of the title, and where the legend is: beside it, or below in some columns; height of both in inches."""
+
+    lines: tuple[str, ...]
+    beside: bool
+    legend_columns: int
+    inches: float
+
+    @classmethod
+    def of(cls, title: str, labels: Sequence[str], width: float) -> _Head:
+        """Arrange a title and the labels of a legend on a width in inches."""
+        room = width - 2 * _EDGE_INCHES
+        lines = wrapped_text(title, room, _TITLE_POINTS, bold=True)
+        entries = [text_inches(label, _LEGEND_POINTS) + 4.4 * _LEGEND_POINTS / 72 for label in labels]
+        longest = max((text_inches(line, _TITLE_POINTS, bold=True) for line in lines), default=0.0)
+        beside = not labels or (len(lines) <= 1 and longest + sum(entries) + _BAR_INCHES < room)
+        columns = len(labels) if sum(entries) < room or beside else 1
+        rows = 0 if beside else len(labels) // max(columns, 1)
+        inches = _HEAD_INCHES + max(len(lines) - 1, 0) * _TITLE_LINE_INCHES + rows * _LEGEND_LINE_INCHES
+        return cls(lines=tuple(lines), beside=beside, legend_columns=columns, inches=inches)
+
+
+def _write_head(figure: Figure, head: _Head, outlines: Sequence[_Outline]) -> None:
+    """Write the title, and beside or below it which outline is what."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
-    top = 1 - 0.16 / height
-    figure.text(0.12 / width, top, title, color=INK, size=13, weight="bold", va="top")
-    outlines = [_OUTLINES[mask] for mask, volume in volumes.items() if volume > 0]
+    left, top = _EDGE_INCHES / width, 1 - 0.16 / height
+    text = "\n".join(head.lines)
+    figure.text(left, top, text, color=INK, size=_TITLE_POINTS, weight="bold", va="top", linespacing=1.15)
+    below = 1 - (0.16 + len(head.lines) * _TITLE_LINE_INCHES + 0.04) / height
     if outlines:
         figure.legend(
-            handles=[Line2D([], [], color=colour, linewidth=2, label=label) for label, colour in outlines],
-            loc="upper right",
-            bbox_to_anchor=(1 - _BAR_INCHES / width, top),
-            ncols=len(outlines),
+            handles=[Line2D([], [], color=each.colour, linewidth=2, label=each.label) for each in outlines],
+            loc="upper right" if head.beside else "upper left",
+            bbox_to_anchor=(1 - _BAR_INCHES / width, top) if head.beside else (left, below),
+            ncols=head.legend_columns,
             labelcolor=INK,
-            fontsize=9,
+            fontsize=_LEGEND_POINTS,
             frameon=False,
             borderpad=0,
             borderaxespad=0,

@@ -19,11 +19,12 @@ from isles24_zarr.conventions import SOFT_MASK_THRESHOLD, TMAX_THRESHOLD
 from isles24_zarr.errors import DestinationError, MaskError, UnknownNameError, one_line
 from isles24_zarr.figures._panels import DISPLAYS
 from isles24_zarr.figures._style import DOTS_PER_INCH, FAINT_INK, INK, PAPER, SMALL, figure_class
+from isles24_zarr.figures._text import shortened_text
 from isles24_zarr.figures.cohort import grid_row
 from isles24_zarr.figures.slices import montage
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import described_arrays, open_scan
-from isles24_zarr.vocabulary import CLINICAL, IMAGES
+from isles24_zarr.vocabulary import CLINICAL, IMAGES, MASK_NAME, shown_units
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _IMAGES: Final = ("ncct", "cta", "tmax", "cbf", "dwi")
 _SLICES: Final = 3
-_TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES = 4.6, 0.17, 0.15
+_TABLE_INCHES, _ROW_INCHES, _EDGE_INCHES, _GAP_INCHES = 4.6, 0.17, 0.15, 0.05
 _LETTERS: Final = 70
 """Of small type that fit beside each other."""
 
@@ -181,7 +182,7 @@ def _clinical(values: pd.DataFrame) -> Section:
     for key, column in values.items():
         name, value = str(key), column.iloc[0]
         known = CLINICAL.get(name)
-        units = known.units if known and known.units not in (None, "1") else ""
+        units = shown_units(known.units) if known else ""
         if pd.isna(value):
             missing.append(name)
         else:
@@ -195,7 +196,7 @@ def _volumes(scan: xr.Dataset | None) -> Section:
     rows = []
     if scan is not None:
         voxel = scan_grid(scan).voxel_volume
-        masks = {IMAGES[str(name)].long_name: scan[name] for name in scan.data_vars if IMAGES[str(name)].is_mask}
+        masks = {_long_name(str(name)): scan[name] for name in scan.data_vars if _is_mask(str(name))}
         if "tmax" in scan:
             masks[f"Tmax > {TMAX_THRESHOLD:g} s"] = hypoperfusion_mask(scan["tmax"])
         rows = [(label.split(",")[0], _volume(mask, voxel)) for label, mask in masks.items()]
@@ -204,13 +205,21 @@ def _volumes(scan: xr.Dataset | None) -> Section:
 
 def _is_refused(image: xr.DataArray) -> bool:
     """Tell whether an image is a mask without labels, of which there is no outline; the table of volumes says why."""
-    if not IMAGES[str(image.name)].is_mask:
+    if not _is_mask(str(image.name)):
         return False
     try:
         label_rule(image, SOFT_MASK_THRESHOLD)
     except MaskError:
         return True
     return False
+
+
+def _is_mask(name: str) -> bool:
+    return IMAGES[name].is_mask if name in IMAGES else MASK_NAME.search(name) is not None
+
+
+def _long_name(name: str) -> str:
+    return IMAGES[name].long_name if name in IMAGES else name.replace("_", " ")
 
 
 def _volume(mask: xr.DataArray, voxel: float) -> str:
@@ -339,8 +348,10 @@ def _draw_section(figure: Figure, section: Section, left: float, top: float) -> 
     write(section.title, 0, 0, INK, size=10, weight="bold")
     row = 1.4
     starts = _column_starts(section)
+    rooms = np.diff([*starts, _TABLE_INCHES]) - _GAP_INCHES
     for cells in (*([section.columns] if section.columns else []), *section.rows):
-        for column, (cell, start) in enumerate(zip(cells, starts, strict=True)):
+        for column, (text, start) in enumerate(zip(cells, starts, strict=True)):
+            cell = shortened_text(one_line(text), float(rooms[column]), SMALL)
             write(cell, start, row, FAINT_INK if cells is section.columns or column == 0 else INK, size=SMALL)
         row += 1
     for line in _wrapped(section.note):

@@ -19,7 +19,7 @@ from isles24_zarr.format.chunking import chunks_and_shards, slow_axis
 from isles24_zarr.format.documents import listed_members
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, DERIVATIVES, PIPELINE_NAME, ArrayPlan, file_record
 from isles24_zarr.nifti import result_header
-from isles24_zarr.release import SourceFile
+from isles24_zarr.release import SourceFile, image_kind
 from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def file_label(name: str) -> str:
 
 def reference_session(reference: str) -> int:
     """Return the session of the image that a grid is named after."""
-    return IMAGES[reference].session if reference in IMAGES else 1
+    return image_kind(reference).session
 
 
 def subjects_of(document: Mapping[str, Any] | None) -> list[str] | None:

@@ -38,6 +38,7 @@ from isles24_zarr.format._kinds import (
 from isles24_zarr.format.layout import ATTRIBUTE_KEY
 from isles24_zarr.format.shards import index_bytes
 from isles24_zarr.nifti import MAX_AXIS, MAX_DEFLATE_RATIO
+from isles24_zarr.release import is_image_name
 from isles24_zarr.vocabulary import IMAGES, SUBJECT_NAME
 
 if TYPE_CHECKING:
@@ -114,10 +115,16 @@ _LABELS: Final[Mapping[str, Test]] = {
     "highest": is_label,
 }
 _SCALING: Final[Mapping[str, Test]] = {"scale_factor": is_number, "add_offset": is_number}
-_IS_ARRAY: Final = re.compile(rf"{GROUP.pattern}/({'|'.join(IMAGES)})", re.ASCII)
+
+
+def _is_array(path: str) -> bool:
+    group, _, image = path.partition("/")
+    return bool(GROUP.fullmatch(group)) and is_image_name(image)
+
+
 _SUBJECT_RECORD: Final[Mapping[str, Test]] = {
-    "images": mapping_of(IMAGES.__contains__, list_of(lambda name: is_text(name) and bool(GROUP.fullmatch(name)))),
-    "arrays": mapping_of(lambda path: bool(_IS_ARRAY.fullmatch(path)), is_text),
+    "images": mapping_of(is_image_name, list_of(lambda name: is_text(name) and bool(GROUP.fullmatch(name)))),
+    "arrays": mapping_of(_is_array, is_text),
     "files": mapping_of(is_text, is_count),
     "clinical_unread": mapping_of(is_text, is_text),
     "problems": list_of(fields(path=is_text, message=is_text, severity=is_text)),

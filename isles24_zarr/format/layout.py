@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xxhash
 
-from isles24_zarr import vocabulary
 from isles24_zarr.errors import Problem
 from isles24_zarr.format.chunking import FileBlock, blocks_of_array, chunks_and_shards, slow_axis
 from isles24_zarr.format.labels import MaskValues
@@ -30,6 +29,8 @@ from isles24_zarr.geometry import (
     corner_displacement,
     same_grid,
 )
+from isles24_zarr.release import image_kind, image_rank
+from isles24_zarr.vocabulary import IMAGES, MASK_NAME, REFERENCE_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,9 +54,6 @@ PIPELINE_NAME: Final = re.compile(r"(?!sub-)[A-Za-z0-9][A-Za-z0-9-]*", re.ASCII)
 
 RESULT_NAME: Final = re.compile(r"(?!(?:[xyzijk]|time|subject)$)[a-z][a-z0-9_]*", re.ASCII)
 """Of an array of a pipeline: no coordinate."""
-
-MASK_NAME: Final = re.compile(r"(^|_)(mask|msk|seg|dseg|labels?)$", re.ASCII)
-"""How names of derivatives end that are masks."""
 
 COMPRESSOR: Final = MappingProxyType({"cname": "zstd", "clevel": 1, "shuffle": "shuffle"})
 """Settings of Blosc. A chunk is one block."""
@@ -110,9 +108,9 @@ class ArrayPlan:
     @property
     def is_mask(self) -> bool:
         """Whether the image is a mask, of which nothing is known before its values were looked at."""
-        if self.pipeline:
+        if self.pipeline or self.image not in IMAGES:
             return MASK_NAME.search(self.image) is not None
-        return vocabulary.IMAGES[self.image].is_mask
+        return IMAGES[self.image].is_mask
 
     @property
     def path(self) -> str:
@@ -257,13 +255,12 @@ def _volumes(subject: Subject, headers: Mapping[str, Header]) -> Iterator[_Volum
         )
 
 
-def _reference_first(volume: _Volume) -> tuple[str, bool, int]:
-    order = list(vocabulary.IMAGES).index(volume.image)
-    return volume.space, volume.image != volume.space, order
+def _reference_first(volume: _Volume) -> tuple[str, bool, tuple[int, str]]:
+    return volume.space, volume.image.replace("_", "") != volume.space, image_rank(volume.image)
 
 
 def _group_order(name: str) -> tuple[bool, str]:
-    return not name.startswith(f"space-{vocabulary.REFERENCE_SPACE}"), name
+    return not name.startswith(f"space-{REFERENCE_SPACE}"), name
 
 
 def _misfit(group: list[_Volume], volume: _Volume) -> str | None:
@@ -299,8 +296,7 @@ def _frame_seconds(header: Header) -> tuple[float, ...] | None:
 def _grid_plan(subject: str, name: str, volumes: list[_Volume]) -> GridPlan:
     reference = volumes[0]
     series = next((volume for volume in volumes if volume.header.frames), None)
-    order = list(vocabulary.IMAGES)
-    arrays = sorted((_array_plan(subject, name, volume) for volume in volumes), key=lambda a: order.index(a.image))
+    arrays = sorted((_array_plan(subject, name, volume) for volume in volumes), key=lambda a: image_rank(a.image))
     time_attributes = {"long_name": "time from the first frame", "units": "s", "axis": "T"}
     if series and series.header.frame_seconds is None:
         time_attributes["comment"] = "the header gives no time step: 1 s per frame, as the release documents"
@@ -342,7 +338,7 @@ def _array_plan(subject: str, group: str, volume: _Volume) -> ArrayPlan:
 
 
 def _array_attributes(volume: _Volume) -> dict[str, Any]:
-    kind, header = vocabulary.IMAGES[volume.image], volume.header
+    kind, header = image_kind(volume.image), volume.header
     attributes: dict[str, Any] = {"long_name": kind.long_name, "units": kind.units, "session": kind.session}
     if header.slope is not None:
         attributes["scale_factor"], attributes["add_offset"] = header.slope, header.intercept

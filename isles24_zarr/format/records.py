@@ -287,6 +287,8 @@ class RootRecord:
         Names of subjects that were taken out for good: a conversion leaves them out.
     removing
         Names of subjects whose removal has begun and not ended.
+    extra_images
+        Whether images beyond the twelve are kept.
     seal
         Of the document.
     """
@@ -297,6 +299,7 @@ class RootRecord:
     dictionary: str | None
     removed: tuple[str, ...]
     removing: tuple[str, ...]
+    extra_images: bool
     seal: str | None
 
     @classmethod
@@ -319,5 +322,6 @@ class RootRecord:
             dictionary=text(recorded.get("dictionary")),
             removed=names(recorded.get("removed")),
             removing=names(recorded.get("removing")),
+            extra_images=recorded.get("extra_images") is True,
             seal=text(recorded.get("seal")),
         )

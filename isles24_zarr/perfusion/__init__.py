@@ -7,7 +7,7 @@ from isles24_zarr.perfusion.deconvolution import (
     Flows,
     deconvolution_of,
 )
-from isles24_zarr.perfusion.inputs import PerfusionInputs, baseline_image, perfusion_inputs, scan_brain
+from isles24_zarr.perfusion.inputs import PerfusionInputs, baseline_image, brain_image, perfusion_inputs, scan_brain
 from isles24_zarr.perfusion.maps import perfusion_maps
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PerfusionInputs",
     "VolumeAgreement",
     "baseline_image",
+    "brain_image",
     "deconvolution_of",
     "map_agreement",
     "perfusion_agreement",

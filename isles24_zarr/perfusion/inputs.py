@@ -267,9 +267,32 @@ def scan_brain(scan: xr.Dataset) -> xr.DataArray | None:
     >>> scan_brain(scan).dims, scan_brain(scan[["tmax"]])
     (('z', 'y', 'x'), None)
     """
+    image = brain_image(scan)
+    return None if image is None else brain_mask(image)
+
+
+def brain_image(scan: xr.Dataset) -> xr.DataArray | None:
+    """Return the CT in which the brain of a scan is found: its NCCT, else its CTP before the bolus.
+
+    Parameters
+    ----------
+    scan
+        Images on one grid.
+
+    Returns
+    -------
+    xarray.DataArray or None
+        (z, y, x), in HU; None where the scan has neither.
+
+    Examples
+    --------
+    >>> from isles24_zarr.perfusion import brain_image
+    >>> brain_image(scan).name, brain_image(scan[["ctp"]]).name
+    ('ncct', 'baseline')
+    """
     if "ncct" in scan:
-        return brain_mask(scan["ncct"])
-    return brain_mask(baseline_image(scan["ctp"])) if "ctp" in scan else None
+        return scan["ncct"]
+    return baseline_image(scan["ctp"]) if "ctp" in scan else None
 
 
 def check_steady(series: xr.DataArray) -> int:

@@ -12,10 +12,6 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import fsspec
-from fsspec.archive import AbstractArchiveFileSystem
-from fsspec.core import OpenFile
-
 from isles24_zarr.errors import MissingExtraError, StoreAccessError, StoreWriteError
 from isles24_zarr.places.forks import require_threads
 from isles24_zarr.places.options import bucket_options, own_options, service_of
@@ -70,8 +66,11 @@ def is_url(text: str) -> bool:
 
 def local_path(text: str) -> str:
     """Return the path that a URL of this machine names, and anything else as it is."""
-    is_local = text.startswith(("file://", "local://")) and "::" not in text
-    return str(fsspec.core.url_to_fs(text)[1]) if is_local else text
+    if not text.startswith(("file://", "local://")) or "::" in text:
+        return text
+    import fsspec
+
+    return str(fsspec.core.url_to_fs(text)[1])
 
 
 def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -93,8 +92,13 @@ def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """
     if url.startswith("obstore+"):
         raise ValueError("obstore is used without it, too: leave out the prefix obstore+")
+    import fsspec
+
     link, _, place = url.partition("::")
     if service_of(place):
+        from fsspec.archive import AbstractArchiveFileSystem
+        from fsspec.core import OpenFile
+
         archive = fsspec.get_filesystem_class(link.partition("://")[0])
         if not issubclass(archive, AbstractArchiveFileSystem):
             raise ValueError("what is in a bucket is read as it is, or out of an archive, as zip://::s3://bucket/x.zip")
@@ -170,7 +174,7 @@ def access_errors(url: str, *, writing: bool = False) -> Iterator[None]:
     url
         What it is about.
     writing
-        Whether a transient error is one of writing, after which the same command resumes.
+        Whether a transient error is one of writing, after which a command that is run again resumes.
 
     Raises
     ------

@@ -1,102 +1,21 @@
-"""A release as a tree of paths: which subjects and files there are.
-
-The core is `classified`, a pure function from a relative path to what the file is. The layout follows BIDS
-(https://bids-specification.readthedocs.io) with two liberties: raw data and derivatives lie side by side, and masks
-end in ``-msk``. Releases differ in details; all known ones are read:
-
-    [train/]{raw_data,rawdata,derivatives,phenotype}/sub-<label>/ses-<index>/[perfusion-maps/]
-        sub-<label>_ses-<index>[_space-ncct]_<suffix>.{nii,nii.gz,xlsx,csv}
-"""
+"""A release as a tree of paths: which subjects and files there are."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from isles24_zarr.errors import Problem, UnknownNameError, UnsafePathError
-from isles24_zarr.vocabulary import IMAGE_OF_SUFFIX, IMAGES, REFERENCE_SPACE, SUBJECT_NAME, TABLE_OF_SESSION
+from isles24_zarr.errors import Problem, SourceNotFoundError, UnknownNameError, UnsafePathError
+from isles24_zarr.release.extra_images import image_rank
+from isles24_zarr.release.left_out import LeftOut, left_out_path
+from isles24_zarr.release.names import DictionaryName, ImageName, Stray, StrayTable, TableName, classified
+from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-DICTIONARY_NAME: Final = "clinical_data-description.xlsx"
-_RAW: Final = frozenset({"raw_data", "rawdata"})
-_SECTIONS: Final = _RAW | {"derivatives", "phenotype"}
-_SESSION: Final = re.compile(r"ses-0*([0-9]{1,4})", re.ASCII)
-_IMAGE: Final = re.compile(
-    r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)(_space-(?P<space>[^_]+))?_(?P<suffix>[^_.]+)\.nii(\.gz)?", re.ASCII
-)
-_TABLE: Final = re.compile(
-    r"(?P<subject>[^_]+)_(?P<session>ses-[^_]+)_(?P<table>demographic_baseline|outcome)\.(xlsx|csv)",
-    re.ASCII | re.IGNORECASE,
-)
-_LIKE_TABLE: Final = re.compile(r".*(?P<table>demographic_baseline|outcome).*", re.IGNORECASE)
-_COMPANIONS: Final = ("._", "~$")
-"""How names begin of files that macOS and Excel put beside others: attributes and locks, under the others' endings."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImageName:
-    """What the path of an image says.
-
-    Parameters
-    ----------
-    subject
-        As ``sub-stroke0001``.
-    session
-        1 at admission, 2 at follow-up.
-    space
-        The space of the grid: ``"ncct"`` for registered images, else where it was acquired.
-    image
-        A name of `vocabulary.IMAGES`.
-    precedence
-        Of two files for one image the one with the smaller value is the regular one.
-    """
-
-    subject: str
-    session: int
-    space: str
-    image: str
-    precedence: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TableName:
-    """What the path of a phenotype table says: subject, session and which table."""
-
-    subject: str
-    session: int
-    table: str
-    precedence: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DictionaryName:
-    """The path of the release's data dictionary."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stray:
-    """A path that is no part of a release, and why."""
-
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StrayTable(Stray):
-    """A table whose name is not that of its subject's table, but like it: a copy, an older or a corrected one.
-
-    It is never read. Which of several versions is right is not for us to guess, and the name of one that is alone says
-    as little; renaming it is a decision of those who know.
-    """
-
-    subject: str
-    session: int
-    table: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +70,18 @@ class Release:
         The data dictionary, if there is one.
     problems
         Everything odd.
+    left_out
+        All files that are not used.
+    extra_images
+        Whether images beyond the twelve are among those of the subjects.
     """
 
     source: str
     subjects: Mapping[str, Subject]
     dictionary: SourceFile | None
     problems: tuple[Problem, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    extra_images: bool = True
 
     @property
     def images(self) -> tuple[SourceFile, ...]:
@@ -173,103 +98,52 @@ class Release:
         """Size of all image files."""
         return sum(file.size for file in self.images)
 
+    @property
+    def image_names(self) -> frozenset[str]:
+        """Names of all images of its subjects."""
+        return frozenset(image for subject in self.subjects.values() for _, image in subject.images)
 
-def classified(path: str) -> ImageName | TableName | DictionaryName | Stray:
-    """Tell what a file is by its path.
+    def without_extra_images(self) -> Release:
+        """Return the release with the twelve images alone; the others are left out, each with a notice.
 
-    Parameters
-    ----------
-    path
-        Relative to the release, with forward slashes.
-
-    Raises
-    ------
-    UnsafePathError
-        The path is absolute, leads upwards, or has a subject whose name is no BIDS label.
-    """
-    parts = _safe_parts(path)
-    if parts[-1] == DICTIONARY_NAME and len(parts) <= 2:
-        return DictionaryName()
-    start = next((index for index, part in enumerate(parts[:2]) if part in _SECTIONS), None)
-    if parts[-1].startswith(_COMPANIONS):
-        return Stray(reason="is what macOS or Excel keeps beside a file")
-    if start is None:
-        return Stray(reason="is not below raw_data/, derivatives/ or phenotype/")
-    if len(parts) - start < 4:
-        return Stray(reason=f"is not below {parts[start]}/<subject>/<session>/")
-    section, *folders, name = parts[start:]
-    subject, session = folders[0], _SESSION.fullmatch(folders[1])
-    if section == "derivatives" and not subject.startswith("sub-") and SUBJECT_NAME.fullmatch(folders[1]):
-        return Stray(reason=f"is a result of the pipeline {subject}, which 'isles24-zarr add' takes")
-    if not SUBJECT_NAME.fullmatch(subject):
-        raise UnsafePathError(path, f"the subject name {subject!r} is not 'sub-' and a label of letters and digits")
-    if session is None:
-        return Stray(reason=f"{folders[1]!r} is not the name of a session")
-    if section == "phenotype":
-        return _classified_table(folders[2:], name, subject=subject, session=int(session[1]))
-    return _classified_image(folders[2:], name, section=section, subject=subject, session=int(session[1]))
+        Raises
+        ------
+        SourceNotFoundError
+            Nothing remains.
+        """
+        subjects, left_out = {}, []
+        for name, subject in self.subjects.items():
+            known = {key: file for key, file in subject.images.items() if key[1] in IMAGES}
+            left_out += [
+                LeftOut(path=file.path, kind="extra image", subject=name, image=image)
+                for (_, image), file in subject.images.items()
+                if image not in IMAGES
+            ]
+            if known or subject.tables:
+                subjects[name] = dataclasses.replace(subject, images=MappingProxyType(known))
+        if self.subjects and not subjects:
+            what = f"holds none of the twelve images of ISLES'24 and no table, but {len(self.images)} other images"
+            raise SourceNotFoundError(self.source, f"{what}, which --extra-images (extra_images=True) keeps")
+        return dataclasses.replace(
+            self,
+            subjects=MappingProxyType(subjects),
+            problems=(*self.problems, *_extra_notices(left_out)),
+            left_out=tuple(sorted([*self.left_out, *left_out], key=lambda each: each.path)),
+            extra_images=False,
+        )
 
 
-def _safe_parts(path: str) -> tuple[str, ...]:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path):
-        raise UnsafePathError(path or "(no name)", "the name is absolute or leads out of the release")
-    if "\\" in path or not path.isprintable():
-        raise UnsafePathError(repr(path), "the name holds backslashes or control characters")
-    return parts
-
-
-def _classified_table(folders: list[str], name: str, *, subject: str, session: int) -> TableName | Stray:
-    like = _LIKE_TABLE.fullmatch(name)
-    if folders or like is None:
-        return Stray(reason="is not a known phenotype table")
-    table = like["table"].lower()
-    if TABLE_OF_SESSION.get(session) != table:
-        return Stray(reason=f"a table '{table}' does not belong to session {session}")
-    if reason := _irregularity(name, subject=subject, session=session):
-        return StrayTable(reason=reason, subject=subject, session=session, table=table)
-    return TableName(subject=subject, session=session, table=table, precedence=int(name.lower().endswith(".csv")))
-
-
-def _irregularity(name: str, *, subject: str, session: int) -> str | None:
-    """Tell what the name of a table has against it being the one of its folder."""
-    match = _TABLE.fullmatch(name)
-    if match is None or not SUBJECT_NAME.fullmatch(match["subject"]):
-        regular = f"{subject}_ses-{session:02d}_{TABLE_OF_SESSION[session]}"
-        return f"is not named as the table of its folder, {regular}.xlsx or .csv"
-    if match["subject"] != subject:
-        return f"its name speaks of another subject than its folder {subject}"
-    of_name = _SESSION.fullmatch(match["session"])
-    if of_name is None or int(of_name[1]) != session:
-        return f"its name speaks of another session than its folder, {session}"
-    return None
-
-
-def _classified_image(folders: list[str], name: str, *, section: str, subject: str, session: int) -> ImageName | Stray:
-    match = _IMAGE.fullmatch(name)
-    if match is None or folders not in ([], ["perfusion-maps"]):
-        return Stray(reason="is not named as an image of the release")
-    if match["subject"] != subject:
-        return Stray(reason=f"its name speaks of another subject than its folder {subject}")
-    of_name = _SESSION.fullmatch(match["session"])
-    if of_name is None or int(of_name[1]) != session:
-        return Stray(reason=f"its name speaks of another session than its folder, {session}")
-    image = IMAGE_OF_SUFFIX.get(match["suffix"])
-    if image is None:
-        return Stray(reason=f"{match['suffix']!r} is not an image of the release")
-    if IMAGES[image].session != session:
-        return Stray(reason=f"an image '{image}' does not belong to session {session}")
-    if match["space"] not in (None, REFERENCE_SPACE):
-        return Stray(reason=f"its space {match['space']!r} is not known")
-    registered = section == "derivatives" or match["space"] is not None
-    irregular = (section == "derivatives") != (match["space"] is not None)
-    return ImageName(
-        subject=subject,
-        session=session,
-        space=REFERENCE_SPACE if registered else IMAGES[image].acquired_space,
-        image=image,
-        precedence=2 * irregular + name.endswith(".nii"),
-    )
+def _extra_notices(left_out: Iterable[LeftOut]) -> Iterator[Problem]:
+    """Yield one notice for all images of a name that are left out, about the first of them."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for each in left_out:
+        paths[each.image].append(each.path)
+    for image, (path, *others) in sorted(paths.items()):
+        name = classified(path)
+        why = name.beyond if isinstance(name, ImageName) else ""
+        more = f", and so are {len(others)} more of this name" if others else ""
+        message = f"{why}; left out{more}: --extra-images (extra_images=True) keeps it as '{image}'"
+        yield _notice(path, message, image=image)
 
 
 def release_from_files(source: str, files: Iterable[SourceFile], problems: Iterable[Problem] = ()) -> Release:
@@ -287,14 +161,16 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
     Returns
     -------
     Release
-        Of several files for one image the regular one; the others, and all strays, are among its problems.
+        Of several files for one image the regular one; the others, and all strays, are among its problems. Images
+        beyond the twelve are among those of their subjects.
     """
     found = list(problems)
     images: dict[str, dict[ImageName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
     tables: dict[str, dict[TableName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
     stray_tables: list[tuple[StrayTable, SourceFile]] = []
     dictionaries = []
-    for file in sorted(files, key=_oddity):
+    listed = sorted(files, key=_oddity)
+    for file in listed:
         try:
             match classified(file.path):
                 case ImageName() as name:
@@ -312,7 +188,7 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
     subjects = {}
     for name_ in sorted(images.keys() | tables.keys()):
         chosen = dict(_regular_images(images[name_], found, subject=name_))
-        order = sorted(chosen, key=lambda key: (key[0] != REFERENCE_SPACE, key[0], list(IMAGES).index(key[1])))
+        order = sorted(chosen, key=lambda key: (key[0] != REFERENCE_SPACE, key[0], image_rank(key[1])))
         subjects[name_] = Subject(
             name=name_,
             images=MappingProxyType({key: chosen[key] for key in order}),
@@ -320,12 +196,37 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
         )
     found += [_stray_table(stray, file, subjects.get(stray.subject)) for stray, file in stray_tables]
     found += [_notice(extra.path, "a second data dictionary; left out") for extra in dictionaries[1:]]
-    return Release(
+    release = Release(
         source=source,
         subjects=MappingProxyType(subjects),
         dictionary=dictionaries[0] if dictionaries else None,
         problems=tuple(found),
     )
+    return dataclasses.replace(release, left_out=tuple(_left_out(listed, release)))
+
+
+def _left_out(files: Iterable[SourceFile], release: Release) -> Iterator[LeftOut]:
+    """Yield what is not used of all files, by path."""
+    used = {file.path for file in (*release.images, *release.tables, release.dictionary) if file}
+    for path in sorted({file.path for file in files} - used):
+        try:
+            name = classified(path)
+        except UnsafePathError:
+            yield left_out_path(path)
+            continue
+        match name:
+            case StrayTable():
+                tables = release.subjects[name.subject].tables if name.subject in release.subjects else ()
+                others = any(each.table == name.table for each in tables)
+                yield LeftOut(path=path, kind="second file" if others else "table", subject=name.subject)
+            case Stray():
+                yield left_out_path(path, is_result=name.is_result)
+            case ImageName():  # of two images beyond the twelve that would have one name, one is lost
+                yield LeftOut(path=path, kind="image" if name.beyond else "second file", subject=name.subject)
+            case TableName():
+                yield LeftOut(path=path, kind="second file", subject=name.subject)
+            case DictionaryName():
+                yield LeftOut(path=path, kind="file")
 
 
 def _oddity(file: SourceFile) -> tuple[bool, int, str]:

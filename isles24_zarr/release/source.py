@@ -32,6 +32,8 @@ from isles24_zarr.nifti import HashedFile
 from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path
 from isles24_zarr.release import _sevenzip as sevenzip
 from isles24_zarr.release import _tarball as tarball
+from isles24_zarr.release.left_out import fitting_path
+from isles24_zarr.release.names import ImageName, classified
 from isles24_zarr.release.paths import SourceFile, release_from_files
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Source:
         return filesystem, root
 
     def listed(self) -> Release:
-        """List the files and sort them by subject; none is opened.
+        """List the files and sort them by subject; none is opened. Images beyond the twelve are among them.
 
         Raises
         ------
@@ -252,7 +254,30 @@ def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:
     what = f"holds no image or table of a release among {len(files)} files"
     if damage:
         return f"{damage}, and {what}"
-    return f"{what}, and an archive within, {inner}, is not looked into" if inner else what
+    if inner:
+        return f"{what}, and an archive within, {inner}, is not looked into"
+    looked_at = _two_images([file.path for file in files])
+    return "; ".join([what, *(f"{path} would fit as {_fitting(path)}" for path in looked_at)])
+
+
+def _fitting(path: str) -> str:
+    """Return the path at which an image of another layout would fit, and what would be needed beside that."""
+    try:
+        name = classified(fitting := fitting_path(path))
+    except UnsafePathError:
+        name = None
+    if not isinstance(name, ImageName):
+        return "raw_data/sub-<label>/ses-01/sub-<label>_ses-01_ncct.nii.gz"
+    return f"{fitting}, with --extra-images" if name.beyond else fitting
+
+
+def _two_images(paths: list[str]) -> list[str]:
+    """Return two images to show what a folder holds, of two kinds where it has them."""
+    images = sorted(path for path in paths if path.lower().endswith((".nii", ".nii.gz")))
+    first = images[:1]
+    kind = first[0].rsplit("_", 1)[-1] if first else ""
+    others = [path for path in images if path.rsplit("_", 1)[-1] != kind] or images[1:]
+    return [*first, *others[:1]]
 
 
 def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:

@@ -1,6 +1,6 @@
 """A scan as a Dataset, and images out of one for nibabel."""
 
-from isles24_zarr.scans.images import nifti_class, nifti_image
+from isles24_zarr.scans.images import grid_header, nifti_class, nifti_image
 from isles24_zarr.scans.opening import (
     ArrayInfo,
     ScanPlace,
@@ -16,6 +16,7 @@ __all__ = [
     "ArrayInfo",
     "ScanPlace",
     "described_arrays",
+    "grid_header",
     "image_groups",
     "nifti_class",
     "nifti_image",

@@ -189,10 +189,42 @@ def _time_axis(image: xr.DataArray) -> tuple[float, float]:
 
 def _image_of_values(values: NDArray[Any], grid: Grid, start: float, step: float) -> NiftiImage:
     """Return an image with a header of its own; values are ((t,) z, y, x) on the grid."""
-    kind: Any = nib.Nifti2Image if max(values.shape, default=0) > MAX_AXIS else nib.Nifti1Image
-    header: Any = kind.header_class()
-    header.set_data_dtype(values.dtype)
-    header.set_data_shape(values.shape[::-1])
+    header = _header_on_grid(values.shape, values.dtype, grid)
+    if values.ndim > 3:
+        header["pixdim"][4], header["toffset"] = step, start
+    kind: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    # of an unknown orientation nibabel makes up an affine, as it does when it loads the file
+    return kind(values.T, grid.affine if grid.oriented else header.get_best_affine(), header)  # type: ignore[no-any-return]
+
+
+def grid_header(grid: Grid, dtype: np.dtype[Any]) -> bytes:
+    """Return the header of a volume on a grid: that which `nifti_image` gives to values that were computed.
+
+    Parameters
+    ----------
+    grid
+        Of the voxels, in the order of its axes.
+    dtype
+        Of the voxels, which NIfTI holds.
+
+    Returns
+    -------
+    bytes
+        Every byte before the voxels, little endian: the affine in mm (sform, and qform where it can hold it), both with
+        the code 0 where the orientation is not known; values are not scaled.
+    """
+    header = _header_on_grid(grid.shape[::-1], dtype, grid).as_byteswapped("<")
+    header["vox_offset"] = header.single_vox_offset
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    return bytes(header.binaryblock) + bytes(4)
+
+
+def _header_on_grid(shape: tuple[int, ...], dtype: np.dtype[Any], grid: Grid) -> Any:
+    """Return a header of nibabel for values of a shape, ((t,) z, y, x)."""
+    kind: Any = nib.Nifti2Header if max(shape, default=0) > MAX_AXIS else nib.Nifti1Header
+    header = kind()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape[::-1])
     header.set_xyzt_units(*_MM_AND_SECONDS)
     header["pixdim"][1:4] = grid.spacing
     if grid.oriented:
@@ -200,7 +232,4 @@ def _image_of_values(values: NDArray[Any], grid: Grid, start: float, step: float
         # a quaternion holds no shear
         right_angled = np.allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-5)
         header.set_qform(grid.affine, "aligned" if right_angled else "unknown")
-    if values.ndim > 3:
-        header["pixdim"][4], header["toffset"] = step, start
-    # of an unknown orientation nibabel makes up an affine, as it does when it loads the file
-    return kind(values.T, grid.affine if grid.oriented else header.get_best_affine(), header)  # type: ignore[no-any-return]
+    return header

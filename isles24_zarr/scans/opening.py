@@ -169,7 +169,9 @@ def open_scan(
     groups = sorted({group for groups in record.images.values() for group in groups})
     if group.removeprefix(f"{subject}/") not in groups:
         spaces = ", ".join(name.removeprefix("space-") for name in groups) or "none"
-        raise UnknownNameError(f"{subject}, space {space!r}", f"is not in the store, which has the spaces: {spaces}")
+        hint = f"; {space} is an image: take it out of a scan, as scan[{space!r}]" if space in IMAGES else ""
+        what = f"is not in the store, which has the spaces: {spaces}{hint}"
+        raise UnknownNameError(f"{subject}, space {space!r}", what)
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
     grid = GridRecord.from_document(document, f"{target.url}/{group}")
@@ -251,16 +253,16 @@ def _lazy_variables(
 ) -> tuple[dict[str, xr.Variable], dict[str, xr.Variable]]:
     """Return coordinates, in memory, and images, lazy, of a grid and the chunks of its coordinates."""
     members, target = grid.members, place.target
-    names = IMAGES if group == place.path else members.keys() - set(COORDINATES)
+    names = sorted(members.keys() - set(COORDINATES))
+    if group == place.path:
+        names = [*(name for name in IMAGES if name in names), *(name for name in names if name not in IMAGES)]
     coords: dict[str, xr.Variable] = {
         name: coordinate_variable(f"{target.url}/{group}/{name}", members[name], chunk_of[name])
         for name in COORDINATES
         if name in members
     }
     images = {
-        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid)
-        for name in (names if names is IMAGES else sorted(names))
-        if name in members
+        name: image_variable(store, ArrayRecord.from_checked(members[name], f"{group}/{name}"), grid) for name in names
     }
     # the one string type that Zarr, netCDF and tables take alike
     coords["subject"] = xr.Variable((), np.array(place.subject, dtype=np.dtypes.StringDType()))
@@ -277,7 +279,10 @@ def _subject_record(
         return record
     if read_root(store).state not in ("complete", "removing") and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
-    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}")
+    hint = (
+        "" if SUBJECT_NAME.fullmatch(subject) else "; names are as 'sub-stroke0001', cohort.isles.subjects lists them"
+    )
+    raise UnknownNameError(subject or "(no name)", f"is no subject of {target.url}{hint}")
 
 
 def image_groups(target: StorePlace, subject: str) -> Mapping[str, list[str]]:

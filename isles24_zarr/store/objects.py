@@ -22,13 +22,16 @@ from isles24_zarr.errors import (
     DestinationError,
     NotAStoreError,
     OldStoreError,
+    PartOfStoreError,
     StoreDamageError,
     StoreLockedError,
     StoreVersionError,
 )
 from isles24_zarr.format import (
     ATTRIBUTE_KEY,
+    DERIVATIVES,
     FORMAT_VERSION,
+    PHENOTYPE,
     RootRecord,
     SubjectRecord,
     checked_document,
@@ -39,6 +42,7 @@ from isles24_zarr.store._lease import LOCK, leased
 from isles24_zarr.store.files import FileStamp, file_content, files_below, folder_entries
 from isles24_zarr.store.remote import RemoteStore
 from isles24_zarr.store.repository import Place, is_versioned, opened_version
+from isles24_zarr.vocabulary import REFERENCE_SPACE, SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -251,12 +255,14 @@ def read_root(store: Store) -> RootRecord:
     Raises
     ------
     NotAStoreError
-        It is something else, or nothing.
+        It is something else, or nothing; or, as `PartOfStoreError`, a part of a store.
     StoreVersionError
         A newer version wrote it, or one whose format is not read any more (`OldStoreError`).
     """
     document = read_document(store, "")
     root = RootRecord.from_document(document)
+    if document is not None and "format_version" not in root.attributes:
+        check_not_inside(str(store).removeprefix("file://"))
     if not isinstance(root.attributes.get(ATTRIBUTE_KEY), dict):
         if document is None and isinstance(store, RemoteStore):
             store.check_place()
@@ -264,6 +270,33 @@ def read_root(store: Store) -> RootRecord:
         raise NotAStoreError(store, what)
     check_version(store, root.attributes.get("format_version"))
     return root
+
+
+def check_not_inside(place: str) -> None:
+    """Say what to open instead of a place that is part of a store.
+
+    Parameters
+    ----------
+    place
+        Path or URL of something of Zarr that is no root of a store.
+
+    Raises
+    ------
+    PartOfStoreError
+        A subject, the table or results are on the way to it.
+    """
+    parts = place.rstrip("/").split("/")
+    depth = next((n for n, part in enumerate(parts) if SUBJECT_NAME.fullmatch(part)), None)
+    if depth is not None:
+        grid = next((part for part in parts[depth:] if part.startswith("space-")), REFERENCE_SPACE)
+        root = depth - 2 if parts[depth - 2 : depth - 1] == [DERIVATIVES] else depth
+        store, subject, space = "/".join(parts[:root]), parts[depth], grid.removeprefix("space-")
+        what = f"is part of the subject {subject} in the store {store}: open_scan({store!r}, {subject!r}, {space!r})"
+        raise PartOfStoreError(place, f"{what} opens its scan, open_cohort({store!r}) the cohort")
+    depth = next((n for n, part in enumerate(parts) if n and part in (PHENOTYPE, DERIVATIVES)), None)
+    if depth is not None:
+        store = "/".join(parts[:depth])
+        raise PartOfStoreError(place, f"is part of the store {store}: open_cohort({store!r}) opens it")
 
 
 def check_version(where: object, version: object) -> None:

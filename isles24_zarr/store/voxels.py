@@ -93,10 +93,7 @@ class StoredVoxels:
             A shard is lost, cut short or damaged.
         """
         index = tuple(_absolute(each, count) for each, count in zip(selection, self._shape, strict=True))
-        axes = [
-            np.unique(np.arange(count)[each] // size)
-            for each, count, size in zip(index, self._shape, self._chunk.tolist(), strict=True)
-        ]
+        axes = [_touched(each, size) for each, size in zip(index, self._chunk.tolist(), strict=True)]
         return self._taken(lambda array: array.oindex[index], self._touched_by_axes(axes))
 
     def pick(self, points: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
@@ -271,6 +268,16 @@ def _threads() -> int:
     """Return how many threads read in this process: as many as zarr may use, by default one for each core."""
     limit: int | None = zarr.config.get("threading.max_workers", None)
     return limit or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _touched(index: Index, size: int) -> NDArray[np.intp]:
+    """Return the numbers of the chunks along an axis that an index from the start reads of, ascending."""
+    if isinstance(index, slice):
+        voxels = range(index.start, index.stop, index.step)
+        if voxels and index.step <= size:  # steps over no chunk: the usual way, without a look at each voxel
+            return np.arange(voxels[0] // size, voxels[-1] // size + 1)
+        return np.unique(np.array(voxels, dtype=np.intp) // size)
+    return np.unique(index // size)
 
 
 def _absolute(index: Index, count: int) -> Index:

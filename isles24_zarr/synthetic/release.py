@@ -261,6 +261,10 @@ def _header_bytes(header: nib.Nifti1Header) -> bytes:
     return bytes(header.binaryblock) + bytes(4)
 
 
+UNFINISHED: Final = ".unfinished"
+"""The file in a release that is being written, or was when its writer was killed: which call it was."""
+
+
 def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale: Scale = "tiny", seed: int = 0) -> Path:
     """Write a synthetic release in the layout of ISLES'24.
 
@@ -271,7 +275,8 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     (`ground_truth` tells how far), and one kind misses most of the head. Maps are not masked to the brain, hold -30
     (Tmax) or 0 where nothing was computed, and are interpolated at the edges of that; one MTT map has non-finite
     voxels. Durations are in four kinds of cells. The size of the infarct goes with NIHSS and mRS. The same seed gives
-    the same bytes, and a subject does not depend on how many there are.
+    the same bytes, and a subject does not depend on how many there are. What was interrupted
+    is finished by the same call.
 
     Parameters
     ----------
@@ -294,7 +299,7 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     Raises
     ------
     DestinationError
-        The destination is not an empty folder, and cannot be made one.
+        The destination is not an empty folder, and cannot be made one, and is not what the same call left unfinished.
     UnknownNameError
         There is no such scale, number of subjects or seed.
 
@@ -304,9 +309,12 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
     'patients'
     """
     folder, patients = Path(destination), _patients(subjects, scale, seed)
+    unfinished, call = folder / UNFINISHED, f"subjects={subjects} scale={scale} seed={seed}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
+        if not any(folder.iterdir()):
+            unfinished.write_text(call)
+        occupied = not (unfinished.exists() and unfinished.read_text() == call)
     except OSError as error:
         raise DestinationError(folder, f"cannot be written to ({error.strerror}), choose another place") from error
     if occupied:
@@ -316,4 +324,5 @@ def synthesize(destination: str | os.PathLike[str], *, subjects: int = 3, scale:
         _ImageWriter(folder, patient, SAMPLINGS[scale], seed).write_all()
         cells = clinical_cells(patient, _generator(seed, patient.index, 1))
         write_tables(folder / "phenotype", _subject_name(patient), cells)
+    unfinished.unlink()
     return folder

@@ -25,13 +25,26 @@ WINDOW_PRESETS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = Mapping
     {
         "winner": MappingProxyType(
             {"cta": (0.0, 90.0), "tmax": (0.0, 7.0), "mtt": (0.0, 20.0), "cbf": (0.0, 35.0), "cbv": (0.0, 10.0)}
-        )
+        ),
+        "one_unet": MappingProxyType(
+            {
+                "ncct": (0.0, 100.0),
+                "cta": (0.0, 200.0),
+                "tmax": (0.0, 20.0),
+                "mtt": (0.0, 20.0),
+                "cbf": (0.0, 400.0),
+                "cbv": (0.0, 400.0),
+            }
+        ),
     }
 )
 """Lowest and highest value of each image, in its unit; images that a preset does not name are left as they are.
 
-``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424), who then equalized the histogram
-of what is above 0, which a window does not do.
+``winner``: of the winner of the challenge in 2024 (https://arxiv.org/abs/2505.18424, and preprocessing.py in
+https://github.com/KurtLabUW/ISLES2024), who stripped the skull before, and equalized the histogram of what is above 0
+afterwards: a window does neither.
+``one_unet``: of an nnU-Net that was submitted in 2024 (https://github.com/Mahsa0M/isles2024_docker), which got images
+whose background had been set to 0: a window does not do that.
 """
 
 _SPELLING: Final = re.compile(r"(?:(?P<pipeline>[^/\[\]]+)/)?(?P<image>[^/\[\]]+)(?:\[(?P<frame>-?\d+)\])?")
@@ -92,12 +105,10 @@ class Channel:
             raise UnknownNameError(f"channel {self.name!r}", "needs a finite mean and a standard deviation above 0")
         if self.unit and (self.window is None or self.mean_sd is not None):
             raise UnknownNameError(f"channel {self.name!r}", "maps a window to 0 .. 1, or uses mean_sd, not both")
-        if self.image is not None and self.pipeline is None:
-            self._check_image(self.image)
+        if self.pipeline is None and (self.image in SERIES_IMAGES or (self.image in IMAGES and self.frame is not None)):
+            self._check_frame(str(self.image))
 
-    def _check_image(self, image: str) -> None:
-        if image not in IMAGES:
-            raise UnknownNameError(repr(image), f"is no image, there are {', '.join(IMAGES)}")
+    def _check_frame(self, image: str) -> None:
         if (image in SERIES_IMAGES) != (self.frame is not None):
             advice = f"is a series over time, name a frame of it as {image + '[0]'!r}"
             raise UnknownNameError(repr(image), advice if image in SERIES_IMAGES else "has no frames")

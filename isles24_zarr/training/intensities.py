@@ -16,10 +16,9 @@ from isles24_zarr.analysis import LabelRule, block_results, label_rule
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import ClusterLostError, Isles24Error, UnknownNameError
 from isles24_zarr.perfusion import scan_brain
-from isles24_zarr.tasks import COMPUTED_HERE, TaskLost, ordered_results
 from isles24_zarr.training._selection import SHIFTS, Counts, Selection, counts_of, joined
-from isles24_zarr.training.channels import Channel, channels_of
-from isles24_zarr.training.opening import opened_channels
+from isles24_zarr.training.channels import Channel
+from isles24_zarr.training.opening import cohort_channels, opened_channels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -127,7 +126,7 @@ def cohort_intensities(
     nnU-Net draws the same number of voxels from each case, with replacement, so that small lesions count as much as
     large ones (``DatasetFingerprintExtractor``, https://github.com/MIC-DKFZ/nnUNet); here all voxels count.
     """
-    channels, shares = channels_of(images), [float(share) for share in percentiles]
+    channels, shares = cohort_channels(cohort, images), [float(share) for share in percentiles]
     if missing not in ("error", "skip") or not all(0 <= share <= 100 for share in shares):
         raise UnknownNameError("missing or percentiles", "make no sense: 'error' or 'skip', and 0 to 100")
     first = _Reading(
@@ -135,7 +134,7 @@ def cohort_intensities(
         subject="",
         space=space,
         channels=channels,
-        mask=mask if mask is None or mask == "brain" else channels_of(mask)[0],
+        mask=mask if mask is None or mask == "brain" else cohort_channels(cohort, mask)[0],
         threshold=label_threshold,
         shift=SHIFTS[0],
         begins=(None,) * len(channels),
@@ -165,6 +164,8 @@ def cohort_intensities(
 
 def _counted_cohort(reading: _Reading, names: Sequence[str], *, client: Client | None, progress: bool) -> list[Any]:
     """Return what each subject's task has counted, in order: for each channel, or that the subject lacks one."""
+    from isles24_zarr.tasks import TaskLost, ordered_results
+
     results = ordered_results(
         _counted,
         [dataclasses.replace(reading, subject=name) for name in names],
@@ -182,6 +183,8 @@ def _counted_cohort(reading: _Reading, names: Sequence[str], *, client: Client |
 
 
 def _counted(reading: _Reading, topic: str = "") -> list[Counts] | _Absent | Isles24Error:  # noqa: ARG001
+    from isles24_zarr.tasks import COMPUTED_HERE
+
     with COMPUTED_HERE:
         try:
             images = opened_channels(reading.target, reading.subject, reading.channels, space=reading.space)

@@ -6,15 +6,45 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from isles24_zarr.analysis import on_same_grid
-from isles24_zarr.errors import UnknownNameError
+from isles24_zarr.analysis import SPATIAL
+from isles24_zarr.cohorts import available_images
+from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.scans import open_scan
+from isles24_zarr.training.channels import channels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from isles24_zarr.store import StorePlace
-    from isles24_zarr.training.channels import Channel
+    from isles24_zarr.training.channels import Channel, ChannelLike
+
+
+def cohort_channels(
+    cohort: xr.DataTree,
+    images: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike],
+    windows: str | Mapping[str, tuple[float, float] | str] | None = None,
+) -> tuple[Channel, ...]:
+    """Return the channels that were asked for of a cohort.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`.
+    images, windows
+        As for `channels_of`, whose errors it raises.
+
+    Raises
+    ------
+    UnknownNameError
+        The cohort knows no such image.
+    """
+    channels = channels_of(images, windows)
+    known = [str(name) for name in available_images(cohort).columns]
+    for channel in channels:
+        if channel.image and channel.pipeline is None and channel.image not in known:
+            raise UnknownNameError(repr(channel.image), f"is no image, there are {', '.join(known)}")
+    return channels
 
 
 def opened_channels(
@@ -41,9 +71,7 @@ def opened_channels(
     UnknownNameError
         The subject lacks an image or result on this grid, or a series has no such frame.
     GeometryError
-        What a function returns is not on the grid of the scan.
-    TypeError
-        It is no DataArray.
+        What a function returns is no volume on the grid of the scan.
     """
     scans: dict[tuple[str | None, bool], xr.Dataset] = {}
 
@@ -57,15 +85,22 @@ def opened_channels(
 
     return [
         (
-            _image(scan(channel.pipeline), channel, subject, space)
+            stored_image(scan(channel.pipeline), channel, subject, space)
             if channel.function is None
-            else _result(scan(None, on_dask=True), channel)
+            else function_result(scan(None, on_dask=True), channel, subject)
         ).rename(channel.name)
         for channel in channels
     ]
 
 
-def _image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.DataArray:
+def stored_image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.DataArray:
+    """Return the image, or the frame, of a scan that a channel names, (z, y, x).
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such image or frame.
+    """
     if channel.image not in scan:
         of = "" if channel.pipeline is None else f", pipeline {channel.pipeline!r}"
         raise UnknownNameError(f"{subject}, space {space!r}{of}", f"has no {channel.image} on its grid")
@@ -80,12 +115,24 @@ def _image(scan: xr.Dataset, channel: Channel, subject: str, space: str) -> xr.D
     return image.isel(time=channel.frame)
 
 
-def _result(scan: xr.Dataset, channel: Channel) -> xr.DataArray:
+def function_result(scan: xr.Dataset, channel: Channel, subject: str) -> xr.DataArray:
+    """Return what the function of a channel makes of a scan on Dask, (z, y, x).
+
+    Raises
+    ------
+    GeometryError
+        That is no volume on the grid of the scan.
+    """
     assert channel.function is not None  # noqa: S101 - for the type checker
-    result = channel.function(scan)
-    if not isinstance(result, xr.DataArray):
-        raise TypeError(
-            f"channel {channel.name!r} is of type {type(result).__name__}, its function returns no DataArray"
-        )
-    grid = next(iter(scan.data_vars.values()))
-    return on_same_grid(grid.isel(time=0) if "time" in grid.dims else grid, result)
+    where = f"{subject}, channel {channel.name!r}"
+    try:
+        result = channel.function(scan)
+    except Exception as error:
+        error.add_note(f"in the function of {where}")
+        raise
+    if not isinstance(result, xr.DataArray) or set(result.dims) != set(SPATIAL):
+        found = f"{type(result).__name__} {getattr(result, 'dims', '')}".strip()
+        raise GeometryError(where, f"is a function that returned {found}, no DataArray (z, y, x)")
+    if not same_grid(scan_grid(scan), scan_grid(result)):
+        raise GeometryError(where, "is a function whose result is on another grid than the scan")
+    return result.transpose(*SPATIAL)

@@ -116,10 +116,11 @@ def verify(
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     problems: list[Problem] = []
+    extra_images = False
     with findings(ZARR_JSON, problems):
-        read_root(opened)
+        extra_images = read_root(opened).extra_images
     origin = Source.of(source, storage_options) if source is not None else None
-    release = origin.listed() if origin else None
+    release = _listed(origin, extra_images=extra_images)
     present = [name for name in child_names(opened, "") if name.startswith("sub-")]
     chosen = selected_names(present, subjects, of=target.url)
     if not subjects:
@@ -160,6 +161,14 @@ def verify(
         seconds=time.monotonic() - started,
         problems=tuple(sorted(problems, key=lambda each: (each.path, each.message))),
     )
+
+
+def _listed(source: Source | None, *, extra_images: bool) -> Release | None:
+    """List the release to compare with; images beyond the twelve are only compared where the store keeps them."""
+    if source is None:
+        return None
+    release = source.listed()
+    return release if extra_images else release.without_extra_images()
 
 
 def _array_tasks(
