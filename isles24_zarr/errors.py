@@ -12,56 +12,12 @@ report, and the other files are converted (exit code 1).
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import ClassVar, Final, Literal
+from typing import Literal
 
-RUN_AGAIN: Final = "run the same command again: it resumes where it stopped"
-"""What to do after a conversion, a download or an export was killed, interrupted, or met a transient error."""
-
-
-def without_passwords(text: str) -> str:
-    """Hide the passwords of all URLs in a text."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
-
-
-def one_line(text: str) -> str:
-    """Escape what is not printable: names and messages from outside must not steer a terminal or fake a line."""
-    text = without_passwords(text)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-class Isles24Error(Exception):
-    """Base of all errors of this package.
-
-    Parameters
-    ----------
-    subject
-        What the error is about: a path, a URL, a name.
-    what
-        What is wrong with it, as a clause that follows the subject. Without one, the subject is a text that ends with
-        such an error: a DataLoader of PyTorch raises what a worker raised anew, with the worker's traceback for all
-        arguments.
-    """
-
-    advice: ClassVar[str] = ""
-
-    def __init__(self, subject: object, what: str | None = None) -> None:
-        if what is None:
-            subject, what = self._retold(str(subject))
-        super().__init__(subject, what)
-        self.subject = str(subject)
-        self.what = what
-
-    @classmethod
-    def _retold(cls, text: str) -> tuple[str, str]:
-        """Return both arguments of the error of this class whose traceback is in a text."""
-        told = text.rpartition(f"{cls.__module__}.{cls.__qualname__}: ")[2].strip().partition("\n")[0]
-        subject, _, what = told.removesuffix(f"; {cls.advice}").partition(": ")
-        return subject, what
-
-    def __str__(self) -> str:
-        sentence = f"{self.subject}: {self.what}" if self.what else self.subject
-        return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
+from isles24_zarr._sentences import RUN_AGAIN as RUN_AGAIN  # noqa: PLC0414 - to be imported from here, as the others
+from isles24_zarr._sentences import Isles24Error as Isles24Error  # noqa: PLC0414
+from isles24_zarr._sentences import one_line as one_line  # noqa: PLC0414
+from isles24_zarr._sentences import without_passwords as without_passwords  # noqa: PLC0414
 
 
 class RequestError(Isles24Error):
@@ -158,6 +114,14 @@ class GeometryError(RequestError):
     """The data no longer carry the coordinates that a physical answer needs."""
 
     advice = "keep the x, y and z coordinates, and select along them by slices"
+
+
+class OtherGridError(GeometryError):
+    """An image of a framework is not on the grid of the scan that it is to go back to."""
+
+    advice = (
+        "undo what has resampled, cropped or padded it, as by Invertd of MONAI or apply_inverse_transform of TorchIO"
+    )
 
 
 class MaskError(RequestError):
@@ -313,6 +277,18 @@ class DamagedArchiveError(CorruptFileError):
     """The archive around the file is damaged: the file itself may be good in another copy."""
 
     advice = "fetch the archive again, then run the same command again: it adds what is missing"
+
+
+class DamagedShardError(DamagedArchiveError):
+    """The Parquet file around the file is damaged: the file itself may be good in another copy."""
+
+    advice = "fetch the Parquet file again and run the same conversion: it adds what is missing"
+
+
+class UnsupportedShardError(SourceError):
+    """A value of a Parquet file is stored in a way that cannot be read in bounded memory."""
+
+    advice = "write it again by 'to_parquet' of the library datasets"
 
 
 class TableError(SourceError):

@@ -29,7 +29,9 @@ NOT_RUN = {"how-to/cluster.md": 2, "how-to/s3.md": 2, "how-to/serve.md": 2}
 """Blocks of ``py`` instead of ``python``, by page: they need a cluster, a bucket or a server, and are only parsed."""
 
 NEEDS = {
-    "how-to/training.md": ("torch", "monai", "datasets"),
+    "how-to/monai.md": ("torch", "monai"),
+    "how-to/torchio.md": ("torch", "torchio"),
+    "how-to/training.md": ("torch", "datasets"),
     "how-to/versions.md": ("icechunk",),
 }
 """What pages need that is not everywhere."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from isles24_zarr.accessors._frameworks import CohortFrameworksAccessor
 from isles24_zarr.accessors._nnunet import NnunetAccessor
 from isles24_zarr.accessors._parts import PartsAccessor
 from isles24_zarr.accessors._perfusion import CohortPerfusionAccessor
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 @xr.register_datatree_accessor("isles")
-class CohortAccessor(PartsAccessor, CohortPerfusionAccessor, DerivingAccessor, TrainingAccessor, NnunetAccessor):
+class CohortAccessor(
+    PartsAccessor,
+    CohortPerfusionAccessor,
+    DerivingAccessor,
+    TrainingAccessor,
+    CohortFrameworksAccessor,
+    NnunetAccessor,
+):
     """```cohort.isles```: subjects, the clinical table and their scans."""
 
     def __init__(self, cohort: xr.DataTree) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from isles24_zarr.accessors._frameworks import ScanFrameworksAccessor
 from isles24_zarr.accessors._geometry import ct_window
 from isles24_zarr.accessors._measures import MeasuresAccessor
 from isles24_zarr.accessors._results import SavingAccessor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @xr.register_dataset_accessor("isles")
-class ScanAccessor(MeasuresAccessor, SavingAccessor):
+class ScanAccessor(MeasuresAccessor, SavingAccessor, ScanFrameworksAccessor):
     """``scan.isles``: geometry, volumes, curves and figures of a scan."""
 
     def window(self, name: str) -> xr.Dataset:

@@ -10,8 +10,8 @@ import typer
 Source = Annotated[
     str,
     typer.Argument(
-        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz) "
-        "or a URL."
+        help="The release: a folder with raw_data/, derivatives/ and phenotype/, an archive (.7z, .zip, .tar, .tar.gz),"
+        " Parquet files (one case a row), a URL, or hf://datasets/OWNER/NAME[@REVISION]."
     ),
 ]
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from isles24_zarr.release import LeftOut, Release
+    from isles24_zarr.release import LeftOut, Release, SourceFile
     from isles24_zarr.scans import ArrayInfo
 
 _CANNOT_PRINT: Final = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT})
@@ -77,10 +77,10 @@ def _print_release(release: Release, *, as_json: bool) -> None:
             subjects={
                 name: {
                     "images": [
-                        {"space": space, "image": image, **dataclasses.asdict(file)}
+                        {"space": space, "image": image, **_described(file)}
                         for (space, image), file in subject.images.items()
                     ],
-                    "tables": [dataclasses.asdict(file) for file in subject.tables.values()],
+                    "tables": [_described(file) for file in subject.tables.values()],
                 }
                 for name, subject in release.subjects.items()
             },
@@ -108,6 +108,10 @@ def _print_release(release: Release, *, as_json: bool) -> None:
     )
     print_table(("subject", "on the NCCT grid", "as acquired", "tables", "MB"), rows)
     tell_problems(release.problems)
+
+
+def _described(file: SourceFile) -> dict[str, str | int]:
+    return {"path": file.path, "size": file.size, "stamp": file.stamp}
 
 
 def counted(left_out: Iterable[LeftOut]) -> str:

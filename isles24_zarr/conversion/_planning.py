@@ -35,7 +35,7 @@ def scan(
     Parameters
     ----------
     source
-        A folder, an archive (zip, tar, 7z) or any fsspec URL.
+        A folder, an archive (zip, tar, 7z), Parquet files as on the Hugging Face Hub, or any fsspec URL (``hf://``).
     storage_options
         Options for it, where it is a URL.
     extra_images

@@ -120,7 +120,7 @@ def convert(
     Parameters
     ----------
     source
-        A folder, an archive (zip, tar, 7z) or any fsspec URL of a release.
+        A folder, an archive (zip, tar, 7z), Parquet files as on the Hugging Face Hub, or any fsspec URL of a release.
     store
         Where to write: a new place, or a store that this function wrote.
     subjects, images

@@ -23,6 +23,8 @@ _LIBRARY_ERRORS: Final = (
     ("obstore.exceptions", "BaseError"),
     ("botocore.exceptions", "BotoCoreError"),  # of profiles
     ("aiohttp", "ClientError"),
+    ("httpx", "HTTPError"),  # of huggingface_hub, until 2.0
+    ("httpx2", "HTTPError"),
     ("ftplib", "Error"),
     ("paramiko.ssh_exception", "SSHException"),
 )
@@ -144,7 +146,9 @@ def refusal(error: BaseException) -> str | None:
         return (
             f"there are no credentials for it ({_short(error)}); a public bucket needs none, with the option anon=true"
         )
-    if "ClientConnectorError" in names or ("GenericError" in names and "error sending request" in text):
+    if names & {"ClientConnectorError", "ConnectError"} or (
+        "GenericError" in names and "error sending request" in text
+    ):
         return f"its server cannot be reached ({_short(error)})"
     # obstore has no more of what the server says than its text
     code = re.search(r"<Code>(\w+)</Code>", text)

@@ -26,7 +26,7 @@ from isles24_zarr.errors import (
     UnusableArchiveError,
 )
 from isles24_zarr.nifti import MOST_MEMBERS, MemberStream
-from isles24_zarr.release.paths import SourceFile
+from isles24_zarr.release.files import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

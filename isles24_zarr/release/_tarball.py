@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from isles24_zarr.errors import DamagedArchiveError, Problem, SourceError, UnsafePathError
 from isles24_zarr.nifti import MOST_MEMBERS, GzipStream, HashedFile, MemberStream
-from isles24_zarr.release.paths import SourceFile
+from isles24_zarr.release.files import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -133,3 +133,12 @@ def fitting_path(path: str) -> str:
     stem = "_".join([subject, f"ses-{session:02d}", *(rest or ["ncct"])])
     ending = "".join(PurePosixPath(path).suffixes[-2:]) if path.lower().endswith(_IMAGE_ENDINGS) else ".nii.gz"
     return f"{section}/{subject}/ses-{session:02d}/{stem}{ending}"
+
+
+def two_images(paths: list[str]) -> list[str]:
+    """Return two images to show what a folder holds, of two kinds where it has them."""
+    images = sorted(path for path in paths if path.lower().endswith((".nii", ".nii.gz")))
+    first = images[:1]
+    kind = first[0].rsplit("_", 1)[-1] if first else ""
+    others = [path for path in images if path.rsplit("_", 1)[-1] != kind] or images[1:]
+    return [*first, *others[:1]]

@@ -10,31 +10,13 @@ from typing import TYPE_CHECKING
 
 from isles24_zarr.errors import Problem, SourceNotFoundError, UnknownNameError, UnsafePathError
 from isles24_zarr.release.extra_images import image_rank
+from isles24_zarr.release.files import SourceFile
 from isles24_zarr.release.left_out import LeftOut, left_out_path
 from isles24_zarr.release.names import DictionaryName, ImageName, Stray, StrayTable, TableName, classified
 from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """A file of a release.
-
-    Parameters
-    ----------
-    path
-        Relative to the release, with forward slashes.
-    size
-        In bytes.
-    stamp
-        A token that changes when the file is replaced: a time, an ETag or a CRC, as the file system has it.
-    """
-
-    path: str
-    size: int
-    stamp: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Where a release lies: listing its files and opening them, through fsspec. All that reads a release does it here.
 
 Archives without random access, 7z and tar, are listed here and read front to back by `Source.members`; what was taken
-out of one is `held`, and opened like any other file.
+out of one is `held`, and opened like any other file. Cells of Parquet files are opened where they lie.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import io
 import os
 import zipfile
 from collections import Counter
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from fsspec.asyn import AsyncFileSystem
@@ -32,14 +33,20 @@ from isles24_zarr.nifti import HashedFile
 from isles24_zarr.places import access_errors, filesystem_of, is_url, library_errors, local_path
 from isles24_zarr.release import _sevenzip as sevenzip
 from isles24_zarr.release import _tarball as tarball
-from isles24_zarr.release.left_out import fitting_path
+from isles24_zarr.release._footers import require_parquet, rows_of_shard
+from isles24_zarr.release._hub import HUB, pinned_url
+from isles24_zarr.release._pages import opened_cell
+from isles24_zarr.release._shards import files_of_shards
+from isles24_zarr.release.files import Cell, SourceFile
+from isles24_zarr.release.left_out import fitting_path, two_images
 from isles24_zarr.release.names import ImageName, classified
-from isles24_zarr.release.paths import SourceFile, release_from_files
+from isles24_zarr.release.paths import release_from_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from isles24_zarr.nifti import MemberStream
+    from isles24_zarr.release._footers import ShardRows
     from isles24_zarr.release.paths import Release
 
 
@@ -52,6 +59,10 @@ _BLOCK_BYTES: Final = 16 * 2**20
 _TAR_NAMES: Final = (".tar", ".tar.gz", ".tgz")
 _PACKED_NAMES: Final = (".7z", ".zip", *_TAR_NAMES)
 _MOST_NAME_BYTES: Final = 1024
+_SHARD: Final = ".parquet"
+_SHARD_THREADS: Final = 8
+_OF_EVERY_DATASET: Final = frozenset({"README.md", ".gitattributes"})
+"""Beside the Parquet files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +88,17 @@ class Source:
 
     @classmethod
     def of(cls, source: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Source:
-        """Make a source of what a caller gives: a folder, an archive, or a URL of a folder.
+        """Make a source of what a caller gives: a folder, an archive, a Parquet file, or a URL of a folder.
 
-        Options are for URLs; a path of this machine takes none.
+        Options are for URLs; a path of this machine takes none. The URL of a dataset on the Hugging Face Hub gets the
+        commit that it is at now.
         """
         text = local_path(os.fspath(source))
         if not text:
             raise SourceNotFoundError(repr(text), "names no place")
         if is_url(text):
-            return cls(url=text, storage_options=dict(storage_options or {}))
+            options = dict(storage_options or {})
+            return cls(url=pinned_url(text, options) if text.startswith(HUB) else text, storage_options=options)
         path = Path(os.path.realpath(Path(text).expanduser()))  # Path.resolve fails on loops of links
         is_packed = path.name.lower().endswith(_PACKED_NAMES) and path.is_file()
         if is_packed and path.suffix.lower() == ".zip":
@@ -106,7 +119,7 @@ class Source:
         with access_errors(self.url):
             try:
                 filesystem, root = filesystem_of(self.url, self.storage_options)
-                found = root == "" or filesystem.isdir(root)
+                found = root == "" or filesystem.isdir(root) or self._is_shard(filesystem, root)
             except (gone, ValueError, ImportError, zipfile.BadZipFile) as error:
                 raise SourceNotFoundError(self.url, f"cannot be opened ({error})") from error
             if not found:
@@ -133,16 +146,54 @@ class Source:
             filesystem, root = self.filesystem()
             try:
                 with access_errors(self.url):
-                    files = list(_listed_files(filesystem, root, problems))
+                    if self._is_shard(filesystem, root):
+                        files = [_described(filesystem.info(root), "")]
+                    else:
+                        files = list(_listed_files(filesystem, root, problems))
                 if isinstance(filesystem, ZipFileSystem):
                     files = list(_unambiguous(files, Counter(filesystem.zip.namelist()), problems))
             except RecursionError as error:  # fsspec walks from each member of an archive up to its top
                 what = "has folders that are too deep in each other to be listed"
                 raise SourceNotFoundError(self.url, what) from error
         release = release_from_files(self.url, files, problems)
+        if not release.subjects and not self.streamed and any(map(_is_shard_name, files)):
+            others = [each for each in files if not _is_shard_name(each) and each.path not in _OF_EVERY_DATASET]
+            release = release_from_files(self.url, [*others, *self._cells(files, problems)], problems)
         if not release.subjects:
             raise SourceNotFoundError(self.url, _nothing_found(files, problems))
         return release
+
+    def _is_shard(self, filesystem: Any, root: str) -> bool:
+        return self.url.lower().endswith(_SHARD) and bool(filesystem.isfile(root))
+
+    def _cells(self, files: list[SourceFile], problems: list[Problem]) -> list[SourceFile]:
+        """Return the files that are in cells of Parquet files, and the tables that their rows stand for."""
+        require_parquet(self.url)
+
+        def read(shard: SourceFile) -> ShardRows | Problem:
+            name = self._shard_name(shard.path)
+            try:
+                with self._opened_file(shard.path, name, for_cells=True) as opened:
+                    return rows_of_shard(opened, shard, name=name)
+            except SourceError as error:
+                return Problem.from_error(error)
+
+        def start(cell: Cell) -> bytes:
+            name = self._shard_name(cell.shard)
+            with self._opened_file(cell.shard, name, for_cells=True) as opened:
+                return opened_cell(opened, cell, path=name, shard="it").read(2)
+
+        shards = [file for file in files if _is_shard_name(file)]
+        with ThreadPoolExecutor(_SHARD_THREADS) as threads:
+            found = list(zip(shards, threads.map(read, shards), strict=True))
+        problems += [each for _, each in found if isinstance(each, Problem)]
+        rows = [(shard, each) for shard, each in found if not isinstance(each, Problem)]
+        cells, odd = files_of_shards(rows, name=lambda shard: self._shard_name(shard.path), start=start)
+        problems += odd
+        return cells
+
+    def _shard_name(self, path: str) -> str:
+        return path or PurePosixPath(self.url).name
 
     def _listed_members(self) -> tuple[list[SourceFile], list[Problem]]:
         archives = tarball if self.url.lower().endswith(_TAR_NAMES) else sevenzip
@@ -189,24 +240,38 @@ class Source:
         UnreadableFileError, DamagedArchiveError, UnsupportedArchiveError
             The file system refuses, or the archive around the file is damaged or of an unusual kind.
         """
-        held = self.held.get(file.path)
+        held = self.held.get(file.path, file.content)
         if isinstance(held, SourceError):
             raise held
         if isinstance(held, bytes):
             yield io.BytesIO(held)
-            return
+        elif isinstance(held, Cell):
+            with self._opened_file(held.shard, file.path, for_cells=True) as shard:
+                yield opened_cell(shard, held, path=file.path, shard=self._shard_name(held.shard))
+        else:
+            with self._opened_file(file.path, file.path, copy=held, header=header) as opened:
+                yield opened
+
+    @contextlib.contextmanager
+    def _opened_file(
+        self, path: str, name: str, *, copy: Path | None = None, header: bool = False, for_cells: bool = False
+    ) -> Iterator[BinaryIO]:
+        """Open a file that is there as such, or a copy of it; errors call it by a name."""
         try:
-            filesystem, root = (LocalFileSystem(), "") if held else filesystem_of(self.url, self.storage_options)
-            path = str(held) if held else f"{root.rstrip('/')}/{file.path}" if root else file.path
-            if isinstance(filesystem, ZipFileSystem) and filesystem.info(path)["compress_type"] not in _ZIP_METHODS:
-                raise UnsupportedArchiveError(file.path, "is compressed by another method than deflate")
-            block = {"block_size": _HEADER_BLOCK_BYTES if header else _BLOCK_BYTES}
-            opened = filesystem.open(path, "rb", **(block if isinstance(filesystem, AsyncFileSystem) else {}))
+            filesystem, root = (LocalFileSystem(), "") if copy else filesystem_of(self.url, self.storage_options)
+            full = str(copy) if copy else f"{root.rstrip('/')}/{path}" if root and path else root or path
+            if isinstance(filesystem, ZipFileSystem) and filesystem.info(full)["compress_type"] not in _ZIP_METHODS:
+                raise UnsupportedArchiveError(name, "is compressed by another method than deflate")
+            block: dict[str, Any] = {}
+            if isinstance(filesystem, AsyncFileSystem) or (self.url.startswith(HUB) and not copy):
+                block = {"block_size": _HEADER_BLOCK_BYTES if header or for_cells else _BLOCK_BYTES}
+                block |= {"cache_type": "none"} if for_cells else {}  # each read is as long as it is to be
+            opened = filesystem.open(full, "rb", **block)
         # ImportError: where a worker lacks what this process has; RuntimeError: of encrypted members of a zip file
         except library_errors(ImportError, KeyError, RuntimeError) as error:
-            raise UnreadableFileError(file.path, f"cannot be opened ({error})") from error
+            raise UnreadableFileError(name, f"cannot be opened ({' '.join(str(error).split())})") from error
         except zipfile.BadZipFile as error:
-            raise DamagedArchiveError(file.path, f"cannot be opened ({error})") from error
+            raise DamagedArchiveError(name, f"cannot be opened ({error})") from error
         with opened:
             yield opened
 
@@ -249,14 +314,15 @@ def _unambiguous(files: list[SourceFile], counts: Mapping[str, int], problems: l
 
 
 def _nothing_found(files: list[SourceFile], problems: list[Problem]) -> str:
-    damage = next((problem.message.split(";")[0] for problem in problems if problem.passing), None)
+    telling = (each.message.split(";")[0] for each in problems if each.passing or each.path.lower().endswith(_SHARD))
+    damage = next(telling, None)
     inner = next((file.path for file in files if file.path.lower().endswith(_PACKED_NAMES)), None)
     what = f"holds no image or table of a release among {len(files)} files"
     if damage:
         return f"{damage}, and {what}"
     if inner:
         return f"{what}, and an archive within, {inner}, is not looked into"
-    looked_at = _two_images([file.path for file in files])
+    looked_at = two_images([file.path for file in files])
     return "; ".join([what, *(f"{path} would fit as {_fitting(path)}" for path in looked_at)])
 
 
@@ -271,13 +337,15 @@ def _fitting(path: str) -> str:
     return f"{fitting}, with --extra-images" if name.beyond else fitting
 
 
-def _two_images(paths: list[str]) -> list[str]:
-    """Return two images to show what a folder holds, of two kinds where it has them."""
-    images = sorted(path for path in paths if path.lower().endswith((".nii", ".nii.gz")))
-    first = images[:1]
-    kind = first[0].rsplit("_", 1)[-1] if first else ""
-    others = [path for path in images if path.rsplit("_", 1)[-1] != kind] or images[1:]
-    return [*first, *others[:1]]
+def _is_shard_name(file: SourceFile) -> bool:
+    return not file.path or file.path.lower().endswith(_SHARD)
+
+
+def _described(info: Mapping[str, Any], path: str) -> SourceFile:
+    """Make a file of what a file system says of it."""
+    keys = ("ETag", "CRC", "blob_id", "LastModified", "mtime")
+    stamp = next((info[key] for key in keys if info.get(key)), "")
+    return SourceFile(path=path, size=int(info["size"] or 0), stamp=str(stamp))
 
 
 def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterator[SourceFile]:
@@ -291,8 +359,7 @@ def _listed_files(filesystem: Any, root: str, problems: list[Problem]) -> Iterat
         if info.get("external_attr", 0) >> 28 == 0xA or info.get("islink"):
             problems.append(Problem.from_error(UnsafePathError(relative, "is a symbolic link")))
             continue
-        stamp = next((info[key] for key in ("ETag", "CRC", "LastModified", "mtime") if info.get(key)), "")
-        yield SourceFile(path=relative, size=int(info["size"] or 0), stamp=str(stamp))
+        yield _described(info, relative)
 
 
 def _listed_local_files(root: Path, problems: list[Problem]) -> Iterator[SourceFile]:

@@ -43,8 +43,8 @@ class ArrayTask:
         Where the store is.
     record
         Metadata of the array, as its subject's commit has them.
-    source
-        The release to compare with, if any.
+    source, file
+        The release to compare with, if any, and the file in it.
     lost
         Keys of shards that are known to be lost, which are not looked for again.
     fast
@@ -54,6 +54,7 @@ class ArrayTask:
     target: StorePlace
     record: ArrayRecord
     source: Source | None
+    file: SourceFile | None = None
     lost: frozenset[str] = frozenset()
     fast: bool = False
 
@@ -77,8 +78,8 @@ def verify_array(task: ArrayTask, topic: str) -> list[Problem]:
         Where to tell of progress.
     """
     problems = [] if task.fast else list(_voxel_problems(task, topic))
-    if task.source:
-        problems += _source_problems(task, task.source)
+    if task.source and task.file:
+        problems += _source_problems(task, task.source, task.file)
     return problems
 
 
@@ -152,11 +153,10 @@ def _as_stored(voxels: NDArray[Any], mask: MaskValues | None, dtype: np.dtype[An
     return found
 
 
-def _source_problems(task: ArrayTask, source: Source) -> list[Problem]:
+def _source_problems(task: ArrayTask, source: Source, file: SourceFile) -> list[Problem]:
     """Compare a file of the release with what was recorded of it."""
     recorded = task.record.source
     path = recorded.path
-    file = SourceFile(path=path, size=recorded.size, stamp="")
     try:
         same = _sha256(source, file) == recorded.sha256
         if same and task.fast:

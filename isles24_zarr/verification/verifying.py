@@ -175,11 +175,12 @@ def _array_tasks(
     target: StorePlace, images: Mapping[str, FoundImage], source: Source | None, release: Release | None, *, fast: bool
 ) -> list[ArrayTask]:
     """Make the tasks of a subject; a file that the release does not list is not looked for in it."""
-    files = {file.path for file in release.images} if release else set()
+    files = {file.path: file for file in release.images} if release else {}
     tasks = []
     for record, lost in images.values():
-        compared = source if record.source.path in files else None
-        tasks.append(ArrayTask(target=target, record=record, source=compared, lost=lost, fast=fast))
+        file = files.get(record.source.path)
+        compared = source if file else None
+        tasks.append(ArrayTask(target=target, record=record, source=compared, file=file, lost=lost, fast=fast))
     return tasks
 
 
