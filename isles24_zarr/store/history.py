@@ -90,20 +90,21 @@ def told_versions(url: str, held: Sequence[HeldVersion]) -> list[str]:
     for version in held:
         for name in version.branches:
             branch = dataclasses.replace(place, kind="branch", name=name).url
-            texts.append(f"the branch {name} holds {_listed(version.subjects)}; {_command(branch, version.subjects)}")
+            command = _command(branch, version.subjects)
+            texts.append(f"the branch {name} holds {_listed(version.subjects)}; to remove them, run: {command}")
     past = [version for version in held if not version.branches]
     if past:
         names = sorted({name for version in past for name in version.subjects})
         tags = [f"the tag {tag}" for version in past for tag in version.tags]
         what = _listed([*tags, *(f"the snapshot {version.snapshot}" for version in past)])
         command = _command(place.url, names, "--expire-history")
-        texts.append(f"{what} of its history {'hold' if len(past) > 1 else 'holds'} {_listed(names)}; {command} them")
+        verb = "hold" if len(past) > 1 else "holds"
+        texts.append(f"{what} of its history {verb} {_listed(names)}; to delete these versions, run: {command}")
     return texts
 
 
 def _command(url: str, names: Iterable[str], *options: str) -> str:
-    command = " ".join(map(shlex.quote, ("isles24-zarr", "remove", url, *names, *options)))
-    return f"{command!r} {'deletes' if options else 'removes'}" + ("" if options else " them")
+    return " ".join(map(shlex.quote, ("isles24-zarr", "remove", url, *names, *options)))
 
 
 def _listed(names: Sequence[str]) -> str:
