@@ -17,7 +17,7 @@ from isles24_zarr.errors import Problem
 
 if TYPE_CHECKING:
     from isles24_zarr.cohorts import open_cohort
-    from isles24_zarr.conversion import ConvertReport, ExportReport, convert, export, scan
+    from isles24_zarr.conversion import ConvertReport, DiffReport, ExportReport, convert, diff, export, scan
     from isles24_zarr.derivatives import AddReport, RemoveReport, add, remove
     from isles24_zarr.release import FetchCost, FetchReport, Release, fetch, fetch_cost
     from isles24_zarr.scans import open_scan
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddReport",
     "ConvertReport",
+    "DiffReport",
     "ExportReport",
     "FetchCost",
     "FetchReport",
@@ -37,6 +38,7 @@ __all__ = [
     "VerifyReport",
     "add",
     "convert",
+    "diff",
     "errors",
     "export",
     "fetch",
@@ -53,7 +55,7 @@ __all__ = [
 
 _HOMES: Final = {
     "cohorts": ["open_cohort"],
-    "conversion": ["ConvertReport", "ExportReport", "convert", "export", "scan"],
+    "conversion": ["ConvertReport", "DiffReport", "ExportReport", "convert", "diff", "export", "scan"],
     "derivatives": ["AddReport", "RemoveReport", "add", "remove"],
     "release": ["FetchCost", "FetchReport", "Release", "fetch", "fetch_cost"],
     "scans": ["open_scan"],

@@ -104,6 +104,12 @@ class UnknownNameError(RequestError, ValueError):
     """A subject, image, space or option value that does not exist was asked for; a `ValueError`, too."""
 
 
+class RemovedSubjectError(RequestError):
+    """A subject that was removed from the store for good was asked for by name."""
+
+    advice = "give '--readmit' as well if it may be converted again"
+
+
 class GeometryError(RequestError):
     """The data no longer carry the coordinates that a physical answer needs."""
 

@@ -140,6 +140,7 @@ def test_the_public_surface() -> None:
     assert isles24_zarr.__all__ == [
         "AddReport",
         "ConvertReport",
+        "DiffReport",
         "ExportReport",
         "FetchCost",
         "FetchReport",
@@ -149,6 +150,7 @@ def test_the_public_surface() -> None:
         "VerifyReport",
         "add",
         "convert",
+        "diff",
         "errors",
         "export",
         "fetch",

@@ -75,12 +75,41 @@ def test_a_changed_image_is_redone_alone(source: Path, target: Path, client: Cli
     assert not any(name.startswith(OTHER) for name in written)
 
 
-def test_a_touched_file_is_read_and_nothing_written_of_it(source: Path, target: Path, client: Client) -> None:
+def test_touched_files_are_read_and_nothing_is_written_of_them(source: Path, target: Path, client: Client) -> None:
+    before = {name: path.stat().st_mtime_ns for name, path in chunk_files(target).items()}
+    was = documents(target)
+    for name in (NCCT, BASELINE):
+        os.utime(source / name, (1, 1))
+    report = again(source, target, client)
+    assert (report.converted, report.reasons, report.images) == ((), {}, 0)
+    assert report.touched == {S: (BASELINE, NCCT)} or report.touched == {S: (NCCT, BASELINE)}
+    assert S in report.unchanged
+    now = documents(target)
+    times = was[f"{S}/zarr.json"]["attributes"]["isles24_zarr"]["times"]
+    assert now[f"{S}/zarr.json"]["attributes"]["isles24_zarr"]["times"]["stamps"][NCCT] == "1000000000"
+    now[f"{S}/zarr.json"]["attributes"]["isles24_zarr"]["times"] = times
+    assert now == was
+    after = {name: path.stat().st_mtime_ns for name, path in chunk_files(target).items()}
+    assert {name for name in after if before[name] != after[name]} <= {n for n in after if n.startswith("phenotype/")}
+    third = again(source, target, client)
+    assert (third.converted, third.touched) == ((), {})
+    assert isles24_zarr.verify(target, source, client=client, progress=False).ok
+
+
+def test_changed_files_are_told_from_touched_ones(source: Path, target: Path, client: Client) -> None:
+    (source / TMAX).write_bytes((source / TMAX.replace("tmax", "mtt")).read_bytes())
     os.utime(source / NCCT, (1, 1))
     report = again(source, target, client)
-    assert report.reasons == {S: f"new or changed: {NCCT}"}
-    assert report.images == 0
-    assert again(source, target, client).converted == ()
+    assert report.reasons == {S: f"new or changed: {TMAX}; 1 file touched, same content"}
+    assert (report.touched, report.images) == ({S: (NCCT,)}, 1)
+    # a value of a table that takes as many bytes as before
+    book = openpyxl.load_workbook(source / BASELINE)
+    header = [cell.value for cell in book.active[1]]
+    for age in (71, 72):
+        book.active.cell(2, header.index("Age") + 1).value = age
+        book.save(source / BASELINE)
+        assert again(source, target, client).converted == (S,)
+        assert isles24_zarr.open_cohort(target).isles.table.loc[S, "age"] == age
 
 
 def test_a_new_image_and_a_changed_table(source: Path, target: Path, client: Client) -> None:

@@ -17,6 +17,10 @@ Source = Annotated[
 Store = Annotated[str, typer.Argument(help="The Zarr store: a folder or a URL.")]
 Subjects = Annotated[list[str] | None, typer.Option("--subject", help="Only this subject; may be repeated.")]
 Images = Annotated[list[str] | None, typer.Option("--image", help="Only this image, as 'ctp'; may be repeated.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Remove what the store has and the release has no more.")]
+Readmit = Annotated[
+    bool, typer.Option("--readmit", help="Convert a --subject that was removed from the store for good.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")]
 Spool = Annotated[
     str | None,

@@ -56,23 +56,46 @@ def add(
 
 def remove(
     store: Store,
-    subjects: Annotated[list[str] | None, typer.Argument(help="Whose results; those of all by default.")] = None,
+    subjects: Annotated[
+        list[str] | None, typer.Argument(help="Who is taken out; with --derivative, whose results, all by default.")
+    ] = None,
     *,
-    derivative: Annotated[str, typer.Option(help="The pipeline whose results are taken out.")],
+    derivative: Annotated[
+        str | None, typer.Option(help="The pipeline whose results are taken out; images stay.")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no list of names: 'convert' would take the subjects in again.")
+    ] = False,
+    expire_history: Annotated[
+        bool,
+        typer.Option(
+            "--expire-history", help="Of an Icechunk repository, delete the versions and tags that hold the subjects."
+        ),
+    ] = False,
     storage_option: Options = None,
     as_json: AsJson = False,
 ) -> bool:
-    """Take results of a pipeline out of a store; images stay."""
+    """Take subjects out of a store, everywhere, or the results of a pipeline. Run it again if it was interrupted."""
     import isles24_zarr
 
-    options = options_from_texts(storage_option)
-    report = isles24_zarr.remove(store, subjects or None, derivative=derivative, storage_options=options)
+    report = isles24_zarr.remove(
+        store,
+        subjects or None,
+        derivative=derivative,
+        forget=forget,
+        expire_history=expire_history,
+        storage_options=options_from_texts(storage_option),
+    )
     if as_json:
         print_json(**dataclasses.asdict(report))
         return True
     for path in report.removed:
         out().print(f"{path} was taken out", soft_wrap=True)
-    return True
+    if not report.removed:
+        out().print("nothing was left to take out", soft_wrap=True)
+    for snapshot in report.expired:
+        out().print(f"{snapshot} was deleted from the history", soft_wrap=True)
+    return tell_problems(report.problems)
 
 
 def print_pipelines(pipelines: Sequence[PipelineInfo]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from isles24_zarr.cli import _nnunet, _perfusion, _results
+from isles24_zarr.cli import _nnunet, _perfusion, _results, _updates
 from isles24_zarr.cli._app import app, main
 from isles24_zarr.cli._app import command as _command
 from isles24_zarr.cli._forecast import print_forecast, told_warnings
@@ -18,6 +18,8 @@ from isles24_zarr.cli._options import (
     ExtraImages,
     Images,
     Options,
+    Prune,
+    Readmit,
     Scheduler,
     Source,
     Spool,
@@ -70,6 +72,8 @@ def convert(
     workers: Workers = None,
     scheduler: Scheduler = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what the store holds.")] = False,
+    prune: Prune = False,
+    readmit: Readmit = False,
     extra_images: ExtraImages = False,
     strict: Strict = False,
     dry_run: Annotated[
@@ -88,6 +92,8 @@ def convert(
         "subjects": subject,
         "images": image,
         "overwrite": overwrite,
+        "prune": prune,
+        "readmit": readmit,
         "storage_options": options_from_texts(storage_option),
         "extra_images": extra_images,
         "strict": strict,
@@ -116,6 +122,7 @@ def convert(
     for name, reason in report.reasons.items():
         if reason != FIRST_TIME:
             out().print(f"{name} was converted again: {reason}", soft_wrap=True)
+    _updates.print_update(report)
     return tell_problems(report.problems)
 
 
@@ -245,7 +252,7 @@ def export(
     return tell_problems(report.problems)
 
 
-for _function in (_perfusion.perfusion, _results.add, _results.remove, _nnunet.nnunet):
+for _function in (_perfusion.perfusion, _results.add, _results.remove, _updates.diff, _nnunet.nnunet):
     _command(_function)
 
 

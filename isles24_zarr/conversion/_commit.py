@@ -27,7 +27,7 @@ from isles24_zarr.errors import Problem, SourceError, StoreWriteError, without_p
 from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, PHENOTYPE, RootRecord
 from isles24_zarr.store import committed_subjects, read_document
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.writing import remove, write_dataset, write_grid, write_group, write_subject
+from isles24_zarr.writing import remove, write_dataset, write_document, write_grid, write_group, write_subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -111,6 +111,15 @@ def publish_subject(
     return tuple(found)
 
 
+def restamp_subject(store: Store, subject: str, files: Iterable[SourceFile]) -> None:
+    """Note down in the document of a subject the stamps that its files have now; all else of it stays."""
+    document = read_document(store, subject)
+    if document is not None:
+        # a seal does not cover times
+        document["attributes"][ATTRIBUTE_KEY]["times"]["stamps"] = {file.path: file.stamp for file in files}
+        write_document(store, subject, document)
+
+
 def _groups_by_image(arrays: Iterable[ArrayPlan]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for array in arrays:
@@ -130,6 +139,15 @@ def clinical_record(subject: Subject, source: Source) -> ClinicalRecord:
             problems.append(Problem.from_error(error, subject=subject.name))
     merged = merged_record(records)
     return dataclasses.replace(merged, problems=(*problems, *merged.problems))
+
+
+def says_the_same(subject: Subject, source: Source, record: SubjectRecord) -> bool:
+    """Tell whether the tables of a subject say, and were found to say, what was recorded of them."""
+    tables = {file.path for file in subject.tables.values()}
+    clinical = clinical_record(subject, source)
+    before = {(each.path, each.message) for each in record.problems if each.path in tables}
+    now = {(each.path, each.message) for each in clinical.problems}
+    return (clinical.values, clinical.unread, now) == (record.clinical, record.clinical_unread, before)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +188,10 @@ def cohort_dataset(subjects: Mapping[str, SubjectRecord], dictionary: Mapping[st
 
 
 def write_root(store: Store, source: Source, dictionary: Dictionary, *, extra_images: bool, state: str) -> None:
-    """Write the root: what the data are, which images are kept, and whether a conversion is under way."""
-    kept = {"extra_images": True} if extra_images else {}
+    """Write the root: what the data are, which images are kept, who was taken out, and whether it is complete."""
+    record: dict[str, Any] = {"kind": "store", "dictionary": dictionary.sha256}
+    record |= {"extra_images": True} if extra_images else {}
+    removed = RootRecord.from_document(read_document(store, "")).removed
     write_group(
         store,
         "",
@@ -184,7 +204,7 @@ def write_root(store: Store, source: Source, dictionary: Dictionary, *, extra_im
             "package_version": PACKAGE_VERSION,
             "source": without_passwords(source.url),
             "state": state,
-            ATTRIBUTE_KEY: {"kind": "store", "dictionary": dictionary.sha256, **kept},
+            ATTRIBUTE_KEY: {**record, "removed": list(removed)} if removed else record,
         },
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from isles24_zarr.conversion._planning import (
     wanted_images,
 )
 from isles24_zarr.conversion._room import room_for, standing_arrays
+from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion.resume import previous_run
 from isles24_zarr.release import Source, of_subjects
 from isles24_zarr.store import StorePlace, child_names, listed_keys
@@ -81,6 +83,8 @@ def forecast(
     subjects: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
     overwrite: bool = False,
+    prune: bool = False,
+    readmit: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     extra_images: bool = False,
     strict: bool = False,
@@ -89,7 +93,7 @@ def forecast(
 
     Parameters
     ----------
-    source, store, subjects, images, overwrite, storage_options, extra_images, strict
+    source, store, subjects, images, overwrite, prune, readmit, storage_options, extra_images, strict
         As for `convert`, whose errors it raises; but for `NoRoomError`.
     """
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
@@ -97,9 +101,12 @@ def forecast(
     chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
     is_outdated(target, in_part=subjects is not None or images is not None)
     opened = target.opened(read_only=True)
-    needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
+    update = Update.of(release, subjects, prune=prune, readmit=readmit)
+    chosen = update.admitted(opened, chosen)
+    decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
+    needed = undecided(target, chosen, decide) if origin.streamed else list(chosen.values())
     _, headers, odd = read_headers(origin, needed, progress=sys.stderr.isatty())
-    jobs, found = decided_jobs(opened, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
+    jobs, found = decide(opened, chosen.values(), headers, odd)
     converted = {job.subject.name for job in jobs}
     unchanged = [name for name in chosen if name not in converted]
     standing = [] if overwrite else [plan.path for job in jobs for plan in standing_arrays(opened, job)]
@@ -116,7 +123,7 @@ def forecast(
         estimated_bytes=room.estimated,
         least_bytes=room.least,
         free_bytes=room.free,
-        problems=(*release.problems, *found, *(problem for job in jobs for problem in job.problems)),
+        problems=(*release.problems, *found, *update.problems, *(problem for job in jobs for problem in job.problems)),
         left_out=of_subjects(release.left_out, chosen),
     )
 

@@ -44,6 +44,22 @@ class FileTask:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck:
+    """What a look at a file that may have changed has shown.
+
+    Parameters
+    ----------
+    same
+        It has the content of the file that was converted before: its stamp alone has changed.
+    problem
+        Why it could not replace that one.
+    """
+
+    same: bool = False
+    problem: Problem | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FileResult:
     """What became of one file.
 
@@ -119,8 +135,8 @@ def _sha256(task: FileTask) -> str:
         return file.sha256()
 
 
-def check_file(task: FileTask, topic: str) -> Problem | None:
-    """Read a file to its end that is to replace one that was converted, on a worker.
+def check_file(task: FileTask, topic: str) -> FileCheck:
+    """Look whether a file is the one that was converted, and read it to its end if it is to replace that, on a worker.
 
     Parameters
     ----------
@@ -131,18 +147,23 @@ def check_file(task: FileTask, topic: str) -> Problem | None:
 
     Returns
     -------
-    Problem or None
-        What is wrong with the file.
+    FileCheck
+        Whether it is the same, or what is wrong with it.
     """
     from isles24_zarr.tasks import advance
 
+    standing = written_record(task.target.opened(read_only=True), task.plan)
     try:
+        recorded = standing[1]["source"] if standing else {}
+        if recorded.get("size") == task.plan.source.size and recorded["sha256"] == _sha256(task):
+            advance(topic, task.plan.nbytes)
+            return FileCheck(same=True)
         with _opened_stream(task) as stream:
             stream.read_to_end()
         advance(topic, task.plan.nbytes)
     except SourceError as error:
-        return Problem.from_error(error, subject=task.plan.subject, image=task.plan.image)
-    return None
+        return FileCheck(problem=Problem.from_error(error, subject=task.plan.subject, image=task.plan.image))
+    return FileCheck()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from isles24_zarr.store import child_names, read_document, read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -144,15 +144,11 @@ def is_outdated(target: StorePlace, *, in_part: bool) -> bool:
 
 
 def undecided(
-    target: StorePlace, subjects: Mapping[str, Subject], wanted: frozenset[str], *, overwrite: bool
+    target: StorePlace, subjects: Mapping[str, Subject], decide: Callable[..., tuple[list[Job], list[Problem]]]
 ) -> list[Subject]:
     """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
-    store = target.opened(read_only=True)
-    return [
-        subject
-        for name, subject in subjects.items()
-        if overwrite or decided_job(subject, {}, {}, wanted=wanted, earlier=previous_run(store, name))[0]
-    ]
+    jobs, _ = decide(target.opened(read_only=True), subjects.values(), {}, ())
+    return [job.subject for job in jobs]
 
 
 def voxel_files(
@@ -179,6 +175,7 @@ def decided_jobs(
     *,
     wanted: frozenset[str],
     overwrite: bool,
+    prune: bool,
 ) -> tuple[list[Job], list[Problem]]:
     """Decide what is to be done for each subject, and what is odd about those with nothing to do.
 
@@ -192,12 +189,14 @@ def decided_jobs(
         Names of images.
     overwrite
         As if nothing were there.
+    prune
+        Without the files that are not in the release any more.
     """
     unreadable = {problem.path: problem for problem in problems}
     jobs, others = [], []
     for subject in subjects:
         earlier = NO_RUN if overwrite else previous_run(store, subject.name)
-        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier)
+        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier, prune=prune)
         others += found
         if job:
             jobs.append(job)

@@ -7,9 +7,9 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.conversion._commit import clinical_record, publish_subject
-from isles24_zarr.conversion._ingest import FileResult, FileTask, check_file, convert_file
-from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare
+from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject, says_the_same
+from isles24_zarr.conversion._ingest import FileCheck, FileResult, FileTask, check_file, convert_file
+from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare, table_paths
 from isles24_zarr.errors import Problem
 
 if TYPE_CHECKING:
@@ -51,17 +51,18 @@ class Run:
     folder: Path | None
     progress: bool
 
-    def convert(self, jobs: Sequence[Job]) -> dict[str, Problem]:
+    def convert(self, jobs: Sequence[Job]) -> dict[str, tuple[Problem, ...]]:
         """Run the tasks of all jobs and commit each subject after its last one.
 
         Returns
         -------
         dict
-            Problems of the subjects that were left as they were, because a changed file turned out to be damaged.
+            The subjects that were left as they were, because a changed file turned out to be damaged, or all to be the
+            same, with what is to be told of them.
         """
         from isles24_zarr.tasks import TaskLost
 
-        kept = self._damaged(jobs)
+        kept = self._checked(jobs)
         by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
         store = self.target.opened(read_only=False)
         for job in by_subject.values():
@@ -79,20 +80,40 @@ class Run:
                     self._commit(job)
         return kept
 
-    def _damaged(self, jobs: Sequence[Job]) -> dict[str, Problem]:
-        """Read changed files of what the store has to their end: what was good before is not given up for damage."""
+    def _checked(self, jobs: Sequence[Job]) -> dict[str, tuple[Problem, ...]]:
+        """Read changed files of what the store has: what was good before is not given up for damage, or for nothing."""
         from isles24_zarr.tasks import TaskLost
 
-        kept: dict[str, Problem] = {}
+        kept: dict[str, tuple[Problem, ...]] = {}
+        by_subject = {job.subject.name: job for job in jobs if job.record}
         changed = [
             task for job in jobs if job.record for task in job.tasks(self.source, self.target) if not task.unchanged
         ]
         with self._completed(check_file, changed, "checking changed files") as results:
-            for task, problem in results:
-                if problem is not None:
-                    found = _lost(task, problem) if isinstance(problem, TaskLost) else problem
-                    kept[task.plan.subject] = kept_as_it_was(task.plan.subject, task.plan.source.path, found)
+            for task, result in results:
+                path, name = task.plan.source.path, task.plan.subject
+                check = FileCheck(problem=_lost(task, result)) if isinstance(result, TaskLost) else result
+                if check.problem:
+                    kept[name] = (kept_as_it_was(name, path, check.problem),)
+                elif check.same:
+                    by_subject[name].same.add(path)
+        for name, job in by_subject.items():
+            if name not in kept and job.record and self._is_the_same(job):
+                self.confirm()
+                restamp_subject(self.target.opened(read_only=False), name, job.files)
+                kept[name] = job.record.problems
         return kept
+
+    def _is_the_same(self, job: Job) -> bool:
+        """Tell whether all that has changed of a subject are stamps of its files; tables count by what they say."""
+        record = job.record
+        if record is None or job.cause:
+            return False
+        sizes = {file.path: file.size for file in job.files}
+        tables = {path for path in table_paths(record) & set(job.changed) if sizes.get(path) == record.files[path]}
+        if tables and says_the_same(job.subject, self.source, record):
+            job.same |= tables
+        return job.stamps_alone and set(job.changed) <= job.same
 
     @contextlib.contextmanager
     def _completed(self, function: Any, tasks: list[FileTask], title: str) -> Iterator[Iterator[tuple[FileTask, Any]]]:

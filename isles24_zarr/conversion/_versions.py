@@ -15,7 +15,9 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from isles24_zarr.conversion._commit import cohort_dataset
-from isles24_zarr.errors import DestinationError, NotAStoreError, StoreDamageError
+from isles24_zarr.conversion._updating import left_out
+from isles24_zarr.conversion.removal import remember, removed_subjects, take_out
+from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, StoreDamageError
 from isles24_zarr.format import DERIVATIVES, PHENOTYPE, RootRecord, pipeline_path, pipelines_of, recorded_of
 from isles24_zarr.store import (
     LOCAL,
@@ -34,6 +36,7 @@ from isles24_zarr.store import (
     write_errors,
 )
 from isles24_zarr.version import PACKAGE_VERSION
+from isles24_zarr.vocabulary import SUBJECT_NAME
 from isles24_zarr.writing import list_subjects, listed_subjects, write_dataset, write_group
 
 if TYPE_CHECKING:
@@ -76,7 +79,9 @@ def commit_versions(
     dictionary: Mapping[str, DictionaryEntry],
     *,
     progress: bool,
-) -> dict[str, str]:
+    only: Collection[str] | None = None,
+    readmitted: Collection[str] = (),
+) -> tuple[dict[str, str], list[Problem]]:
     """Commit each subject of a store that a repository has not, or not in the same state.
 
     Parameters
@@ -89,11 +94,17 @@ def commit_versions(
         Entries of the data dictionary.
     progress
         Whether to show a bar on stderr.
+    only
+        Names of all subjects that the repository is to keep, where it is pruned.
+    readmitted
+        Names of those who are committed although they were removed from the repository for good.
 
     Returns
     -------
     dict
         The snapshot of each commit, by subject; and of what pipelines have, by pipeline.
+    list
+        What is to be told of subjects that were left out.
 
     Raises
     ------
@@ -104,7 +115,8 @@ def commit_versions(
 
     Notes
     -----
-    Memory holds one object, which is a shard at most. Subjects that only the repository has stay.
+    Memory holds one object, which is a shard at most. Subjects that only the repository has stay, but for those who
+    were removed from the store for good. Of both, the repository remembers who was removed.
     """
     from rich.console import Console
     from rich.progress import track
@@ -112,24 +124,50 @@ def commit_versions(
     snapshots = {}
     with _locked(place), write_errors(place):
         repository = writable_repository(place, options)
+        removed = removed_subjects(store)
+        removed |= removed_subjects(opened_version(place.url, options)) - set(readmitted)
+        _remove_versioned(place, options, removed, only)
         there = committed_subjects(opened_version(place.url, options))
-        wanted = committed_subjects(store)
+        found = committed_subjects(store)
+        wanted = {name: record for name, record in found.items() if name not in removed}
+        root = _root(store, removed)
         new = [name for name, record in wanted.items() if name not in there or there[name].seal != record.seal]
         console = Console(stderr=True)
         for name in track(new, "committing subjects", console=console, disable=not progress):
             there[name] = wanted[name]
             session = repository.writable_session(place.name)
             _copy(store, session.store, name)
-            _write_whole(store, session.store, there, dictionary)
+            _write_whole(root, session.store, there, dictionary)
             count = len(wanted[name].arrays)
             about = {"subject": name, "seal": wanted[name].seal, "package_version": PACKAGE_VERSION}
             snapshots[name] = session.commit(f"{name}: {count} images", metadata=about)
         session = repository.writable_session(place.name)
-        if _root_seal(session.store) != _root_seal(store):
-            _write_whole(store, session.store, there, dictionary)
+        if _root_seal(session.store) != _root_seal(root):
+            _write_whole(root, session.store, there, dictionary)
             session.commit("root and cohort table", metadata={"package_version": PACKAGE_VERSION})
         _commit_derivatives(store, place, options, there, snapshots)
-    return snapshots
+    return snapshots, left_out(found.keys() & removed, place.url)
+
+
+def _root(store: Store, removed: Collection[str]) -> Store:
+    """Return a store of the root alone, as it is, but for who was removed for good."""
+    draft = MemoryStore()
+    _copy_objects(store, draft, [ZARR_JSON])
+    remember(draft, removed)
+    return draft
+
+
+def _remove_versioned(
+    place: Place, options: Mapping[str, Any], removed: Collection[str], only: Collection[str] | None
+) -> None:
+    """Commit that subjects of a repository are there no more."""
+    session = writable_repository(place, options).writable_session(place.name)
+    store = VersionStore(session.store, place.url)
+    present = {name for name in child_names(store, "") if SUBJECT_NAME.fullmatch(name)}
+    gone = sorted(present & set(removed) | (present - set(only) if only is not None else set()))
+    if gone:
+        take_out(store, gone, lambda: None)
+        session.commit(f"removed: {', '.join(gone)}", metadata={"package_version": PACKAGE_VERSION})
 
 
 @contextlib.contextmanager
@@ -196,10 +234,10 @@ def _root_seal(store: Store) -> str | None:
 
 
 def _write_whole(
-    store: Store, target: Store, subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]
+    root: Store, target: Store, subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]
 ) -> None:
-    """Write the root of a store, and the table of these subjects."""
-    _copy_objects(store, target, [ZARR_JSON])
+    """Write a root, and the table of these subjects."""
+    _copy_objects(root, target, [ZARR_JSON])
     draft = MemoryStore()
     write_dataset(draft, PHENOTYPE, cohort_dataset(dict(sorted(subjects.items())), dictionary))
     _copy(draft, target, PHENOTYPE)

@@ -4,12 +4,14 @@ Tasks carry paths and plans, never voxels. The process that called `convert` is 
 group is published when the last of its files has been dealt with, the cohort table and the root at the very end.
 
 A second run does what is missing. A subject is left alone when its record lists the same files, by path, size and
-stamp; within a subject that is redone, so is every array whose file is the same .
+stamp, or by content where stamps alone have changed; within a subject that is redone, so is every array whose file is
+the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from isles24_zarr.conversion._planning import (
 )
 from isles24_zarr.conversion._room import check_room
 from isles24_zarr.conversion._running import Run, client_for, spool_for
+from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import Source, of_subjects
@@ -34,12 +37,16 @@ from isles24_zarr.store import StorePlace
 from isles24_zarr.writing import remove, remove_partial_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from distributed import Client
+    from zarr.abc.store import Store
 
+    from isles24_zarr.conversion._commit import Dictionary
+    from isles24_zarr.conversion.resume import Job
     from isles24_zarr.errors import Problem
-    from isles24_zarr.release import LeftOut
+    from isles24_zarr.release import LeftOut, Release, Subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,10 @@ class ConvertReport:
         Subjects that this run committed, and those left as an earlier run had committed them.
     reasons
         Why each converted subject was.
+    touched
+        By subject, the files whose stamps had changed and whose content had not.
+    removed
+        Subjects that were pruned, as the release has them no more.
     images
         Number of images written.
     voxel_bytes
@@ -77,6 +88,8 @@ class ConvertReport:
     seconds: float
     problems: tuple[Problem, ...]
     snapshots: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    touched: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    removed: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
     @property
@@ -94,6 +107,8 @@ def convert(
     client: Client | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    prune: bool = False,
+    readmit: bool = False,
     progress: bool = True,
     icechunk: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -118,6 +133,11 @@ def convert(
         Number of those processes, by default one for each core.
     overwrite
         Convert the chosen subjects afresh, whatever the store holds of them.
+    prune
+        Remove what the store holds and the release has no more: images and tables of the chosen subjects, and, where no
+        subjects are named, whole subjects with all that pipelines have of them. Without it, they stay, with a notice.
+    readmit
+        Convert the named subjects although they were removed from the store for good (see `remove`).
     progress
         Show a progress bar on stderr.
     icechunk
@@ -144,9 +164,10 @@ def convert(
     Raises
     ------
     RequestError
-        The source is no release, the store is something else, or a name is unknown; or a part is to be converted into a
-        store of an older format (`OldStoreError`), which is brought up to date as a whole; or, before anything is
-        written, something would be left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
+        The source is no release, the store is something else, or a name is unknown; or it is that of a subject that was
+        removed for good (`RemovedSubjectError`); or a part is to be converted into a store of an older format
+        (`OldStoreError`), which is brought up to date as a whole; or, before anything is written, something would be
+        left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
     StoreWriteError, SpoolError
         Writing failed. What was committed before stays; the same call resumes.
 
@@ -156,52 +177,128 @@ def convert(
     >>> report.converted, report.images
     (('sub-stroke0001',), 18)
     """
-    started = time.monotonic()
+    started, options = time.monotonic(), storage_options or {}
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
     release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
     chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
+    update = Update.of(release, subjects, prune=prune, readmit=readmit)
     outdated = is_outdated(target, in_part=subjects is not None or images is not None)
-    place = None if icechunk is None else repository_place(os.fspath(icechunk), storage_options or {})
-    needed = undecided(target, chosen, wanted, overwrite=overwrite) if origin.streamed else list(chosen.values())
+    chosen = update.admitted(target.opened(read_only=True), chosen)
+    place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
+    decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
+    needed = undecided(target, chosen, decide) if origin.streamed else list(chosen.values())
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
-        kept_files = voxel_files(origin, target, needed, wanted, overwrite=overwrite)
-        origin, headers, odd = read_headers(origin, needed, release.dictionary, kept_files, folder, progress=progress)
+        voxels = voxel_files(origin, target, needed, wanted, overwrite=overwrite)
+        origin, headers, odd = read_headers(origin, needed, release.dictionary, voxels, folder, progress=progress)
         dictionary = read_dictionary(origin, release)
         problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
-        jobs, found = decided_jobs(zarr_store, chosen.values(), headers, odd, wanted=wanted, overwrite=overwrite)
+        chosen = update.begun(zarr_store, chosen, confirm)
+        jobs, found = decide(zarr_store, chosen.values(), headers, odd)
         problems += found
         check_room(target, zarr_store, jobs, overwrite=overwrite)
+        conversion = _Conversion(
+            source=origin, target=target, release=release, dictionary=dictionary, outdated=outdated, confirm=confirm
+        )
+        kept: Mapping[str, tuple[Problem, ...]] = {}
         if jobs or outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
             with client_for(jobs, client, workers) as running:
                 # nothing is changed for a cluster that cannot do the work
-                for job in jobs if overwrite else ():
-                    remove(zarr_store, job.subject.name)
-                remove_partial_objects(zarr_store, "")
-                if outdated:
-                    remove(zarr_store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
-                write_root(zarr_store, origin, dictionary, extra_images=release.extra_images, state="converting")
-                kept = Run(
-                    source=origin, target=target, client=running, confirm=confirm, folder=folder, progress=progress
-                ).convert(jobs)
-            problems += kept.values()
-            jobs = [job for job in jobs if job.subject.name not in kept]
-            confirm()
-            write_cohort(zarr_store, dictionary.entries)
-            write_root(zarr_store, origin, dictionary, extra_images=release.extra_images, state="complete")
+                kept = conversion.run(jobs, running, folder, overwrite=overwrite, progress=progress)
+        removed = update.pruned(zarr_store, confirm)
         snapshots: Mapping[str, str] = {}
         if place:
-            snapshots = commit_versions(zarr_store, place, storage_options or {}, dictionary.entries, progress=progress)
-    written = [count for job in jobs for count in job.written if count]
-    return ConvertReport(
-        store=target.url,
-        converted=tuple(job.subject.name for job in jobs),
-        unchanged=tuple(name for name in chosen if name not in {job.subject.name for job in jobs}),
-        reasons={job.subject.name: job.reason for job in jobs},
-        images=len(written),
-        voxel_bytes=sum(written),
+            again = chosen if readmit else ()
+            snapshots, found = commit_versions(
+                zarr_store, place, options, dictionary.entries, progress=progress, only=update.kept, readmitted=again
+            )
+            update.problems += found
+    report = _report(target, chosen, jobs, kept, problems)
+    return dataclasses.replace(
+        report,
+        problems=(*report.problems, *update.problems),
         seconds=time.monotonic() - started,
-        problems=(*problems, *(problem for job in jobs for problem in job.problems)),
         snapshots=snapshots,
+        removed=removed,
         left_out=of_subjects(release.left_out, chosen),
     )
+
+
+def _report(
+    target: StorePlace,
+    chosen: Mapping[str, Subject],
+    jobs: Sequence[Job],
+    kept: Mapping[str, Sequence[Problem]],
+    problems: Sequence[Problem],
+) -> ConvertReport:
+    done = [job for job in jobs if job.subject.name not in kept]
+    reasons = {job.subject.name: job.reason for job in done}
+    written = [count for job in done for count in job.written if count]
+    told = (*(found for each in kept.values() for found in each), *(found for job in done for found in job.problems))
+    return ConvertReport(
+        store=target.url,
+        converted=tuple(reasons),
+        unchanged=tuple(name for name in chosen if name not in reasons),
+        reasons=reasons,
+        images=len(written),
+        voxel_bytes=sum(written),
+        seconds=0.0,
+        problems=(*problems, *told),
+        touched={job.subject.name: tuple(sorted(job.same)) for job in jobs if job.same},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Conversion:
+    """What is written into which store, which is held.
+
+    Parameters
+    ----------
+    source, target, release, dictionary
+        Where the release is, the store, what the release is, and the data dictionary.
+    outdated
+        The store is of an older format.
+    confirm
+        Raises where the lock was lost.
+    """
+
+    source: Source
+    target: StorePlace
+    release: Release
+    dictionary: Dictionary
+    outdated: bool
+    confirm: Callable[[], None]
+
+    def run(
+        self, jobs: Sequence[Job], client: Client | None, folder: Path | None, *, overwrite: bool, progress: bool
+    ) -> Mapping[str, tuple[Problem, ...]]:
+        """Convert subjects, between a root that says so and the table and the root that say that it is done.
+
+        Returns
+        -------
+        dict
+            As of `Run.convert`.
+        """
+        store = self.target.opened(read_only=False)
+        for job in jobs if overwrite else ():
+            remove(store, job.subject.name)
+        remove_partial_objects(store, "")
+        if self.outdated:
+            remove(store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
+        self._write_root(store, "converting")
+        run = Run(
+            source=self.source,
+            target=self.target,
+            client=client,
+            confirm=self.confirm,
+            folder=folder,
+            progress=progress,
+        )
+        kept = run.convert(jobs)
+        self.confirm()
+        write_cohort(store, self.dictionary.entries)
+        self._write_root(store, "complete")
+        return kept
+
+    def _write_root(self, store: Store, state: str) -> None:
+        write_root(store, self.source, self.dictionary, extra_images=self.release.extra_images, state=state)

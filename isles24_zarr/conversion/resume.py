@@ -1,7 +1,8 @@
 """What an earlier run left, and what is to be done about a subject because of it.
 
 A subject is left alone when its record lists the same files, by path, size and stamp, and all that it lists is there.
-One that was committed is never traded for a worse one: it stays as it is while one of its files is gone or damaged.
+Where stamps alone are others, content decides. One that was committed is never traded for a worse one: it stays as it
+is while one of its files is gone, unless that is to be pruned, or damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.writing import remove, remove_partial_objects, withdraw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from zarr.abc.store import Store
 
@@ -71,10 +72,14 @@ class Job:
     ----------
     subject, plan
         Its files, and how they are to be stored.
-    reason
-        Why it is converted.
+    cause
+        Why it is converted, whatever its files are; empty where it is because of these alone.
+    changed
+        Paths of the files that the commit does not list as they are.
     record
         Of the commit that it replaces, if any.
+    stamps_alone
+        Nothing is known to be another but stamps of files.
     files
         All files that are considered.
     problems
@@ -83,14 +88,28 @@ class Job:
 
     subject: Subject
     plan: SubjectPlan
-    reason: str
+    cause: str
+    changed: tuple[str, ...]
     record: SubjectRecord | None
+    stamps_alone: bool
     files: tuple[SourceFile, ...]
     problems: list[Problem]
+    same: set[str] = dataclasses.field(default_factory=set)
     pending: set[str] = dataclasses.field(default_factory=set)
     present: set[str] = dataclasses.field(default_factory=set)
     unsettled: set[str] = dataclasses.field(default_factory=set)
     written: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why it is converted."""
+        if self.cause:
+            return self.cause
+        others = [path for path in self.changed if path not in self.same]
+        text = f"new or changed: {others[0]}" if others else "the content of its files is the same"
+        text += f" and {len(others) - 1} more" if len(others) > 1 else ""
+        count = f"{len(self.same)} file{'s' if len(self.same) > 1 else ''}"
+        return f"{text}; {count} touched, same content" if self.same else text
 
     def tasks(self, source: Source, target: StorePlace) -> list[FileTask]:
         """Return a task for each array."""
@@ -100,7 +119,7 @@ class Job:
                 source=source.only(plan.source.path),
                 target=target,
                 plan=plan,
-                unchanged=is_recorded(plan.source, self.record),
+                unchanged=plan.source.path in self.same or is_recorded(plan.source, self.record),
             )
             for plan in self.plan.arrays
         ]
@@ -164,6 +183,7 @@ def decided_job(
     *,
     wanted: frozenset[str],
     earlier: PreviousRun,
+    prune: bool = False,
 ) -> tuple[Job | None, list[Problem]]:
     """Decide whether a subject is converted, and what is to be told if not.
 
@@ -177,52 +197,72 @@ def decided_job(
         Names of images that were asked for; what the store holds of others stays.
     earlier
         What the store holds.
+    prune
+        Convert without the files that are not in the release any more.
     """
     record = earlier.record
     wanted |= earlier.images
     files = [file for (_, image), file in subject.images.items() if image in wanted]
     files += subject.tables.values()
-    of_release = {file.path for file in files}
-    for path in sorted(record.arrays.values()) if record else ():
-        if path not in of_release or path in unreadable:
+    gone = _vanished(subject, files, record)
+    for path in sorted({*record.arrays.values(), *gone}) if record else ():
+        if (path in gone and not prune) or path in unreadable:
             kept = kept_as_it_was(subject.name, path, unreadable.get(path))
             if record and record.format_version != FORMAT_VERSION:
                 what = f"{kept.message}; until then nothing reads it, as it is of an older format"
                 kept = dataclasses.replace(kept, message=what, severity="error")
             return None, [kept]
     changed = [file.path for file in files if not is_recorded(file, record)]
-    current = record and (record.format_version, record.package_version) == (FORMAT_VERSION, PACKAGE_VERSION)
-    if record and current and not changed and not earlier.damage:
+    cause = _cause(record, earlier.damage, gone)
+    if record and not cause and not changed:
         return None, list(record.problems)
     plan = only_images(subject_plan(subject, headers), wanted)
     found = [unreadable[file.path] for file in files if file.path in unreadable]
     job = Job(
         subject=subject,
         plan=plan,
-        reason=_reason(record, earlier.damage, changed),
+        cause=cause,
+        changed=tuple(changed),
         record=record,
+        stamps_alone=not cause and record is not None and {file.path: file.size for file in files} == record.files,
         files=tuple(files),
         problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
     )
     return job, []
 
 
-def _reason(record: SubjectRecord | None, damage: str | None, changed: list[str]) -> str:
+def _vanished(subject: Subject, files: Iterable[SourceFile], record: SubjectRecord | None) -> set[str]:
+    """Return what was converted and is not in the release any more: images, and tables."""
+    if record is None:
+        return set()
+    images = set(record.arrays.values()) - {file.path for file in files}
+    return images | (table_paths(record) - {file.path for file in subject.tables.values()})
+
+
+def table_paths(record: SubjectRecord) -> set[str]:
+    """Return the paths of the tables that a subject's values are from."""
+    return {path for path in record.files if path.startswith("phenotype/") or "/phenotype/" in path}
+
+
+def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[str]) -> str:
     if record is None:
         return FIRST_TIME
     if damage:
         return f"{damage} is lost or damaged"
-    if changed:
-        return f"new or changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+    if gone:
+        return f"not in the release any more: {min(gone)}" + (f" and {len(gone) - 1} more" if len(gone) > 1 else "")
     if record.format_version != FORMAT_VERSION:
         return f"written in format version {record.format_version}"
-    return f"written by version {record.package_version}"
+    if record.package_version != PACKAGE_VERSION:
+        return f"written by version {record.package_version}"
+    return ""
 
 
 def kept_as_it_was(subject: str, path: str, problem: Problem | None) -> Problem:
     """Tell that a committed subject was left alone, because a file of it is damaged or gone."""
     what = problem.message.split(";", maxsplit=1)[0] if problem else "is not in the release any more"
-    advice = "the subject stays as it was converted before, use --overwrite to convert what there is"
+    option = "--overwrite" if problem else "--prune"
+    advice = f"the subject stays as it was converted before, use {option} to convert what there is"
     severity = problem.severity if problem else "notice"
     return Problem(path=path, message=f"{what}; {advice}", severity=severity, subject=subject)
 

@@ -17,6 +17,7 @@ from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format.documents import checked_group, checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_of, recorded_orientation
+from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -279,9 +280,13 @@ class RootRecord:
     licence
         Of the data; None where it is lost.
     state
-        ``"complete"``, or ``"converting"`` while a conversion is under way or after it was killed.
+        ``"complete"``; or ``"converting"`` or ``"removing"`` while that is under way or after it was killed.
     dictionary
         SHA-256 of the data dictionary that descriptions were taken from, if there was one.
+    removed
+        Names of subjects that were taken out for good: a conversion leaves them out.
+    removing
+        Names of subjects whose removal has begun and not ended.
     extra_images
         Whether images beyond the twelve are kept.
     seal
@@ -292,6 +297,8 @@ class RootRecord:
     licence: str | None
     state: str | None
     dictionary: str | None
+    removed: tuple[str, ...]
+    removing: tuple[str, ...]
     extra_images: bool
     seal: str | None
 
@@ -304,11 +311,17 @@ class RootRecord:
         def text(found: object) -> str | None:
             return found if isinstance(found, str) else None
 
+        def names(found: object) -> tuple[str, ...]:
+            listed = found if isinstance(found, list) else []
+            return tuple(sorted({each for each in listed if isinstance(each, str) and SUBJECT_NAME.fullmatch(each)}))
+
         return cls(
             attributes=attributes,
             licence=text(attributes.get("licence")),
             state=text(attributes.get("state")),
             dictionary=text(recorded.get("dictionary")),
+            removed=names(recorded.get("removed")),
+            removing=names(recorded.get("removing")),
             extra_images=recorded.get("extra_images") is True,
             seal=text(recorded.get("seal")),
         )

@@ -277,7 +277,7 @@ def _subject_record(
         record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
         check_version(f"{target.url}, {subject}", record.format_version)
         return record
-    if read_root(store).state != "complete" and subject in child_names(store, ""):
+    if read_root(store).state not in ("complete", "removing") and subject in child_names(store, ""):
         raise IncompleteStoreError(f"{target.url}, {subject}", "its conversion has not finished")
     hint = (
         "" if SUBJECT_NAME.fullmatch(subject) else "; names are as 'sub-stroke0001', cohort.isles.subjects lists them"

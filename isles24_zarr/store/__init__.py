@@ -9,6 +9,7 @@ from isles24_zarr.store.arrays import (
 )
 from isles24_zarr.store.file_order import file_blocks, file_voxels, voxel_checksum
 from isles24_zarr.store.files import NO_FILE, opened_file
+from isles24_zarr.store.history import HeldVersion, expire_versions, told_versions, versions_with
 from isles24_zarr.store.objects import (
     ZARR_JSON,
     StorePlace,
@@ -42,6 +43,7 @@ __all__ = [
     "NO_FILE",
     "ONLY_CHUNK",
     "ZARR_JSON",
+    "HeldVersion",
     "Place",
     "RemoteStore",
     "StorePlace",
@@ -56,6 +58,7 @@ __all__ = [
     "document_from_bytes",
     "document_stamp",
     "encoded_document",
+    "expire_versions",
     "file_blocks",
     "file_voxels",
     "image_variable",
@@ -68,6 +71,8 @@ __all__ = [
     "read_objects",
     "read_root",
     "reading",
+    "told_versions",
+    "versions_with",
     "voxel_checksum",
     "writable_repository",
     "write_errors",

@@ -167,6 +167,25 @@ def _credentials(profile: str) -> Any:
     return _icechunk().S3StaticCredentials(found.access_key, found.secret_key, found.token, until)
 
 
+def existing_repository(place: Place, options: Mapping[str, Any]) -> Any:
+    """Open a repository that is there.
+
+    Raises
+    ------
+    NotAStoreError
+        There is none.
+    MissingExtraError
+        Icechunk is not installed.
+    """
+    icechunk_ = _icechunk()
+    try:
+        return icechunk_.Repository.open(storage(place, options))
+    except icechunk_.IcechunkError as error:
+        raise NotAStoreError(
+            place.url, f"there is no Icechunk repository that can be opened ({_reason(error)})"
+        ) from error
+
+
 def opened_version(url: str, options: Mapping[str, Any]) -> Store:
     """Open a version of a repository for reading.
 
@@ -188,12 +207,7 @@ def opened_version(url: str, options: Mapping[str, Any]) -> Store:
     """
     place = Place.of(url)
     icechunk_ = _icechunk()
-    try:
-        repository = icechunk_.Repository.open(storage(place, options))
-    except icechunk_.IcechunkError as error:
-        raise NotAStoreError(
-            place.url, f"there is no Icechunk repository that can be opened ({_reason(error)})"
-        ) from error
+    repository = existing_repository(place, options)
     try:
         session = repository.readonly_session(**{"snapshot_id" if place.kind == "snapshot" else place.kind: place.name})
     except (icechunk_.IcechunkError, ValueError) as error:

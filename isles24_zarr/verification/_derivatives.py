@@ -113,13 +113,12 @@ def _outdated(record: ArrayRecord, images: Mapping[str, FoundImage], present: Co
     subject = record.path.split("/")[2]
     changed = [path for path, checksum in record.sources.items() if _checksum(images, path) != checksum]
     if subject not in present:
-        what = "its subject is not in the store any more"
+        what = f"is of {subject}, of whom the store has no images: remove {subject}, and it goes, too"
+        yield Problem(path=record.path, message=what, subject=subject)
     elif changed:
         others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         what = f"was made before {changed[0]}{others} became what it is: derive it again"
-    else:
-        return
-    yield Problem(path=record.path, message=what, severity="notice", subject=subject)
+        yield Problem(path=record.path, message=what, severity="notice", subject=subject)
 
 
 def _checksum(images: Mapping[str, FoundImage], path: str) -> str | None:

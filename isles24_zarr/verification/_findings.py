@@ -82,7 +82,7 @@ def root_problems(store: Store) -> list[Problem]:
         document = _parsed(store, "") or {}
         if _recorded_seal(document) != seal(document):
             problems.append(damage(ZARR_JSON, "was edited after it was written"))
-        if document.get("attributes", {}).get("state") != "complete":
+        if document.get("attributes", {}).get("state") not in ("complete", "removing"):
             problems.append(damage(ZARR_JSON, "says that a conversion has not finished"))
     return problems
 
@@ -135,7 +135,17 @@ def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
             problems += _row_problems(
                 {name: values[row] for name, values in columns.items() if name != "image"}, subject, recorded.clinical
             )
+    if "subject" in columns:
+        problems += _unlisted(store, {*present} - {*map(str, columns["subject"])})
     return problems
+
+
+def _unlisted(store: Store, names: Collection[str]) -> Iterator[Problem]:
+    """Tell of committed subjects that the table lacks; of one that is not committed, it is told elsewhere."""
+    for name in sorted(names):
+        with contextlib.suppress(StoreDamageError):
+            if _parsed(store, name) is not None:
+                yield damage(f"{name}/{ZARR_JSON}", "is there, and the cohort table does not list the subject")
 
 
 def _row_problems(row: Mapping[str, Any], subject: str, attributes: Mapping[str, Any]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from isles24_zarr.store import ZARR_JSON, StorePlace, child_names, read_root
 from isles24_zarr.verification._derivatives import derivative_problems
 from isles24_zarr.verification._findings import FoundImage, findings, root_problems, subject_problems, table_problems
 from isles24_zarr.verification._recheck import ArrayTask, damage, verify_array
+from isles24_zarr.verification._removed import removal_problems
 
 if TYPE_CHECKING:
     import os
@@ -125,6 +126,7 @@ def verify(
     _check_parts(origin, release, chosen)
     if not subjects:
         problems += [*root_problems(opened), *table_problems(opened, present)]
+        problems += removal_problems(opened, target, present)
     tasks: list[ArrayTask] = []
     looked_at: dict[str, FoundImage] = {}
     for name in chosen:

@@ -344,6 +344,9 @@ def withdraw(store: Store, path: str, grids: Iterable[str]) -> None:
 def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
     """Write a small Dataset as a group, replacing what was there.
 
+    The document of the group, which holds all values, is replaced in one step: whoever reads that has the old table
+    until it has the new one.
+
     Parameters
     ----------
     store, path
@@ -357,12 +360,14 @@ def write_dataset(store: Store, path: str, dataset: xr.Dataset) -> None:
         for name, variable in dataset.variables.items()
     }
     dataset.to_zarr(draft, zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)
-    remove(store, path)
-    copy_nodes(draft, store, path)
+    before = listed_keys(store, path).keys()
+    written = copy_nodes(draft, store, path)
     names = [str(name) for name in dataset.variables]
     # once more in the document of the group: whoever reads that has the whole table, of one conversion
     attributes = {**dataset.attrs, ATTRIBUTE_KEY: {"columns": {name: _cells(dataset[name]) for name in names}}}
     write_group(store, path, attributes, {name: written_document(store, f"{path}/{name}") for name in names})
+    for key in sorted(before - {*written, f"{path}/{ZARR_JSON}"}):
+        sync(store.delete(key))
 
 
 def _cells(column: xr.DataArray) -> list[Any]:
@@ -372,17 +377,18 @@ def _cells(column: xr.DataArray) -> list[Any]:
     return [None if cell != cell else cell for cell in cells]
 
 
-def copy_nodes(source: Store, target: Store, path: str) -> None:
-    """Copy the arrays of a group into a path, each with its document last; the group's own stays behind."""
+def copy_nodes(source: Store, target: Store, path: str) -> set[str]:
+    """Copy the arrays of a group into a path, each with its document last; return their keys. Its own stays behind."""
 
-    async def copy() -> None:
+    async def copy() -> set[str]:
         keys = [key async for key in source.list() if key != ZARR_JSON]
         for key in sorted(keys, key=lambda key: (key.endswith(ZARR_JSON), key)):
             buffer = await source.get(key, default_buffer_prototype())
             if buffer is not None:
                 await target.set(f"{path}/{key}", buffer)
+        return {f"{path}/{key}" for key in keys}
 
-    sync(copy())
+    return sync(copy())
 
 
 def write_document(store: Store, path: str, document: Mapping[str, Any]) -> None:
