@@ -110,7 +110,7 @@ def verify(
     >>> isles24_zarr.verify("isles24.zarr", "train", fast=True, workers=1, progress=False).ok
     True
     """
-    from isles24_zarr.tasks import TaskLost, dask_client
+    from isles24_zarr.tasks import TaskLost
 
     started = time.monotonic()
     target = StorePlace.of(store, storage_options)
@@ -145,15 +145,12 @@ def verify(
         problems += [Problem(path=name, message=NOT_IN_STORE, subject=name) for name in absent]
     read = 0
     running = [task for task in tasks if task.source or not fast]
-    if running:
-        with contextlib.ExitStack() as stack:
-            with_client = stack.enter_context(dask_client(client, workers, target.url))
-            for task, result in _completed(running, target, spool, stack, with_client, progress=progress):
-                if isinstance(result, TaskLost):
-                    problems.append(damage(task.record.path, result.why))
-                    continue
-                read += 0 if fast else task.record.file_voxel_bytes
-                problems += result
+    for task, result in _results(running, target, spool, client, workers, progress=progress):
+        if isinstance(result, TaskLost):
+            problems.append(damage(task.record.path, result.why))
+        else:
+            read += 0 if fast else task.record.file_voxel_bytes
+            problems += result
     return VerifyReport(
         store=target.url,
         subjects=tuple(chosen),
@@ -188,6 +185,24 @@ def _array_tasks(
         compared = source if file else None
         tasks.append(ArrayTask(target=target, record=record, source=compared, file=file, lost=lost, fast=fast))
     return tasks
+
+
+def _results(
+    tasks: Sequence[ArrayTask],
+    target: StorePlace,
+    spool: str | os.PathLike[str] | None,
+    client: Client | None,
+    workers: int | None,
+    *,
+    progress: bool,
+) -> Iterator[tuple[ArrayTask, Any]]:
+    """Run tasks on the caller's cluster or one of our own; none where there are none."""
+    from isles24_zarr.tasks import dask_client
+
+    if tasks:
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(dask_client(client, workers, target.url))
+            yield from _completed(tasks, target, spool, stack, running, progress=progress)
 
 
 def _completed(
