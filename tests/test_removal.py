@@ -160,6 +160,7 @@ def test_a_removed_subject_stays_out_until_it_is_readmitted(target: Path, releas
     assert "--readmit" in told.message
     assert not (target / GONE).exists()
     assert recorded(target)["removed"] == [GONE]
+    assert isles24_zarr.verify(target, release, fast=True, **options).problems == ()  # who was removed is not missing
     isles24_zarr.convert(release, target, overwrite=True, **options)
     assert not (target / GONE).exists()
     with pytest.raises(RemovedSubjectError, match=f"{GONE}: was removed from {target} for good; give '--readmit'"):

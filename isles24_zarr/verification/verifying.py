@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from isles24_zarr.format import SubjectRecord
+    from isles24_zarr.format import RootRecord, SubjectRecord
     from isles24_zarr.release import Release, Subject
 
 NOT_IN_STORE: Final = "is in the release and not in the store"
@@ -116,11 +116,11 @@ def verify(
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     problems: list[Problem] = []
-    extra_images = False
+    root: RootRecord | None = None
     with findings(ZARR_JSON, problems):
-        extra_images = read_root(opened).extra_images
+        root = read_root(opened)
     origin = Source.of(source, storage_options) if source is not None else None
-    release = _listed(origin, extra_images=extra_images)
+    release = _listed(origin, extra_images=root is not None and root.extra_images)
     present = [name for name in child_names(opened, "") if name.startswith("sub-")]
     chosen = selected_names(present, subjects, of=target.url)
     _check_parts(origin, release, chosen)
@@ -141,7 +141,8 @@ def verify(
     problems += found
     tasks += _array_tasks(target, results, None, None, fast=fast)
     if release:
-        absent = [name for name in release.subjects if name not in present and (not subjects or name in subjects)]
+        known = {*present, *(root.removed if root else ())}  # who was removed for good is not to be there
+        absent = [name for name in release.subjects if name not in known and (not subjects or name in subjects)]
         problems += [Problem(path=name, message=NOT_IN_STORE, subject=name) for name in absent]
     read = 0
     running = [task for task in tasks if task.source or not fast]
