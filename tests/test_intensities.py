@@ -65,6 +65,17 @@ def test_numbers_are_those_of_all_voxels(release: Path, cohort: xr.DataTree, mas
         np.testing.assert_allclose(row[NAMES].tolist(), np.percentile(finite, SHARES), rtol=1e-12)
 
 
+def test_voxels_without_a_computed_value_are_told_and_left_out(release: Path, cohort: xr.DataTree) -> None:
+    every = cohort.isles.intensities(["tmax", "ncct"], progress=False)
+    found = cohort.isles.intensities(["tmax", "ncct"], computed=True, progress=False)
+    values = voxels(release, cohort, "tmax", masked=False)
+    assert every.loc["tmax", "uncomputed"] == found.loc["tmax", "uncomputed"] == np.count_nonzero(values <= 0) > 0
+    assert found.loc["tmax", "voxels"] == np.count_nonzero(values > 0)
+    np.testing.assert_allclose(found.loc["tmax", "mean"], values[values > 0].mean(), rtol=1e-11)
+    assert found.loc["tmax", "min"] > 0 > every.loc["tmax", "min"]
+    assert found.loc["ncct"].equals(every.loc["ncct"])
+
+
 def test_the_same_on_processes(cohort: xr.DataTree, client: Client) -> None:
     images = {"ct": "ncct", "late": lambda scan: scan["tmax"].where(scan["tmax"] > 6)}
     here = cohort.isles.intensities(images, progress=False)

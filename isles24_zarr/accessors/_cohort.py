@@ -219,6 +219,7 @@ class CohortAccessor(
         *,
         mask: ChannelLike | None = None,
         percentiles: Sequence[float] = (0.5, 50, 99.5),
+        computed: bool = False,
         label_threshold: float | None = None,
         missing: str = "error",
         space: str = "ncct",
@@ -235,6 +236,8 @@ class CohortAccessor(
             Which voxels: all by default; ``"brain"``, the name of a mask, or a function of a scan.
         percentiles
             Between 0 and 100.
+        computed
+            Leave out voxels of perfusion maps in which nothing was computed; by default they count.
         label_threshold
             From which fraction on voxels of a soft mask belong to it.
         missing
@@ -267,6 +270,7 @@ class CohortAccessor(
             images,
             mask=mask,
             percentiles=percentiles,
+            computed=computed,
             label_threshold=label_threshold,
             missing=missing,
             space=space,

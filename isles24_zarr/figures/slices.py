@@ -44,6 +44,9 @@ _OVERLAY_COLOUR: Final = "#ffe14d"
 
 _PANEL_INCHES, _LABEL_INCHES, _BAR_INCHES, _HEAD_INCHES, _GAP_INCHES = 1.95, 1.4, 0.6, 0.7, 0.06
 _EDGE_INCHES, _TITLE_LINE_INCHES, _LEGEND_LINE_INCHES = 0.12, 0.22, 0.18
+_LABEL_POINTS: Final = 12.0
+_LINE: Final = 1.25
+"""Height of a line by that of its letters."""
 _TITLE_POINTS, _LEGEND_POINTS = 13, 9
 
 
@@ -123,22 +126,24 @@ def montage(
     over = None if overlay is None else _overlay(scan[names[0]], overlay, chosen)
     if isinstance(over, _Outline):
         outlines.append(over)
+    grey = [layer for layer in rows if not layer.display.is_map] or rows
+    covers = [over if isinstance(over, _Layer) and layer in grey else None for layer in rows]
+    text = max(_row_text_inches(layer, cover) for layer, cover in zip(rows, covers, strict=True))
+    sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio, text=text)
     head = _Head.of(
         _title(scan, volumes, rules) if title is None else title,
         [outline.label for outline in outlines],
-        _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio).size[0],
+        sheet.size[0],
     )
-    sheet = _Sheet(rows=len(names), columns=len(chosen), ratio=view.ratio, head=head.inches)
+    sheet = dataclasses.replace(sheet, head=head.inches)
     figure = drawable(figsize=sheet.size, dpi=DOTS_PER_INCH, facecolor=PAPER)
     _write_head(figure, head, outlines)
     for column, index in enumerate(chosen):
         left, bottom, width, height = sheet.panel(0, column)
         place = f"slice {index + 1} of {scan.sizes['z']},  z {float(scan['z'][index]):+.0f} mm"
         figure.text(left + width / 2, bottom + height, place, color=FAINT_INK, size=SMALL, ha="center", va="bottom")
-    grey = [layer for layer in rows if not layer.display.is_map] or rows
-    for row, layer in enumerate(rows):
-        covered = over if isinstance(over, _Layer) and layer in grey else None
-        _draw_row(figure, sheet, row, layer, covered, outlines, view)
+    for row, (layer, cover) in enumerate(zip(rows, covers, strict=True)):
+        _draw_row(figure, sheet, row, layer, cover, outlines, view)
     return figure
 
 
@@ -237,26 +242,48 @@ def _spread_slices(area: NDArray[np.int64], wanted: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Sheet:
-    """Places on a figure that is as large as its panels need; ratio is the height of a panel by its width."""
+    """Places on a figure that is as large as its panels need.
+
+    Ratio is the height of a panel by its width, text the height in inches of what stands beside the highest.
+    """
 
     rows: int
     columns: int
     ratio: float
+    text: float = 0.0
     head: float = _HEAD_INCHES
+
+    @property
+    def row(self) -> float:
+        """Height of a row in inches: of a panel, or of what stands beside it where slices are flat."""
+        return max(_PANEL_INCHES * self.ratio, self.text)
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
         width = _LABEL_INCHES + self.columns * (_PANEL_INCHES + _GAP_INCHES) + _BAR_INCHES
-        return width, self.head + self.rows * (_PANEL_INCHES * self.ratio + _GAP_INCHES)
+        return width, self.head + self.rows * (self.row + _GAP_INCHES)
 
     def panel(self, row: int, column: int) -> tuple[float, float, float, float]:
         """Return left, bottom, width and height as fractions of the figure; of any column, even beyond the last."""
         height = _PANEL_INCHES * self.ratio
         left = _LABEL_INCHES + column * (_PANEL_INCHES + _GAP_INCHES)
-        bottom = (self.rows - 1 - row) * (height + _GAP_INCHES) + _GAP_INCHES
+        bottom = (self.rows - 1 - row) * (self.row + _GAP_INCHES) + _GAP_INCHES + (self.row - height) / 2
         across, up = self.size
         return left / across, bottom / up, _PANEL_INCHES / across, height / up
+
+
+def _row_text(layer: _Layer, over: _Layer | None) -> tuple[list[str], list[str]]:
+    """Return what stands beside a row, above and below its middle, as lines that fit."""
+    room = _LABEL_INCHES - 0.16
+    words = layer.caption if over is None else f"{layer.caption}\nin colours: {over.display.label}\n{over.caption}"
+    lines = [line for text in words.split("\n") for line in wrapped_text(text, room, SMALL)]
+    return wrapped_text(layer.display.label, room, _LABEL_POINTS, bold=True)[:2], lines
+
+
+def _row_text_inches(layer: _Layer, over: _Layer | None) -> float:
+    label, lines = _row_text(layer, over)
+    return 2 * _LINE / 72 * max(len(label) * _LABEL_POINTS, len(lines) * SMALL)
 
 
 def _draw_row(
@@ -277,11 +304,11 @@ def _draw_row(
             draw_outline(axes, outline.planes[column], view, outline.colour)
         axes.set(xlim=view.x_span[::-1], ylim=view.y_span)
     left, bottom, width, height = sheet.panel(row, sheet.columns)
-    middle, edge, room = bottom + height / 2, 0.12 / sheet.size[0], _LABEL_INCHES - 0.16
-    label = "\n".join(wrapped_text(layer.display.label, room, 12, bold=True)[:2])
-    words = layer.caption if over is None else f"{layer.caption}\nbelow {over.display.label}\n{over.caption}"
-    lines = [line for text in words.split("\n") for line in wrapped_text(text, room, SMALL)]
-    figure.text(edge, middle, label, color=INK, size=12, weight="bold", va="bottom", parse_math=False)
+    middle, edge = bottom + height / 2, 0.12 / sheet.size[0]
+    label, lines = _row_text(layer, over)
+    figure.text(
+        edge, middle, "\n".join(label), color=INK, size=_LABEL_POINTS, weight="bold", va="bottom", parse_math=False
+    )
     figure.text(edge, middle, "\n".join(lines), color=FAINT_INK, size=SMALL, va="top", parse_math=False)
     scale = layer if over is None else over
     if scale.display.is_map:

@@ -287,8 +287,8 @@ def brain_image(scan: xr.Dataset) -> xr.DataArray | None:
     Examples
     --------
     >>> from isles24_zarr.perfusion import brain_image
-    >>> brain_image(scan).name, brain_image(scan[["ctp"]]).name
-    ('ncct', 'baseline')
+    >>> brain_image(scan).dims, brain_image(scan[["ctp"]]).name
+    (('z', 'y', 'x'), 'baseline')
     """
     if "ncct" in scan:
         return scan["ncct"]

@@ -13,7 +13,7 @@ from isles24_zarr.cohorts import available_images, cohort_target, subject_names
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME
 from isles24_zarr.scans import open_scan
-from isles24_zarr.training.channels import channels_of
+from isles24_zarr.training.opening import cohort_channels
 from isles24_zarr.vocabulary import SERIES_IMAGES
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ def paths_of(
     if missing not in _MISSING:
         raise UnknownNameError(f"missing={missing!r}", f"is none of {', '.join(_MISSING)}")
     target, space = cohort_target(cohort), space.removeprefix("space-")
-    templates = {key: [_template(name, target.url, space) for name in _several(names)] for key, names in keys.items()}
+    templates = {
+        key: [_template(cohort, name, target.url, space) for name in _several(names)] for key, names in keys.items()
+    }
     for key, several in templates.items():
         if not several:
             raise UnknownNameError(repr(key), "has no image")
@@ -193,13 +195,13 @@ def _several(names: Names) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def _template(name: str, store: str, space: str) -> ImagePath:
+def _template(cohort: xr.DataTree, name: str, store: str, space: str) -> ImagePath:
     """Return the path of an image of nobody yet."""
     if not isinstance(name, str):
         raise UnknownNameError(repr(name), "is no name of an image; windows and functions are transforms here")
     if name in SERIES_IMAGES:
         return ImagePath(store=store, subject="", space=space, name=name)
-    channel = channels_of(name)[0]
+    channel = cohort_channels(cohort, name)[0]
     return ImagePath(
         store=store, subject="", space=space, name=str(channel.image), pipeline=channel.pipeline, frame=channel.frame
     )

@@ -32,6 +32,8 @@ class Counts:
     ----------
     voxels, nonfinite
         How many there are with a value, and without.
+    uncomputed
+        How many hold what stands for no value in a map of perfusion.
     mean, squares
         Mean, and sum of squared differences from it.
     low, high
@@ -44,6 +46,7 @@ class Counts:
 
     voxels: int = 0
     nonfinite: int = 0
+    uncomputed: int = 0
     mean: float = 0.0
     squares: float = 0.0
     low: float = math.inf
@@ -100,6 +103,7 @@ def joined(one: Counts, other: Counts) -> Counts:
     return Counts(
         voxels=voxels,
         nonfinite=one.nonfinite + other.nonfinite,
+        uncomputed=one.uncomputed + other.uncomputed,
         mean=one.mean + apart * share,
         squares=one.squares + other.squares + apart * apart * share * one.voxels,
         low=min(one.low, other.low),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isles24_zarr.analysis import LabelRule, block_results, label_rule
+from isles24_zarr.analysis import LabelRule, block_results, computed_voxels, label_rule
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import ClusterLostError, Isles24Error, UnknownNameError
 from isles24_zarr.perfusion import scan_brain
@@ -43,6 +43,8 @@ class _Reading:
         Of the scan.
     channels
         Whose voxels.
+    computed
+        Voxels of maps in which nothing was computed are left out.
     mask, threshold
         Where: None, ``"brain"``, or a channel that is a mask; and from which fraction on a soft one counts.
     shift
@@ -55,6 +57,7 @@ class _Reading:
     subject: str
     space: str
     channels: tuple[Channel, ...]
+    computed: bool
     mask: str | Channel | None
     threshold: float | None
     shift: int
@@ -74,6 +77,7 @@ def cohort_intensities(
     *,
     mask: ChannelLike | None = None,
     percentiles: Sequence[float] = (0.5, 50, 99.5),
+    computed: bool = False,
     label_threshold: float | None = None,
     missing: str = "error",
     space: str = "ncct",
@@ -93,6 +97,8 @@ def cohort_intensities(
         ``"lesion_mask"``, as nnU-Net's fingerprint has it, or a result ``"pipeline/name"``, or a function of a scan.
     percentiles
         Between 0 and 100.
+    computed
+        Leave out voxels of perfusion maps in which nothing was computed: 0, and in Tmax what is below 0, too, as -30.
     label_threshold
         From which fraction on voxels of a soft mask belong to it.
     missing
@@ -108,9 +114,10 @@ def cohort_intensities(
     -------
     pandas.DataFrame
         A row a channel: ``subjects``; ``voxels``, those with a finite value, which count alone, each as much as any
-        other; ``nonfinite``, those without; ``mean``, ``sd`` (of the population), ``min``, ``max``, in the unit of the
-        image; and the percentiles, linear between ranks as NumPy's, named as nnU-Net names them: ``percentile_00_5``,
-        ``median``, ``percentile_99_5``. NaN where there is no voxel.
+        other; ``nonfinite``, those without; ``uncomputed``, those in which perfusion software has computed nothing,
+        which count unless `computed` leaves them out; ``mean``, ``sd`` (of the population), ``min``, ``max``, in the
+        unit of the image; and the percentiles, linear between ranks as NumPy's, named as nnU-Net names them:
+        ``percentile_00_5``, ``median``, ``percentile_99_5``. NaN where there is no voxel.
 
     Raises
     ------
@@ -135,6 +142,7 @@ def cohort_intensities(
         space=space,
         channels=channels,
         mask=mask if mask is None or mask == "brain" else cohort_channels(cohort, mask)[0],
+        computed=computed,
         threshold=label_threshold,
         shift=SHIFTS[0],
         begins=(None,) * len(channels),
@@ -195,8 +203,8 @@ def _counted(reading: _Reading, topic: str = "") -> list[Counts] | _Absent | Isl
             return error
         try:
             return [
-                _counted_image(image, mask, functools.partial(_counted_block, rule, reading.shift, begins))
-                for image, begins in zip(images, reading.begins, strict=True)
+                _counted_image(image, mask, functools.partial(_counted_block, reading, channel, rule, begins))
+                for image, channel, begins in zip(images, reading.channels, reading.begins, strict=True)
             ]
         except Isles24Error as error:
             return error
@@ -226,13 +234,19 @@ def _counted_image(image: xr.DataArray, mask: xr.DataArray | None, function: Cal
 
 
 def _counted_block(
+    reading: _Reading,
+    channel: Channel,
     rule: LabelRule | None,
-    shift: int,
     begins: NDArray[np.uint64] | None,
     values: NDArray[Any],
     mask: NDArray[Any] | None = None,
 ) -> Counts:
-    return counts_of(values if mask is None or rule is None else values[rule.inside(mask)], shift, begins)
+    chosen = values if mask is None or rule is None else values[rule.inside(mask)]
+    finite = np.isfinite(chosen)
+    holding = finite if channel.image is None else computed_voxels(chosen, channel.image)
+    uncomputed = int(np.count_nonzero(finite & ~holding))
+    counted = chosen[holding | ~finite] if reading.computed and uncomputed else chosen
+    return dataclasses.replace(counts_of(counted, reading.shift, begins), uncomputed=uncomputed)
 
 
 def _frame(
@@ -254,6 +268,7 @@ def _frame(
             "subjects": subjects,
             "voxels": counts.voxels,
             "nonfinite": counts.nonfinite,
+            "uncomputed": counts.uncomputed,
             "mean": math.nan if none else counts.mean,
             "sd": math.nan if none else math.sqrt(counts.squares / counts.voxels),
             "min": math.nan if none else counts.low,
