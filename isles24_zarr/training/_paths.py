@@ -13,7 +13,7 @@ from isles24_zarr.cohorts import available_images, cohort_target, subject_names
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME
 from isles24_zarr.scans import open_scan
-from isles24_zarr.training.opening import cohort_channels
+from isles24_zarr.training.opening import check_missing, cohort_channels
 from isles24_zarr.vocabulary import SERIES_IMAGES
 
 if TYPE_CHECKING:
@@ -182,10 +182,7 @@ def paths_of(
             skipped[subject] = f"has no {', '.join(absent)}"
         else:
             found[subject] = paths
-    if skipped and missing == "error":
-        first = next(iter(skipped))
-        more = f", as {len(skipped) - 1} more lack an image" if len(skipped) > 1 else ""
-        raise UnknownNameError(first, f"{skipped[first]}{more}; give missing='skip' to leave out who has not all")
+    check_missing(skipped, missing)
     if not found:
         raise UnknownNameError("the cohort", "has no subject with all of these images")
     return found, skipped

@@ -14,7 +14,7 @@ from isles24_zarr.scans import open_scan
 from isles24_zarr.store import ZARR_JSON, document_from_bytes, read_objects
 from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training.channels import Channel
-from isles24_zarr.training.opening import cohort_channels
+from isles24_zarr.training.opening import check_missing, cohort_channels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ def patch_plan(
     needed = (*channels, *labels, *([mask] if isinstance(mask, Channel) else []))
     target = cohort_target(cohort)
     lacking = _lacking(cohort, needed, options.space, brain=mask == BRAIN and options.draws)
-    _check_missing(lacking, options.missing)
+    check_missing(lacking, options.missing)
     subjects = tuple(name for name in subject_names(cohort) if name not in lacking)
     if not subjects:
         raise UnknownNameError("the cohort", "has no subject with all of these images")
@@ -123,13 +123,6 @@ def patch_plan(
         options=options,
         tiles=None if options.stride is None else tuple(_tiles(target, name, options) for name in subjects),
     )
-
-
-def _check_missing(lacking: Mapping[str, str], missing: str) -> None:
-    if lacking and missing == "error":
-        first = next(iter(lacking))
-        more = f", as {len(lacking) - 1} more lack an image" if len(lacking) > 1 else ""
-        raise UnknownNameError(first, f"{lacking[first]}{more}; give missing='skip' to leave out who has not all")
 
 
 def _lacking(cohort: xr.DataTree, needed: Sequence[Channel], space: str, *, brain: bool) -> dict[str, str]:

@@ -47,6 +47,20 @@ def cohort_channels(
     return channels
 
 
+def check_missing(lacking: Mapping[str, str], missing: str) -> None:
+    """Raise where subjects lack an image, given why each does, unless they are to be left out by ``"skip"``.
+
+    Raises
+    ------
+    UnknownNameError
+        Some lack one.
+    """
+    if lacking and missing == "error":
+        first = next(iter(lacking))
+        more = f", as {len(lacking) - 1} more lack an image" if len(lacking) > 1 else ""
+        raise UnknownNameError(first, f"{lacking[first]}{more}; give missing='skip' to leave out who has not all")
+
+
 def opened_channels(
     target: StorePlace, subject: str, channels: Sequence[Channel], *, space: str = "ncct", chunks: Any = "auto"
 ) -> list[xr.DataArray]:
