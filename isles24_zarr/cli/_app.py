@@ -89,7 +89,7 @@ def command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
             err().print(f"error: {error}", style="red", soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, RequestError) else 1) from None
         except KeyboardInterrupt:
-            err().print(_INTERRUPTED)
+            err().print(_INTERRUPTED, soft_wrap=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(NOBODY_READS) from None
@@ -115,7 +115,7 @@ def main() -> None:
         with standard_streams():
             app()
     except KeyboardInterrupt:  # before a command has begun, or after it has ended
-        err().print(_INTERRUPTED)
+        err().print(_INTERRUPTED, soft_wrap=True)
         sys.exit(130)
     finally:
         # what is left is to leave: nothing is to be interrupted any more, and the exit code stands
