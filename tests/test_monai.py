@@ -235,7 +235,7 @@ def test_datasets(cohort: xr.DataTree, tmp_path: Path) -> None:
             wanted = wanted >= 0.5
         np.testing.assert_array_equal(plain[0][key], wanted.astype(np.float32))
         np.testing.assert_allclose(plain[0][key].affine, scan.isles.affine, atol=1e-9)
-    crops = mt.RandCropByPosNegLabeld(BOTH, "label", (12, 12, 6), pos=1, neg=1, num_samples=2)
+    crops = mt.RandCropByPosNegLabeld(BOTH, "label", (12, 12, 6), pos=1, neg=0, num_samples=2)
     pipeline = mt.Compose([items.loader(), mt.Orientationd(BOTH, "RAS", labels=None), crops])
     for kind, options in (
         (monai_data.CacheDataset, {"progress": False, "num_workers": 2}),

@@ -90,7 +90,7 @@ def test_clinical_values_are_those_of_the_tables(page: Page, release: Path) -> N
     for name, column in columns.items():
         assert float(said[name].split(" ")[0]) == values[column]
     assert said["center"] == values["Center"]
-    assert said["age"].endswith(" a")
+    assert said["age"].endswith(" years")
     assert said["glucose"].endswith(" mg/dL")
     (outcome,) = release.glob(f"phenotype/{S}/ses-02/*.xlsx")
     missing = next(text for text in page.words if text.startswith("Missing: "))

@@ -156,7 +156,7 @@ def test_curves_alone_have_no_picture(scan: xr.Dataset) -> None:
 def test_the_shaded_frames_are_those_of_the_picture(scan: xr.Dataset) -> None:
     figure = time_curves(scan, {"infarct": scan["lesion_mask"]})
     caption = next(text for text in texts(figure) if "mean of" in text)
-    assert caption.replace("\n", " ") == "CTP, brain window, W 80  L 40 HU, mean of 2 to 6 s (shaded)"
+    assert " ".join(caption.split()) == "CTP, brain window, W 80 L 40 HU, mean of 2 to 6 s (shaded)"
     shade = curve_axes(figure)[0].patches[0]
     assert (shade.get_x(), shade.get_width()) == (1.5, 5.0)
     np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), scan["ctp"][2:7, 4].mean("time").clip(0, 80))

@@ -9,13 +9,14 @@ import functools
 def text_inches(text: str, points: float, *, bold: bool = False) -> float:
     """Return the width of a text."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.textpath import text_to_path
 
     if not text.strip():
         return 0.0
     font = FontProperties(size=points, weight="bold" if bold else "normal")
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)  # dollars are no formulas
     # what is drawn is a little wider: letters begin and end at whole dots
-    return float(TextPath((0, 0), text, prop=font).get_extents().x1) / 72 * 1.03
+    return float(width) / 72 * 1.03
 
 
 def wrapped_text(text: str, inches: float, points: float, *, bold: bool = False) -> list[str]:
