@@ -479,8 +479,9 @@ def test_room_that_may_do_is_a_warning(release: Path, client: Client, disk: Path
     told = forecast(release, target, subjects=[S])
     resize(disk, str(told.estimated_bytes - 40_000))
     assert told.least_bytes < told.estimated_bytes - 40_000
-    with pytest.warns(LittleRoomWarning, match="it may not do"), pytest.raises(isles24_zarr.errors.StoreWriteError):
-        isles24_zarr.convert(release, target, subjects=[S], client=client, progress=False)
     assert "may be too little room" in run("convert", release, target, "--subject", S, "--dry-run").stdout
     told_by_command = run("convert", release, target, "--subject", S, "--workers", 1).stderr
     assert told_by_command.splitlines()[0].startswith(f"warning: {target}: about ")
+    shutil.rmtree(target)  # what was written counts as there, and the rest may fit
+    with pytest.warns(LittleRoomWarning, match="it may not do"), pytest.raises(isles24_zarr.errors.StoreWriteError):
+        isles24_zarr.convert(release, target, subjects=[S], client=client, progress=False)
