@@ -544,7 +544,7 @@ def test_numbers_over_an_image_and_masks_as_outlines() -> None:
     ncct, tmax = panels(figure)[:2]
     assert (len(ncct.images), len(tmax.images)) == (2, 1)
     np.testing.assert_array_equal(np.ma.getmaskarray(ncct.images[1].get_array()), box_mask(slice(0, 20))[10] == 0)
-    assert any("below my map\n0 to 9" in text for text in texts(figure))
+    assert any("in colours: my map\n0 to 9" in text for text in texts(figure))
     assert len(panels(montage(scan, "tmax", overlay=over, slices=1))[0].images) == 2
     mask = (over > 0).rename("my_mask")
     figure = montage(scan, "ncct", overlay=mask.transpose("x", "y", "z"), slices=1)
