@@ -179,10 +179,11 @@ def convert(
     """
     started, options = time.monotonic(), storage_options or {}
     origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
-    outdated = is_outdated(target, in_part=subjects is not None or images is not None)
+    target.opened(read_only=False)  # a place that cannot be written is refused before anything is read
     release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
     chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
     update = Update.of(release, subjects, prune=prune, readmit=readmit)
+    outdated = is_outdated(target, in_part=subjects is not None or images is not None)
     chosen = update.admitted(target.opened(read_only=True), chosen)
     place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
     decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
