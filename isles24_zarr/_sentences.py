@@ -52,3 +52,11 @@ class Isles24Error(Exception):
     def __str__(self) -> str:
         sentence = f"{self.subject}: {self.what}" if self.what else self.subject
         return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line what somebody's function raised: our own errors are sentences, others need their type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Isles24Error):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import isles24_zarr
+from isles24_zarr.conversion import forecast
 from isles24_zarr.errors import (
     DestinationError,
     MissingExtraError,
@@ -163,6 +164,8 @@ def refused(release: Path, url: str, told: str, **more: Any) -> None:
         isles24_zarr.convert(release, url, progress=False, **more)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(url)
+    with pytest.raises(DestinationError, match=told):  # and so does what would be done
+        forecast(release, url)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.zarr", "ftp://127.0.0.1:9/x", "sftp://h/x", "memory://new.zarr"])

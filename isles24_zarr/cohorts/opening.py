@@ -12,10 +12,10 @@ import xarray as xr
 
 from isles24_zarr.errors import (
     IncompleteStoreError,
-    Isles24Error,
     StoreDamageError,
     UnknownNameError,
     one_line,
+    reason_of,
 )
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import selected_names
@@ -255,10 +255,7 @@ def _subject_row(function: Callable[[xr.Dataset], Any], task: _SubjectTask, topi
         with COMPUTED_HERE, open_scan(task.target.url, task.subject, task.space, storage_options=options) as scan:
             return _Row(subject=task.subject, values=_columns(function(scan), _name_of(function)))
     except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others are processed
-        text = " ".join(str(error).split())
-        known = isinstance(error, Isles24Error)
-        why = text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return _Row(subject=task.subject, values={}, error=why)
+        return _Row(subject=task.subject, values={}, error=reason_of(error))
 
 
 def _name_of(function: Callable[..., Any]) -> str:

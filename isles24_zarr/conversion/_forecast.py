@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.conversion._planning import (
-    chosen_subjects,
-    decided_jobs,
-    is_outdated,
-    listed_release,
-    read_headers,
-    undecided,
-    wanted_images,
-)
+from isles24_zarr.conversion._planning import read_headers
+from isles24_zarr.conversion._request import Request
 from isles24_zarr.conversion._room import room_for, standing_arrays
-from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion.resume import previous_run
-from isles24_zarr.release import Source, of_subjects
-from isles24_zarr.store import StorePlace, child_names, listed_keys
+from isles24_zarr.release import of_subjects
+from isles24_zarr.store import child_names, listed_keys
 from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
@@ -96,17 +87,22 @@ def forecast(
     source, store, subjects, images, overwrite, prune, readmit, storage_options, extra_images, strict
         As for `convert`, whose errors it raises; but for `NoRoomError`.
     """
-    origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
-    release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
-    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
-    is_outdated(target, in_part=subjects is not None or images is not None)
+    request = Request.of(
+        source,
+        store,
+        subjects=subjects,
+        images=images,
+        overwrite=overwrite,
+        prune=prune,
+        readmit=readmit,
+        storage_options=storage_options,
+        extra_images=extra_images,
+        strict=strict,
+    )
+    target, release, chosen, update = request.target, request.release, request.chosen, request.update
     opened = target.opened(read_only=True)
-    update = Update.of(release, subjects, prune=prune, readmit=readmit)
-    chosen = update.admitted(opened, chosen)
-    decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
-    needed = undecided(target, chosen, decide) if origin.streamed else list(chosen.values())
-    _, headers, odd = read_headers(origin, needed, progress=sys.stderr.isatty())
-    jobs, found = decide(opened, chosen.values(), headers, odd)
+    _, headers, odd = read_headers(request.source, request.needed(), progress=sys.stderr.isatty())
+    jobs, found = request.jobs(opened, chosen.values(), headers, odd)
     converted = {job.subject.name for job in jobs}
     unchanged = [name for name in chosen if name not in converted]
     standing = [] if overwrite else [plan.path for job in jobs for plan in standing_arrays(opened, job)]

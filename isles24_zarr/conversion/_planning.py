@@ -17,7 +17,7 @@ from isles24_zarr.store import child_names, read_document, read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -141,14 +141,6 @@ def is_outdated(target: StorePlace, *, in_part: bool) -> bool:
                 target.url, "is neither empty nor an isles24-zarr store; give a new folder to convert into"
             ) from None
     return False
-
-
-def undecided(
-    target: StorePlace, subjects: Mapping[str, Subject], decide: Callable[..., tuple[list[Job], list[Problem]]]
-) -> list[Subject]:
-    """Return the subjects that are not there already: of the others, nothing is taken out of an archive."""
-    jobs, _ = decide(target.opened(read_only=True), subjects.values(), {}, ())
-    return [job.subject for job in jobs]
 
 
 def voxel_files(

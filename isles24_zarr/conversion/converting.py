@@ -11,25 +11,15 @@ the same.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion._commit import is_complete, read_dictionary, store_errors, write_cohort, write_root
-from isles24_zarr.conversion._planning import (
-    chosen_subjects,
-    decided_jobs,
-    is_outdated,
-    listed_release,
-    read_headers,
-    undecided,
-    voxel_files,
-    wanted_images,
-)
+from isles24_zarr.conversion._planning import read_headers, voxel_files
+from isles24_zarr.conversion._request import Request
 from isles24_zarr.conversion._room import check_room
 from isles24_zarr.conversion._running import Run, client_for, spool_for
-from isles24_zarr.conversion._updating import Update
 from isles24_zarr.conversion._versions import commit_versions, repository_place
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import Source, of_subjects
@@ -46,7 +36,7 @@ if TYPE_CHECKING:
     from isles24_zarr.conversion._commit import Dictionary
     from isles24_zarr.conversion.resume import Job
     from isles24_zarr.errors import Problem
-    from isles24_zarr.release import LeftOut, Release, Subject
+    from isles24_zarr.release import LeftOut, Subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,34 +168,37 @@ def convert(
     (('sub-stroke0001',), 18)
     """
     started, options = time.monotonic(), storage_options or {}
-    origin, target = Source.of(source, storage_options), StorePlace.of(store, storage_options)
-    target.opened(read_only=False)  # a place that cannot be written is refused before anything is read
-    release = listed_release(origin, target, subjects=subjects, extra_images=extra_images, strict=strict)
-    chosen, wanted = chosen_subjects(origin, release, subjects), wanted_images(release, images)
-    update = Update.of(release, subjects, prune=prune, readmit=readmit)
-    outdated = is_outdated(target, in_part=subjects is not None or images is not None)
-    chosen = update.admitted(target.opened(read_only=True), chosen)
+    request = Request.of(
+        source,
+        store,
+        subjects=subjects,
+        images=images,
+        overwrite=overwrite,
+        prune=prune,
+        readmit=readmit,
+        storage_options=storage_options,
+        extra_images=extra_images,
+        strict=strict,
+    )
+    origin, target, release, update = request.source, request.target, request.release, request.update
     place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
-    decide = functools.partial(decided_jobs, wanted=wanted, overwrite=overwrite, prune=update.prune)
-    needed = undecided(target, chosen, decide) if origin.streamed else list(chosen.values())
+    needed = request.needed()
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
-        voxels = voxel_files(origin, target, needed, wanted, overwrite=overwrite)
+        voxels = voxel_files(origin, target, needed, request.wanted, overwrite=overwrite)
         origin, headers, odd = read_headers(origin, needed, release.dictionary, voxels, folder, progress=progress)
         dictionary = read_dictionary(origin, release)
         problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
-        chosen = update.begun(zarr_store, chosen, confirm)
-        jobs, found = decide(zarr_store, chosen.values(), headers, odd)
+        chosen = update.begun(zarr_store, request.chosen, confirm)
+        jobs, found = request.jobs(zarr_store, chosen.values(), headers, odd)
         problems += found
         check_room(target, zarr_store, jobs, overwrite=overwrite)
-        conversion = _Conversion(
-            source=origin, target=target, release=release, dictionary=dictionary, outdated=outdated, confirm=confirm
-        )
+        conversion = _Conversion(request=request, source=origin, dictionary=dictionary, confirm=confirm)
         kept: Mapping[str, tuple[Problem, ...]] = {}
-        if jobs or outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
+        if jobs or request.outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
             with client_for(jobs, client, workers) as running:
                 # nothing is changed for a cluster that cannot do the work
-                kept = conversion.run(jobs, running, folder, overwrite=overwrite, progress=progress)
+                kept = conversion.run(jobs, running, folder, progress=progress)
         removed = update.pruned(zarr_store, confirm)
         snapshots: Mapping[str, str] = {}
         if place:
@@ -255,23 +248,21 @@ class _Conversion:
 
     Parameters
     ----------
-    source, target, release, dictionary
-        Where the release is, the store, what the release is, and the data dictionary.
-    outdated
-        The store is of an older format.
+    request
+        What is asked for.
+    source, dictionary
+        The release with what was taken out of an archive, and its data dictionary.
     confirm
         Raises where the lock was lost.
     """
 
+    request: Request
     source: Source
-    target: StorePlace
-    release: Release
     dictionary: Dictionary
-    outdated: bool
     confirm: Callable[[], None]
 
     def run(
-        self, jobs: Sequence[Job], client: Client | None, folder: Path | None, *, overwrite: bool, progress: bool
+        self, jobs: Sequence[Job], client: Client | None, folder: Path | None, *, progress: bool
     ) -> Mapping[str, tuple[Problem, ...]]:
         """Convert subjects, between a root that says so and the table and the root that say that it is done.
 
@@ -280,16 +271,17 @@ class _Conversion:
         dict
             As of `Run.convert`.
         """
-        store = self.target.opened(read_only=False)
-        for job in jobs if overwrite else ():
+        target = self.request.target
+        store = target.opened(read_only=False)
+        for job in jobs if self.request.overwrite else ():
             remove(store, job.subject.name)
         remove_partial_objects(store, "")
-        if self.outdated:
+        if self.request.outdated:
             remove(store, PHENOTYPE)  # of the older version: nobody is to read it under the new number
         self._write_root(store, "converting")
         run = Run(
             source=self.source,
-            target=self.target,
+            target=target,
             client=client,
             confirm=self.confirm,
             folder=folder,
@@ -302,4 +294,5 @@ class _Conversion:
         return kept
 
     def _write_root(self, store: Store, state: str) -> None:
-        write_root(store, self.source, self.dictionary, extra_images=self.release.extra_images, state=state)
+        extra = self.request.release.extra_images
+        write_root(store, self.source, self.dictionary, extra_images=extra, state=state)
