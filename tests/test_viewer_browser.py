@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -643,6 +644,17 @@ def test_results_of_others_are_offered(viewer: Viewer, copy: Path) -> None:
         # another subject has none
         state = viewer.open(f"{url}#/sub-stroke0002")
         assert state["errors"] == []
+
+
+def test_a_curve_has_the_units_of_its_series(viewer: Viewer, copy: Path) -> None:
+    subject = json.loads((copy / S / "zarr.json").read_text())
+    subject["consolidated_metadata"]["metadata"]["space-ncct/ctp"]["attributes"]["units"] = "mmol/L"
+    (copy / S / "zarr.json").write_text(json.dumps(subject))
+    with viewing(copy) as url:
+        viewer.open(f"{url}#/{S}?overlay=none&masks=&at=0,0,0")
+        viewer.until(lambda state: state["curve"] is not None)
+        said = viewer.page.locator(".curve-numbers").first.inner_text()
+        assert re.fullmatch(r"baseline \S+, peak \+\S+ mmol/L at \S+ s", said)
 
 
 def test_volumes_are_those_of_the_masks(viewer: Viewer, url: str, store: Path) -> None:

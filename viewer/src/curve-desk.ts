@@ -3,6 +3,7 @@
 import { CurvePanel } from "./curve-panel.ts";
 import { type Curve, type Region, readCurve } from "./curves.ts";
 import type { Vec3 } from "./geometry.ts";
+import { unitsOf } from "./images.ts";
 import { isAbort } from "./store.ts";
 import type { Space } from "./subject.ts";
 import { nearest } from "./view.ts";
@@ -170,6 +171,7 @@ export class CurveDesk {
   }
 
   #show(): void {
-    this.panel.show(this.#current, this.#kept, this.#seconds);
+    const series = this.#space?.series?.volume;
+    this.panel.show(this.#current, this.#kept, this.#seconds, series ? unitsOf(series) : "");
   }
 }

@@ -30,6 +30,7 @@ export class CurvePanel {
   #curves: readonly Curve[] = [];
   #kept: readonly Curve[] = [];
   #seconds: readonly number[] = [];
+  #units = "";
   #frame = 0;
 
   constructor(events: CurveEvents) {
@@ -79,7 +80,9 @@ export class CurvePanel {
     this.#note.hidden = !words;
   }
 
-  show(current: Curve | undefined, kept: readonly Curve[], seconds: readonly number[]): void {
+  /** Draw curves over time; their values are in the units of the series that they are of. */
+  show(current: Curve | undefined, kept: readonly Curve[], seconds: readonly number[], units: string): void {
+    this.#units = units;
     this.#curves = current && !kept.includes(current) ? [...kept, current] : [...kept];
     this.#kept = kept;
     this.#seconds = seconds;
@@ -120,7 +123,7 @@ export class CurvePanel {
         scales: { x: { time: false } },
         legend: { show: false },
         cursor: { points: { show: false }, drag: { x: false, y: false } },
-        axes: axesOf(above ? "ΔHU" : "HU"),
+        axes: axesOf(above ? `Δ${this.#units}` : this.#units),
         series,
         hooks: { drawAxes: [(chart) => this.#ground(chart, above)] },
       },
@@ -204,7 +207,7 @@ export class CurvePanel {
         h(
           "span",
           { class: "curve-numbers" },
-          `baseline ${tenths(baseline)}, peak +${tenths(peak)} HU at ${tenths(seconds)} s`,
+          `baseline ${tenths(baseline)}, peak +${tenths(peak)} ${this.#units}`.trimEnd() + ` at ${tenths(seconds)} s`,
         ),
         kept &&
           h(
