@@ -54,7 +54,7 @@ class Isles24Error(Exception):
         return one_line(f"{sentence}; {self.advice}" if self.advice else sentence)
 
 
-def reason_of(error: Exception) -> str:
+def failure_line(error: Exception) -> str:
     """Return in one line what somebody's function raised: our own errors are sentences, others need their type."""
     text = " ".join(str(error).split())
     if isinstance(error, Isles24Error):

@@ -16,8 +16,8 @@ from typing import Literal
 
 from isles24_zarr._sentences import RUN_AGAIN as RUN_AGAIN  # noqa: PLC0414 - to be imported from here, as the others
 from isles24_zarr._sentences import Isles24Error as Isles24Error  # noqa: PLC0414
+from isles24_zarr._sentences import failure_line as failure_line  # noqa: PLC0414
 from isles24_zarr._sentences import one_line as one_line  # noqa: PLC0414
-from isles24_zarr._sentences import reason_of as reason_of  # noqa: PLC0414
 from isles24_zarr._sentences import without_passwords as without_passwords  # noqa: PLC0414
 
 

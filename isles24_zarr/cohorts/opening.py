@@ -14,8 +14,8 @@ from isles24_zarr.errors import (
     IncompleteStoreError,
     StoreDamageError,
     UnknownNameError,
+    failure_line,
     one_line,
-    reason_of,
 )
 from isles24_zarr.format import PHENOTYPE
 from isles24_zarr.release import selected_names
@@ -255,7 +255,7 @@ def _subject_row(function: Callable[[xr.Dataset], Any], task: _SubjectTask, topi
         with COMPUTED_HERE, open_scan(task.target.url, task.subject, task.space, storage_options=options) as scan:
             return _Row(subject=task.subject, values=_columns(function(scan), _name_of(function)))
     except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others are processed
-        return _Row(subject=task.subject, values={}, error=reason_of(error))
+        return _Row(subject=task.subject, values={}, error=failure_line(error))
 
 
 def _name_of(function: Callable[..., Any]) -> str:

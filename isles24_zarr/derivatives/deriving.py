@@ -13,7 +13,7 @@ from isles24_zarr.derivatives._commit import Writer, commit_results, writing
 from isles24_zarr.derivatives._preparing import Pipeline, prepared
 from isles24_zarr.derivatives._stored import earlier_record, image_records, stored_grid
 from isles24_zarr.derivatives._writing import write_results
-from isles24_zarr.errors import Isles24Error, StoreDamageError, one_line, reason_of
+from isles24_zarr.errors import Isles24Error, StoreDamageError, failure_line, one_line
 from isles24_zarr.format import recorded_of
 from isles24_zarr.release import selected_names
 from isles24_zarr.scans import ScanPlace, open_scan
@@ -240,7 +240,7 @@ def _derived(
             results = prepared(store, place, function(scan), task.pipeline, overwrite=task.overwrite)
             write_results(store, results, "synchronous")
     except Exception as error:  # noqa: BLE001 - whatever one subject raises, its row says it and the others are processed
-        return _Derived(written=None, error=reason_of(error))
+        return _Derived(written=None, error=failure_line(error))
     return _Derived(written=dataclasses.replace(results, values={}))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from isles24_zarr.analysis import label_rule
-from isles24_zarr.errors import DestinationError, GeometryError, Isles24Error, Problem, UnknownNameError, reason_of
+from isles24_zarr.errors import DestinationError, GeometryError, Isles24Error, Problem, UnknownNameError, failure_line
 from isles24_zarr.format import record_of
 from isles24_zarr.geometry import same_positions, scan_grid
 from isles24_zarr.nifti import whole_file, write_nifti
@@ -164,7 +164,7 @@ def case_result(task: CaseTask, topic: str = "") -> CaseResult:  # noqa: ARG001 
         if not problem.path.startswith(subject):
             problem = dataclasses.replace(problem, path=f"{subject}, {problem.path}")
     except Exception as error:  # noqa: BLE001 - functions raise whatever they like, the other cases are written
-        problem = Problem(path=subject, message=reason_of(error), subject=subject)
+        problem = Problem(path=subject, message=failure_line(error), subject=subject)
     return _removed(task, "failed", problem)
 
 
