@@ -7,10 +7,9 @@ registered at once, else at the end of its first import by anybody: ``--help`` n
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from importlib.abc import Loader
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -29,24 +28,30 @@ def register_accessors() -> None:
 
 
 class _Finder:
-    """Finds xarray as others do, once, with a loader that registers accessors at the end."""
+    """Finds xarray as others do, with a loader that registers accessors at the end.
 
-    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+    It stays until that has come about: many a library looks whether xarray could be imported, and leaves it at that.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != _XARRAY:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, self)
+                return spec
+        return None
 
 
 class _Loader(Loader):
     """Loads a module as another loader does, which it leaves in its place."""
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, finder: _Finder) -> None:
+        self._loader, self._finder = loader, finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # such as where the file is, for those who only look
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -56,4 +61,6 @@ class _Loader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         importlib.import_module(_ACCESSORS)

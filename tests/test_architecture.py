@@ -210,7 +210,22 @@ def test_reading_imports_without_fcntl() -> None:
         "import xarray, isles24_zarr",
         "import isles24_zarr, xarray.backends",
         "import isles24_zarr; isles24_zarr.open_scan; import xarray",
+        # libraries ask whether it is there, and pkgutil where, without an import
+        """import isles24_zarr, importlib.util
+assert importlib.util.find_spec("xarray").loader.get_filename("xarray")
+import xarray""",
+        "import isles24_zarr, importlib; importlib.import_module('xarray.core'); import xarray",
+        # a first attempt that fails, as with another package of this name in the way
+        """import isles24_zarr, pathlib, sys, tempfile
+sys.path.insert(0, tempfile.mkdtemp())
+pathlib.Path(sys.path[0], "xarray.py").write_text("1 / 0")
+try:
+    import xarray
+except ZeroDivisionError:
+    del sys.path[0]
+import xarray""",
     ],
+    ids=lambda statements: statements[:60],
 )
 def test_accessors_are_there_whoever_imports_xarray(statements: str) -> None:
     loaded(
