@@ -726,6 +726,39 @@ def test_wheel_and_zoom(viewer: Viewer, url: str) -> None:
     assert viewer.hover("axial", 0.45, 0.5) == left
 
 
+def test_who_is_sent_an_address_sees_the_same_place(viewer: Viewer, url: str) -> None:
+    viewer.open(f"{url}#/{S}?overlay=none&masks=")
+    viewer.hover("axial", 0.4, 0.4)
+    viewer.page.keyboard.down("Control")
+    viewer.page.mouse.wheel(0, -400)
+    viewer.page.keyboard.up("Control")
+    viewer.page.locator("canvas[data-plane=sagittal]").focus()
+    viewer.key("Shift+ArrowLeft", "+", "x", "m")
+    seen = viewer.state
+    assert seen["plane"] == "sagittal"
+    assert not seen["crosshair"]
+    assert seen["zoom"]["axial"]["zoom"] > 2
+    viewer.key("m")
+    places = {plane: viewer.hover(plane, 0.5, 0.5) for plane in ("axial", "coronal", "sagittal")}
+    viewer.key("m")
+    viewer.page.wait_for_timeout(300)
+    address = viewer.page.evaluate("location.href")
+    viewer.page.goto("about:blank")
+    viewer.page.set_viewport_size({"width": 1700, "height": 1000})
+    came = viewer.open(address)
+    assert (came["plane"], came["crosshair"]) == ("sagittal", False)
+    assert viewer.page.locator("section.plane:visible").count() == 1
+    assert came["zoom"].keys() == seen["zoom"].keys() == {"axial", "sagittal"}
+    viewer.page.locator("canvas[data-plane=sagittal]").focus()
+    viewer.key("m")
+    assert viewer.page.locator("section.plane:visible").count() == 3
+    for plane, place in places.items():
+        now = viewer.hover(plane, 0.5, 0.5)
+        assert place
+        assert now
+        np.testing.assert_allclose(now["voxel"], place["voxel"], atol=1)
+
+
 def test_kept_curves_come_back_by_the_address(viewer: Viewer, url: str) -> None:
     viewer.open(f"{url}#/{S}?overlay=none&masks=")
     box = viewer.box("axial")

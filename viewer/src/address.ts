@@ -1,6 +1,8 @@
 /** The part of the address behind “#”: what is shown, so that a view can be sent to somebody. */
 
 import type { Vec3 } from "./geometry.ts";
+import { PLANE_NAMES, type PlaneName } from "./planes.ts";
+import type { Look, Looks } from "./viewport.ts";
 
 export interface SubjectAddress {
   readonly kind: "subject";
@@ -19,6 +21,11 @@ export interface SubjectAddress {
   /** Whether the overlay is shown below its threshold, and not above. */
   readonly below?: boolean | undefined;
   readonly opacity?: number | undefined;
+  /** The plane that is shown alone. */
+  readonly plane?: PlaneName | undefined;
+  /** How planes are zoomed and panned. */
+  readonly looks?: Looks | undefined;
+  readonly crosshair?: boolean | undefined;
   /** Positions of curves that were kept. */
   readonly curves?: readonly Vec3[] | undefined;
 }
@@ -44,6 +51,19 @@ function optional(value: string | null): number | undefined {
   return value !== null && value.trim() !== "" && Number.isFinite(Number(value)) ? Number(value) : undefined;
 }
 
+/** `axial:2,10,-20,30;sagittal:...`: how often magnified, and the RAS position in the middle. */
+function looks(value: string | null): Looks {
+  const found = new Map<PlaneName, Look>();
+  for (const one of value?.split(";") ?? []) {
+    const [plane, numbers = ""] = one.split(":", 2);
+    const name = PLANE_NAMES.find((known) => known === plane);
+    const [zoom = Number.NaN, ...centre] = numbers.split(",").map(Number);
+    const at = point(centre.join(","));
+    if (name && at && zoom > 0) found.set(name, { zoom, centre: at });
+  }
+  return Object.fromEntries(found);
+}
+
 export function parsed(hash: string): Address {
   const [path = "", query = ""] = hash.replace(/^#?\/?/, "").split("?", 2);
   const asked = new URLSearchParams(query);
@@ -62,6 +82,9 @@ export function parsed(hash: string): Address {
       threshold: optional(asked.get("below") ?? asked.get("threshold")),
       below: asked.has("below"),
       opacity: optional(asked.get("opacity")),
+      plane: PLANE_NAMES.find((name) => name === asked.get("plane")),
+      looks: looks(asked.get("zoom")),
+      crosshair: asked.get("crosshair") === "none" ? false : undefined,
       curves: asked
         .get("curves")
         ?.split(";")
@@ -92,6 +115,14 @@ function millimetres(at: Vec3): string {
   return at.map((value) => Number(value.toFixed(3))).join(",");
 }
 
+function lookedAt(looks: Looks): string | undefined {
+  const told = PLANE_NAMES.flatMap((name) => {
+    const look = looks[name];
+    return look ? [`${name}:${Number(look.zoom.toFixed(3))},${millimetres(look.centre)}`] : [];
+  });
+  return told.length ? told.join(";") : undefined;
+}
+
 export function written(address: Address): string {
   if (address.kind === "subject")
     return `#/${address.subject}${query([
@@ -104,6 +135,9 @@ export function written(address: Address): string {
       ["window", address.window?.map((value) => Number(value.toFixed(2))).join(",")],
       [address.below ? "below" : "threshold", address.threshold?.toString()],
       ["opacity", address.opacity?.toString()],
+      ["plane", address.plane],
+      ["zoom", address.looks && lookedAt(address.looks)],
+      ["crosshair", address.crosshair === false ? "none" : undefined],
       ["curves", address.curves?.length ? address.curves.map(millimetres).join(";") : undefined],
     ])}`;
   return `#/${query([

@@ -207,7 +207,7 @@ export class CurvePanel {
         h(
           "span",
           { class: "curve-numbers" },
-          `baseline ${tenths(baseline)}, peak +${tenths(peak)} ${this.#units}`.trimEnd() + ` at ${tenths(seconds)} s`,
+          `baseline ${tenths(baseline)}, peak +${tenths(peak)}${this.#units && ` ${this.#units}`} at ${tenths(seconds)} s`,
         ),
         kept &&
           h(

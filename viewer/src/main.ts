@@ -185,7 +185,7 @@ class Page {
   #stepped(subject: string): string {
     const now = parsed(location.hash);
     if (now.kind !== "subject") return `#/${subject}`;
-    return written({ ...now, subject, at: undefined, frame: undefined, curves: undefined });
+    return written({ ...now, subject, at: undefined, frame: undefined, curves: undefined, looks: undefined });
   }
 
   #leave(): void {

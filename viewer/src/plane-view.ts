@@ -8,10 +8,12 @@ import { PLANES, type Plane, type PlaneName } from "./planes.ts";
 import type { Scene } from "./scene.ts";
 import { SliceLayers } from "./slice-layers.ts";
 import { SliceRenderer } from "./slice-renderer.ts";
-import { type Pixels, type Placement, Viewport } from "./viewport.ts";
+import { type Look, type Pixels, Viewport } from "./viewport.ts";
 
 export interface PlaneEvents extends PointingEvents {
   failed(error: unknown): void;
+  /** It is zoomed or panned; undefined for the whole slice. */
+  looked(look: Look | undefined): void;
   /** Something has arrived. */
   arrived(): void;
 }
@@ -31,7 +33,6 @@ export class PlaneView {
   readonly #marks: Record<"left" | "right" | "top" | "bottom", HTMLElement>;
   readonly #layers: SliceLayers;
   readonly #renderer: SliceRenderer;
-  readonly #viewport: Viewport;
   readonly #events: PlaneEvents;
   #scene: Scene | undefined;
   #last = -1;
@@ -41,7 +42,6 @@ export class PlaneView {
   constructor(name: PlaneName, events: PlaneEvents) {
     this.plane = PLANES[name];
     this.#events = events;
-    this.#viewport = new Viewport(this.plane);
     this.#renderer = new SliceRenderer(this.plane);
     this.#layers = new SliceLayers(this.plane, {
       changed: this.draw,
@@ -85,15 +85,9 @@ export class PlaneView {
       voxelAt: (point: Pixels, outside: "none" | "nearest") => this.#voxelAt(point, outside),
       crosshair: () => this.#scene?.at,
       step: (axis: Axis, by: number) => this.#step(axis, by),
-      zoom: (factor: number, point?: Pixels) => {
-        this.#viewport.zoomBy(factor, this.#size, point);
-        this.draw();
-      },
-      pan: (right: number, down: number) => {
-        this.#viewport.panBy(right, down);
-        this.draw();
-      },
-      reset: () => this.reset(),
+      zoom: (factor: number, point?: Pixels) => this.#events.looked(this.#viewport?.zoomed(factor, point)),
+      pan: (right: number, down: number) => this.#events.looked(this.#viewport?.panned(right, down)),
+      reset: () => this.#events.looked(undefined),
     };
     new PlaneInput(this.canvas, this.plane, commands, this.#events);
   }
@@ -111,7 +105,6 @@ export class PlaneView {
     const { normal, name } = this.plane;
     const index = scene.at[normal];
     const moved = this.#scene?.grid === scene.grid ? index - this.#last : 0;
-    if (this.#scene?.grid !== scene.grid) this.reset();
     this.#scene = scene;
     this.#last = index;
     this.#layers.show(scene, index, priority);
@@ -132,12 +125,6 @@ export class PlaneView {
   close(): void {
     this.#resized.disconnect();
     this.hide();
-  }
-
-  /** Fit the whole slice again. */
-  reset(): void {
-    this.#viewport.reset();
-    this.draw();
   }
 
   /** Say which slice it is, and which sides of the patient are where. */
@@ -176,25 +163,30 @@ export class PlaneView {
     const context = canvas.getContext("2d")!;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
-    if (!this.#scene) return;
-    const placement = this.#viewport.placed(this.#scene.grid, size);
-    this.#tellScale(this.#scene, placement);
+    const viewport = this.#viewport;
+    if (!this.#scene || !viewport) return;
+    this.#tellScale(this.#scene, viewport);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.#renderer.draw(context, size, this.#scene, this.#layers, placement, this.#viewport.zoom);
+    this.#renderer.draw(context, size, this.#scene, this.#layers, viewport.placement, viewport.zoom);
   }
 
-  #tellScale({ grid }: Scene, { sx }: Placement): void {
-    const perMillimetre = sx / grid.spacing[this.plane.across];
+  /** How the scene's slice lies on the canvas now. */
+  get #viewport(): Viewport | undefined {
+    const scene = this.#scene;
+    const { name, normal } = this.plane;
+    return scene && new Viewport(this.plane, scene.grid, scene.at[normal], this.#size, scene.looks[name]);
+  }
+
+  #tellScale({ grid }: Scene, { placement }: Viewport): void {
+    const perMillimetre = placement.sx / grid.spacing[this.plane.across];
     const length = SCALES_MM.find((one) => one * perMillimetre < this.canvas.clientWidth / 4) ?? 1;
     this.#scale.style.width = `${length * perMillimetre}px`;
     say(this.#scale, length < 10 ? `${length} mm` : `${length / 10} cm`);
   }
 
   #voxelAt(point: Pixels, outside: "none" | "nearest"): Vec3 | undefined {
-    const scene = this.#scene;
-    if (!scene) return undefined;
-    const found = this.#viewport.voxelAt(scene.grid, scene.at[this.plane.normal], this.#size, point);
-    return found.outside && outside === "none" ? undefined : found.at;
+    const found = this.#viewport?.voxelAt(point);
+    return found?.outside && outside === "none" ? undefined : found?.at;
   }
 
   #step(axis: Axis, by: number): void {

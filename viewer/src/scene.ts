@@ -3,6 +3,7 @@
 import type { Grid, Vec3 } from "./geometry.ts";
 import type { Mask, Range } from "./images.ts";
 import type { Entry } from "./subject.ts";
+import type { Looks } from "./viewport.ts";
 
 export interface OutlinedMask {
   readonly entry: Entry;
@@ -24,6 +25,7 @@ export interface Scene {
   readonly opacity: number;
   readonly playing: boolean;
   readonly crosshair: boolean;
+  readonly looks: Looks;
   /** What is shown, and how: a line for each layer. */
   readonly captions: readonly string[];
 }

@@ -60,8 +60,6 @@ export class SubjectPage {
   );
   #view: View;
   #hovered: Vec3 | undefined;
-  #alone: PlaneName | undefined;
-  #crosshair = true;
   /** What the keys for overlay and outlines bring back. */
   #overlayBefore: Entry | undefined;
   #masksBefore: ReadonlySet<string> | undefined;
@@ -105,6 +103,7 @@ export class SubjectPage {
       },
       windowed: (right, up) => this.#change({ window: this.#windowing.dragged(this.#view, right, up) }),
       failed: (error) => this.#failed(error),
+      looked: (look) => this.#change({ looks: { ...this.#view.looks, [name]: look } }),
       arrived: this.#refreshed,
       maximized: (one) => this.#maximize(one),
     });
@@ -199,20 +198,23 @@ export class SubjectPage {
 
   /** The plane that is looked at: the one that is alone, or the largest. */
   get #looked(): PlaneName {
-    return this.#alone ?? "axial";
+    return this.#view.alone ?? "axial";
   }
 
   #show(): void {
     const scene = this.#scene();
+    const { alone } = this.#view;
+    this.#stage.classList.toggle("alone", alone !== undefined);
     for (const name of PLANE_NAMES) {
-      if (this.#alone && name !== this.#alone) this.#planes[name].hide();
+      this.#planes[name].element.classList.toggle("only", name === alone);
+      if (alone && name !== alone) this.#planes[name].hide();
       else this.#planes[name].show(scene, name === this.#looked ? FIRST : BESIDE);
     }
     this.#refreshed();
   }
 
   #scene(): Scene {
-    const { space, base, overlay, at, frame, opacity, below } = this.#view;
+    const { space, base, overlay, at, frame, opacity, below, looks, crosshair } = this.#view;
     const limits = this.#windowing.base(this.#view);
     const threshold = this.#windowing.threshold(this.#view);
     return {
@@ -230,7 +232,8 @@ export class SubjectPage {
       below,
       opacity,
       playing: this.#cine.playing,
-      crosshair: this.#crosshair,
+      crosshair,
+      looks,
       captions: captionsOf(this.#view, limits, threshold),
     };
   }
@@ -292,10 +295,7 @@ export class SubjectPage {
   }
 
   #maximize(name: PlaneName): void {
-    this.#alone = this.#alone === name ? undefined : name;
-    this.#stage.classList.toggle("alone", this.#alone !== undefined);
-    for (const one of PLANE_NAMES) this.#planes[one].element.classList.toggle("only", one === this.#alone);
-    this.#show();
+    this.#change({ alone: this.#view.alone === name ? undefined : name });
     this.#planes[name].canvas.focus({ preventScroll: true });
   }
 
@@ -328,10 +328,7 @@ export class SubjectPage {
     const act = shortcutOf(event.key, this.#view.base.volume, {
       toggleOverlay: () => this.#toggleOverlay(),
       toggleOutlines: () => this.#toggleOutlines(),
-      toggleCrosshair: () => {
-        this.#crosshair = !this.#crosshair;
-        this.#show();
-      },
+      toggleCrosshair: () => this.#change({ crosshair: !this.#view.crosshair }),
       keepCurve: () => this.#curves.keep(),
       nudgeThreshold: (steps) => {
         if (this.#view.overlay) this.#change({ threshold: this.#windowing.nudged(this.#view, steps) });
@@ -370,7 +367,7 @@ export class SubjectPage {
 
   /** Plain values of what is shown: a contract. */
   get state(): Record<string, unknown> {
-    const { space, base, overlay, at, frame, opacity, below } = this.#view;
+    const { space, base, overlay, at, frame, opacity, below, alone, looks, crosshair } = this.#view;
     const [low, high] = this.#windowing.base(this.#view);
     const masks = this.#shownMasks();
     return {
@@ -387,6 +384,9 @@ export class SubjectPage {
       threshold: overlay ? this.#windowing.threshold(this.#view) : null,
       below,
       opacity,
+      plane: alone ?? null,
+      zoom: looks,
+      crosshair,
       volumes: this.#masks.state,
       playing: this.#cine.playing,
     };

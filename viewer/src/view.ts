@@ -3,7 +3,9 @@
 import type { SubjectAddress } from "./address.ts";
 import { clamped, type Grid, placeOf, type Vec3, worldOf } from "./geometry.ts";
 import { displayOf, isMap, type Range, tmaxThreshold, WINDOWS } from "./images.ts";
+import { PLANE_NAMES, type PlaneName } from "./planes.ts";
 import type { Entry, Space, Subject } from "./subject.ts";
+import { type Looks, within } from "./viewport.ts";
 
 export interface View {
   readonly space: Space;
@@ -18,6 +20,10 @@ export interface View {
   readonly threshold: number | undefined;
   readonly below: boolean;
   readonly opacity: number;
+  /** The plane that is shown alone; undefined for all three. */
+  readonly alone: PlaneName | undefined;
+  readonly looks: Looks;
+  readonly crosshair: boolean;
 }
 
 const OPACITY = 0.65;
@@ -52,7 +58,15 @@ export function viewOf(subject: Subject, address: SubjectAddress, told: string[]
     threshold: address.threshold,
     below: address.below ?? false,
     opacity: address.opacity === undefined ? OPACITY : Math.min(Math.max(address.opacity, 0), 1),
+    alone: address.plane,
+    looks: looksIn(space.grid, address.looks ?? {}),
+    crosshair: address.crosshair ?? true,
   };
+}
+
+function looksIn(grid: Grid, looks: Looks): Looks {
+  const told = PLANE_NAMES.flatMap((name) => (looks[name] ? [[name, within(grid, looks[name])] as const] : []));
+  return Object.fromEntries(told);
 }
 
 function chosen<Value>(
@@ -93,6 +107,9 @@ export function addressOf(subject: Subject, view: View, curves: readonly Vec3[])
     threshold: view.threshold,
     below: view.below,
     opacity: view.opacity === OPACITY ? undefined : view.opacity,
+    plane: view.alone,
+    looks: view.looks,
+    crosshair: view.crosshair ? undefined : false,
     curves,
   };
 }
@@ -123,6 +140,8 @@ export function viewIn(subject: Subject, view: View, space: Space, told: string[
     // no overlay is a choice, which is kept; one that is missing there gives way to the usual one
     overlay: overlaid ? view.overlay?.id : view.overlay ? undefined : "none",
     window: same ? view.window : undefined,
+    // another grid has another extent, and is seen whole first
+    looks: undefined,
   };
   return viewOf(subject, address, told);
 }

@@ -153,7 +153,7 @@ describe("ranges", () => {
 describe("addresses", () => {
   it("come back as they were written", () => {
     const hash =
-      "#/sub-stroke0001?space=ncct&base=ctp&overlay=tmax&at=1.5,-2,30&frame=4&masks=lesion_mask,cow_mask&window=40,80&threshold=5&curves=1,2,3;4,5,6";
+      "#/sub-stroke0001?space=ncct&base=ctp&overlay=tmax&at=1.5,-2,30&frame=4&masks=lesion_mask,cow_mask&window=40,80&threshold=5&plane=axial&zoom=axial:2.5,1,-2,30;sagittal:1,4,5,6&crosshair=none&curves=1,2,3;4,5,6";
     expect(written(parsed(hash))).toBe(hash);
     const cohort = "#/?text=M&sort=-age&f.age=60..80";
     expect(written(parsed(cohort))).toBe(cohort);
@@ -166,6 +166,8 @@ describe("addresses", () => {
       frame: undefined,
       window: undefined,
     });
+    const looks = "axial:0,1,2,3;coronal:2;sagittal:3,4,5;oblique:2,1,2,3;axial";
+    expect(parsed(`#/sub-1?plane=oblique&zoom=${looks}`)).toMatchObject({ plane: undefined, looks: {} });
     for (const hash of ["", "#", "#/", "#/../x", "#/sub-a/b", "#/<script>"]) expect(parsed(hash).kind).toBe("cohort");
   });
 });

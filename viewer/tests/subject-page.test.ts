@@ -6,7 +6,7 @@ import { captionsOf } from "../src/readout.ts";
 import { shortcutOf } from "../src/shortcuts.ts";
 import { Space, type Subject } from "../src/subject.ts";
 import { type View, viewIn, viewOf } from "../src/view.ts";
-import { Viewport } from "../src/viewport.ts";
+import { type Look, Viewport, within } from "../src/viewport.ts";
 import { Windowing } from "../src/windowing.ts";
 
 const AFFINE = [
@@ -37,28 +37,40 @@ describe("the viewport", () => {
   const size = [428, 328] as const;
   const slices = grid([12, 50, 40]); // 20 mm across, 25 mm down
   it("fits a slice in millimetres, and finds the voxel under a point", () => {
-    const viewport = new Viewport(PLANES.axial);
-    const { sx, sy, x0, y0 } = viewport.placed(slices, size);
+    const viewport = new Viewport(PLANES.axial, slices, 3, size, undefined);
+    const { sx, sy, x0, y0 } = viewport.placement;
     expect([sx, sy, x0, y0]).toEqual([6, 6, 94, 14]);
     // radiological: the left of the picture is the last voxel along x
-    expect(viewport.voxelAt(slices, 3, size, [95, 15])).toEqual({ at: [39, 49, 3], outside: false });
-    expect(viewport.voxelAt(slices, 3, size, [215, 165]).at).toEqual([19, 24, 3]);
-    expect(viewport.voxelAt(slices, 3, size, [0, 15])).toEqual({ at: [39, 49, 3], outside: true });
-    const sagittal = new Viewport(PLANES.sagittal).placed(slices, size);
+    expect(viewport.voxelAt([95, 15])).toEqual({ at: [39, 49, 3], outside: false });
+    expect(viewport.voxelAt([215, 165]).at).toEqual([19, 24, 3]);
+    expect(viewport.voxelAt([0, 15])).toEqual({ at: [39, 49, 3], outside: true });
+    const sagittal = new Viewport(PLANES.sagittal, slices, 3, size, undefined).placement;
     expect(sagittal.sy / sagittal.sx).toBeCloseTo(10, 9);
   });
   it("zooms about a point, which stays where it is", () => {
-    const viewport = new Viewport(PLANES.axial);
+    const seen = (look?: Look, canvas: readonly [number, number] = size) =>
+      new Viewport(PLANES.axial, slices, 0, canvas, look);
     const point = [200, 100] as const;
-    const before = viewport.voxelAt(slices, 0, size, point).at;
-    for (let times = 0; times < 3; times += 1) viewport.zoomBy(1.7, size, point);
-    expect(viewport.voxelAt(slices, 0, size, point).at).toEqual(before);
-    viewport.panBy(viewport.placed(slices, size).sx * 2, 0);
-    expect(viewport.voxelAt(slices, 0, size, point).at[0]).toBe(before[0] + 2);
-    viewport.zoomBy(1e9, size);
-    expect(viewport.zoom).toBe(32);
-    viewport.reset();
-    expect(viewport.placed(slices, size).sx).toBe(6);
+    const before = seen().voxelAt(point).at;
+    let look: Look | undefined;
+    for (let times = 0; times < 3; times += 1) look = seen(look).zoomed(1.7, point);
+    expect(seen(look).voxelAt(point).at).toEqual(before);
+    look = seen(look).panned(seen(look).placement.sx * 2, 0);
+    expect(seen(look).voxelAt(point).at[0]).toBe(before[0] + 2);
+    look = seen(look).zoomed(1e9);
+    expect(look.zoom).toBe(32);
+    expect(seen().placement.sx).toBe(6);
+  });
+  it("shows the same position in the middle of another screen, and never nothing", () => {
+    const seen = (look?: Look, canvas: readonly [number, number] = size) =>
+      new Viewport(PLANES.axial, slices, 0, canvas, look);
+    const look = seen().zoomed(4, [300, 80]);
+    const middle = seen(look).voxelAt([size[0] / 2, size[1] / 2]).at;
+    expect(seen(look, [900, 500]).voxelAt([450, 250]).at).toEqual(middle);
+    // as far as one likes, a corner of the slice stays in the middle
+    const gone = seen(look).panned(1e6, -1e6);
+    expect(seen(gone).voxelAt([size[0] / 2 + 1, size[1] / 2 - 1])).toEqual({ at: [39, 0, 0], outside: false });
+    expect(within(slices, { zoom: 1e-9, centre: [1e9, 0, 0] }).zoom).toBe(0.5);
   });
 });
 
