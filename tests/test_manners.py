@@ -245,13 +245,18 @@ def test_help_on_narrow_terminals_names_options_in_full() -> None:
         assert "--verbose" in text
 
 
-@pytest.mark.parametrize("arguments", [("info",), ("info", "--json"), ("scan",)])
+@pytest.mark.parametrize("arguments", [("info",), ("info", "--json"), ("scan",), ("--help",), ("convert", "--help")])
 def test_a_closed_pipe_has_an_exit_code_of_its_own(release: Path, store: Path, arguments: tuple[str, ...]) -> None:
-    what = str(release if arguments[0] == "scan" else store)
+    what = [] if "--help" in arguments else [release if arguments[0] == "scan" else store]
     read, write = os.pipe()
     os.close(read)  # as if it had read enough
     done = subprocess.run(
-        [*COMMAND, *arguments, what], stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=120
+        [*COMMAND, *arguments, *map(str, what)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

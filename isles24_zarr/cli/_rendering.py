@@ -265,6 +265,10 @@ def standard_streams() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # by Rich or Typer, which print help and end with 1
+            sys.exit(NOBODY_READS)
+        raise
     except OSError as error:
         if error.filename is not None or error.errno not in _CANNOT_PRINT:
             raise

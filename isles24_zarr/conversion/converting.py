@@ -138,8 +138,6 @@ def convert(
     spool
         A folder for copies of members of a 7z or tar archive, some GB at a time, of one behind HTTP all that are
         wanted; by default where the store is. All workers must see it.
-        A folder for copies of members of a 7z or tar archive, some GB at a time; by default where the store is. All
-        workers must see it.
     extra_images
         Keep images beyond the twelve of ISLES'24, under the names that `scan` lists. The store remembers it: later
         conversions into it keep them as well.

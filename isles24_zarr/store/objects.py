@@ -127,10 +127,11 @@ class StorePlace:
             with leased(self.url, self.storage_options) as confirm:
                 yield confirm
             return
+        is_new = not os.path.lexists(self.url)
         Path(self.url).mkdir(parents=True, exist_ok=True)
         folder = os.open(self.url, os.O_RDONLY)
         try:
-            lock_file(folder)
+            _lock_folder(folder)
         except BlockingIOError:
             os.close(folder)
             raise StoreLockedError(self.url, "another process is writing into it") from None
@@ -139,7 +140,16 @@ class StorePlace:
         try:
             yield lambda: None
         finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # something was written: it stays
+                    os.rmdir(self.url)  # noqa: PTH106 - of a string, as in `os.open`
             os.close(folder)
+
+
+def _lock_folder(descriptor: int) -> None:
+    lock_file(descriptor)
+    if not os.fstat(descriptor).st_nlink:  # who made it has just found nothing to write, and taken it away
+        raise BlockingIOError
 
 
 def document_stamp(store: LocalStore, path: str) -> object:
