@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -28,15 +27,6 @@ dask.config.set({"distributed.worker.profile.enabled": False})
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
-
-
-@pytest.fixture(autouse=True)
-def usual_loggers() -> None:
-    """Let our loggers be heard: libraries that other tests have imported configure logging for the whole process."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] == "isles24_zarr" and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -124,6 +127,41 @@ def test_nobody_at_the_address() -> None:
         connected_client("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+def heard_of(name: str, stream: io.StringIO) -> bool:
+    """Whether a handler hears a logger."""
+    before = len(stream.getvalue())
+    logging.getLogger(name).error("something")
+    return len(stream.getvalue()) > before
+
+
+LISTENED = ("", "distributed", "distributed.client")
+"""Dask's client has handlers of its own."""
+
+
+def test_dask_is_silent_for_us_alone_and_handlers_are_left_as_they_are() -> None:
+    """One handler may hear Dask and everybody else, as those of pytest do."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    for name in LISTENED:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        assert heard_of("distributed.client", stream)
+        with contextlib.ExitStack() as first:
+            first.enter_context(connected_client(None))
+            with dask_client(None, 1) as client:
+                first.close()  # contexts of two threads end in any order
+                assert client.submit(os.getpid).result() != os.getpid()
+                assert not any(
+                    heard_of(name, stream) for name in ("distributed", "distributed.client", "distributed.nanny")
+                )
+                assert heard_of("isles24_zarr", stream)
+                assert handler.level == logging.NOTSET
+        assert all(heard_of(name, stream) for name in ("distributed", "distributed.client", "distributed.nanny"))
+    finally:
+        for name in LISTENED:
+            logging.getLogger(name).removeHandler(handler)
 
 
 def test_a_script_without_a_guard_is_told_what_to_do(release: Path, tmp_path: Path) -> None:

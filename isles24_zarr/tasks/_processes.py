@@ -34,12 +34,46 @@ again."""
 _UNWATCHED: Final = {"distributed.worker.profile.enabled": False}
 """For a page of its dashboard, which is not served, Dask looks at the stacks of workers a hundred times a second. That
 took a twentieth of a conversion."""
+_silencers: Final[list[object]] = []
+_usual_levels: Final[dict[logging.Logger, int]] = {}
+_levels_lock: Final = threading.Lock()
+
+
+@contextlib.contextmanager
+def silent_dask() -> Iterator[None]:
+    """Keep Dask from logging: what it says while clusters end, tracebacks among it, is not for readers of our errors.
+
+    Its loggers are told; `silence_logs` would tell their handlers, which may be the user's, and hear other loggers too.
+    """
+    me = object()
+    with _levels_lock:
+        if not _silencers:
+            names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+            loggers = [logging.getLogger(name) for name in names]
+            _usual_levels.update({logger: logger.level for logger in loggers if logger.level})
+            _usual_levels[logging.getLogger("distributed")] = logging.getLogger("distributed").level
+            for logger in _usual_levels:
+                logger.setLevel(logging.CRITICAL)
+        _silencers.append(me)
+    try:
+        yield
+    finally:
+        with _levels_lock:
+            _silencers.remove(me)
+            if not _silencers:
+                for logger, level in _usual_levels.items():
+                    logger.setLevel(level)
+                _usual_levels.clear()
 
 
 class RestartingNanny(Nanny):
     """A nanny that starts its worker again when it dies, but not forever when it dies while it starts."""
 
     _tries = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.silence_logs = logging.CRITICAL  # of its worker: that one's process has no loggers but Dask's and ours
 
     @property
     def has_given_up(self) -> bool:
@@ -102,6 +136,7 @@ def own_client(workers: int | None) -> Iterator[Client]:
     if workers is not None and workers < 1:
         raise UnknownNameError("workers", f"must be 1 or more, not {workers}")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(silent_dask())
         with _interrupts_deferred():
             cluster = stack.enter_context(_own_cluster(workers))
             client = stack.enter_context(Client(cluster))
@@ -119,8 +154,7 @@ def _own_cluster(workers: int | None) -> OwnCluster:
                 worker_class=RestartingNanny,
                 dashboard_address=":0",
                 scheduler_kwargs={"dashboard": False},
-                # workers that lose their scheduler say so at length; what concerns a task reaches us by its future
-                silence_logs=logging.CRITICAL,
+                silence_logs=False,  # see `silent_dask`
             )
     except RuntimeError as error:
         cause: BaseException | None = error

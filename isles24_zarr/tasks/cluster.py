@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import logging
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from distributed.protocol.pickle import loads
 
 from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, WorkerMismatchError
 from isles24_zarr.progress import ProgressBar
-from isles24_zarr.tasks._processes import own_client
+from isles24_zarr.tasks._processes import own_client, silent_dask
 from isles24_zarr.tasks._workers import check_memory, check_workers, packed, stop_if_cancelled, workers_needed
 
 if TYPE_CHECKING:
@@ -88,18 +87,16 @@ def connected_client(scheduler: str | None) -> Iterator[Client | None]:
     SchedulerNotFoundError
         Nobody answers at that address.
     """
-    # what Dask logs while a cluster ends, tracebacks among it, is not for those who read the errors of a command
-    for handler in logging.getLogger("distributed").handlers:
-        handler.setLevel(logging.CRITICAL)
-    if scheduler is None:
-        yield None
-        return
-    try:
-        client = Client(scheduler, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise SchedulerNotFoundError(scheduler, f"no Dask scheduler answers ({error})") from error
-    with client:
-        yield client
+    with silent_dask():
+        if scheduler is None:
+            yield None
+            return
+        try:
+            client = Client(scheduler, timeout=_CONNECT_SECONDS)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise SchedulerNotFoundError(scheduler, f"no Dask scheduler answers ({error})") from error
+        with client:
+            yield client
 
 
 def completed_tasks(
