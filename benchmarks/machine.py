@@ -31,7 +31,6 @@ PACKAGES: Final = (
 )  # fmt: skip
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS")
-_DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 
 
 def described() -> dict[str, Any]:
@@ -158,9 +157,6 @@ def drop_from_cache(paths: Iterable[Path]) -> None:
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
-    if os.access(_DROP_CACHES, os.W_OK):
-        with contextlib.suppress(OSError):  # in a container root may not
-            _DROP_CACHES.write_text("1", encoding="ascii")
 
 
 def read_through(paths: Iterable[Path]) -> None:
