@@ -759,6 +759,67 @@ def test_who_is_sent_an_address_sees_the_same_place(viewer: Viewer, url: str) ->
         np.testing.assert_allclose(now["voxel"], place["voxel"], atol=1)
 
 
+def test_the_value_is_that_of_the_picture_under_the_cursor_also_when_the_picture_moves(
+    viewer: Viewer, url: str
+) -> None:
+    viewer.open(f"{url}#/{S}?overlay=none&masks=")
+    before = viewer.hover("axial", 0.42, 0.45)
+    assert before
+    viewer.page.mouse.wheel(0, -120)
+    moved = viewer.until(lambda state: state["cursor"]["voxel"] != before["voxel"])
+    assert moved["cursor"]["voxel"] == [*before["voxel"][:2], before["voxel"][2] + 1]
+    told = viewer.page.locator(".readout").inner_text()
+    assert f"voxel {', '.join(map(str, moved['cursor']['voxel']))}" in told
+    viewer.page.locator("canvas[data-plane=axial]").focus()
+    viewer.key("+", "+", "Shift+ArrowUp")
+    nearer = viewer.until(lambda state: state["cursor"]["voxel"] != moved["cursor"]["voxel"])["cursor"]
+    assert viewer.hover("axial", 0.42, 0.45) == nearer
+    viewer.key("m")
+    assert viewer.hover("axial", 0.5, 0.5)
+    viewer.page.mouse.move(5, 5)
+    assert viewer.until(lambda state: state["cursor"] is None)
+
+
+def test_the_next_subject_is_seen_in_the_same_way(viewer: Viewer, url: str) -> None:
+    state = viewer.open(f"{url}#/{S}")
+    viewer.page.locator("a[data-step='1']").wait_for()
+    viewer.page.locator("canvas[data-plane=coronal]").focus()
+    viewer.key("o", "x", "m", "n")
+    state = viewer.until(lambda state: state["subject"] not in (None, S) and not state["loading"])
+    assert (state["overlay"], state["crosshair"], state["plane"]) == (None, False, "coronal")
+
+
+def test_back_brings_back_what_was_seen(viewer: Viewer, url: str) -> None:
+    """Curves, and what another space has not; a loop of frames ends."""
+    viewer.open(f"{url}#/{S}?space=ncct")
+    box = viewer.box("axial")
+    viewer.page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.5 * box["height"])
+    viewer.until(lambda state: state["curve"])
+    viewer.key("k")
+    viewer.page.mouse.wheel(0, -240)
+    seen = viewer.settled()
+    shown = ("space", "base", "overlay", "voxel", "volumes", "curves")
+    viewer.page.locator(".choice", has_text="CTA as acquired").click()
+    there = viewer.until(lambda state: state["space"] == "cta" and not state["loading"])
+    assert there["overlay"] is None
+    assert there["errors"] == []
+    viewer.page.go_back()
+    back = viewer.until(lambda state: state["space"] == "ncct" and len(state["curves"]) == 1 and not state["loading"])
+    assert {name: back[name] for name in shown} == {name: seen[name] for name in shown}
+    viewer.key(" ")
+    viewer.until(lambda state: state["playing"] and state["base"] == "ctp")
+    viewer.page.go_back()
+    assert viewer.until(lambda state: state["base"] == "ncct")["playing"] is False
+
+
+def test_limits_of_results_of_others_are_the_same_wherever_one_begins(viewer: Viewer, url: str) -> None:
+    windows = []
+    for at in ("0,0,5", "0,0,40"):
+        viewer.open(f"{url}#/{S}?base=dwi&overlay=none&masks=&at={at}")
+        windows.append(viewer.until(lambda state: state["window"] != [0.5, 1])["window"])
+    assert windows[0] == windows[1]
+
+
 def test_kept_curves_come_back_by_the_address(viewer: Viewer, url: str) -> None:
     viewer.open(f"{url}#/{S}?overlay=none&masks=")
     box = viewer.box("axial")

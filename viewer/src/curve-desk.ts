@@ -2,11 +2,10 @@
 
 import { CurvePanel } from "./curve-panel.ts";
 import { type Curve, type Region, readCurve } from "./curves.ts";
-import type { Vec3 } from "./geometry.ts";
+import { clamped, placeOf, type Vec3 } from "./geometry.ts";
 import { unitsOf } from "./images.ts";
 import { isAbort } from "./store.ts";
 import type { Space } from "./subject.ts";
-import { nearest } from "./view.ts";
 
 /** How soon it is read: a curve that was clicked, and one that an address asks for. */
 const CLICKED = 2;
@@ -106,17 +105,27 @@ export class CurveDesk {
     if (this.#current && !this.#kept.includes(this.#current)) this.#keepOnly([...this.#kept, this.#current]);
   }
 
-  /** Read and keep the curves that an address asks for. */
+  /** Keep the curves that an address asks for, and no others; read those that are not there. */
   async restore(positions: readonly Vec3[]): Promise<void> {
     const space = this.#space;
-    if (!space?.series || !positions.length) return;
-    this.#asked = positions;
+    if (!space?.series) return;
+    const places = positions.map((position) => clamped(space.grid, placeOf(space.grid, position)));
+    const kept = places.map((place) => this.#kept.find((one) => one.at.join() === place.join()));
+    this.#visit.abort();
+    this.#visit = new AbortController();
     const { signal } = this.#visit;
-    const read = positions.map((position) => this.#read(nearest(space.grid, position), signal, ASKED));
+    this.#asked = positions.filter((_, rank) => !kept[rank]);
+    this.#kept = kept.filter((curve) => curve !== undefined);
+    this.#show();
+    if (!this.#asked.length) return;
+    const read = places.map(async (place, rank) => kept[rank] ?? this.#read(place, signal, ASKED));
     const found = await Promise.all(read.map((one) => one.catch((error) => this.#failed(error))));
     if (signal.aborted) return;
     this.#asked = [];
-    this.#keepOnly([...this.#kept, ...found.filter((curve) => curve !== undefined)]);
+    // some may have been dropped or kept meanwhile
+    const wanted = found.filter((curve) => curve && (!kept.includes(curve) || this.#kept.includes(curve)));
+    const later = this.#kept.filter((curve) => !kept.includes(curve));
+    this.#keepOnly([...wanted.filter((curve) => curve !== undefined), ...later]);
   }
 
   mark(frame: number): void {

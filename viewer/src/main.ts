@@ -36,6 +36,13 @@ function storeUrl(): URL {
   return url;
 }
 
+/** The address of another subject, seen in the same way. */
+function stepped(hash: string, subject: string): string {
+  const now = parsed(hash);
+  if (now.kind !== "subject") return `#/${subject}`;
+  return written({ ...now, subject, at: undefined, frame: undefined, curves: undefined, looks: undefined });
+}
+
 class Page {
   readonly #store: HttpStore;
   readonly #documents: Documents;
@@ -54,6 +61,8 @@ class Page {
   #turn = 0;
   #loading = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Writes the address that waits for its time. */
+  #pending: (() => void) | undefined;
 
   constructor(store: HttpStore) {
     this.#store = store;
@@ -166,9 +175,8 @@ class Page {
       const place = this.#order.indexOf(address.subject);
       const link = (by: number, words: string) => {
         const name = this.#order[place + by];
-        return place >= 0 && name
-          ? h("a", { href: this.#stepped(name), title: name, "data-step": by }, words)
-          : h("span", { class: "off" }, words);
+        if (place < 0 || !name) return h("span", { class: "off" }, words);
+        return h("a", { href: stepped(page.hash, name), title: name, "data-step": by }, words);
       };
       show(
         this.#steps,
@@ -179,13 +187,6 @@ class Page {
     } catch (error) {
       if (this.#shown === page) this.#errors = [error instanceof Error ? error.message : String(error)];
     }
-  }
-
-  /** The address of another subject, seen in the same way. */
-  #stepped(subject: string): string {
-    const now = parsed(location.hash);
-    if (now.kind !== "subject") return `#/${subject}`;
-    return written({ ...now, subject, at: undefined, frame: undefined, curves: undefined, looks: undefined });
   }
 
   #leave(): void {
@@ -214,18 +215,23 @@ class Page {
 
   /** Write the address: a step at once, what changes all the time after a while. */
   #write(hash: string, step: boolean): void {
-    clearTimeout(this.#timer);
+    for (const link of this.#steps.querySelectorAll("a")) link.href = stepped(hash, link.title);
+    const before = location.hash;
     const write = () => {
+      clearTimeout(this.#timer);
+      this.#pending = undefined;
+      if (location.hash !== before) return; // somebody has gone elsewhere meanwhile
       this.#asked = hash;
-      if (step) history.pushState(null, "", hash);
-      else history.replaceState(null, "", hash);
+      history.replaceState(null, "", hash);
     };
-    if (step) write();
-    else {
-      const before = location.hash;
-      this.#timer = setTimeout(() => {
-        if (location.hash === before) write();
-      }, ADDRESS_MS);
+    if (step) {
+      this.#pending?.(); // "back" leads to what was seen last
+      this.#asked = hash;
+      history.pushState(null, "", hash);
+    } else {
+      clearTimeout(this.#timer);
+      this.#pending = write;
+      this.#timer = setTimeout(write, ADDRESS_MS);
     }
   }
 

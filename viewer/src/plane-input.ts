@@ -10,8 +10,8 @@ export interface PointingEvents {
   moved(at: Vec3): void;
   /** A voxel was clicked, or chosen by Enter. */
   chosen(at: Vec3): void;
-  /** The cursor is over a voxel, or has left. */
-  hovered(at: Vec3 | undefined): void;
+  /** The cursor has moved over the plane, or has left it. */
+  hovered(): void;
   /** The window is dragged, by a part of its width, in both directions. */
   windowed(right: number, up: number): void;
   maximized(plane: PlaneName): void;
@@ -45,6 +45,8 @@ export class PlaneInput {
   readonly #events: PointingEvents;
   /** What a touchpad has scrolled, in notches, and not yet been a slice. */
   #rolled = 0;
+  /** Where the pointer is on the screen; the picture may move beneath it. */
+  #pointer: { readonly clientX: number; readonly clientY: number } | undefined;
 
   constructor(canvas: HTMLCanvasElement, plane: Plane, commands: PlaneCommands, events: PointingEvents) {
     this.#canvas = canvas;
@@ -53,15 +55,22 @@ export class PlaneInput {
     this.#events = events;
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("pointerleave", () => events.hovered(undefined));
+    const follow = (event: PointerEvent | undefined) => {
+      this.#pointer = event && { clientX: event.clientX, clientY: event.clientY };
+      events.hovered();
+    };
+    canvas.addEventListener("pointerleave", () => follow(undefined));
     canvas.addEventListener("pointerdown", (event) => this.#drag(event));
-    canvas.addEventListener("pointermove", (event) => {
-      if (!event.buttons) events.hovered(commands.voxelAt(this.#pointOf(event), "none"));
-    });
+    canvas.addEventListener("pointermove", follow);
     canvas.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  #pointOf(event: MouseEvent): Pixels {
+  /** The voxel that is under the pointer now. */
+  get pointed(): Vec3 | undefined {
+    return this.#pointer && this.#commands.voxelAt(this.#pointOf(this.#pointer), "none");
+  }
+
+  #pointOf(event: { readonly clientX: number; readonly clientY: number }): Pixels {
     const bounds = this.#canvas.getBoundingClientRect();
     return [event.clientX - bounds.left, event.clientY - bounds.top];
   }
@@ -113,7 +122,6 @@ export class PlaneInput {
   #lead(event: PointerEvent): void {
     const at = this.#commands.voxelAt(this.#pointOf(event), "nearest");
     if (at) this.#events.moved(at);
-    this.#events.hovered(at);
   }
 
   #key(event: KeyboardEvent): void {

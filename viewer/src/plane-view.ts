@@ -2,7 +2,7 @@
 
 import { h, once, say } from "./dom.ts";
 import { type Axis, lettersOf, type Vec3 } from "./geometry.ts";
-import { type Picture, prefetch } from "./picture.ts";
+import { prefetch } from "./picture.ts";
 import { PlaneInput, type PointingEvents } from "./plane-input.ts";
 import { PLANES, type Plane, type PlaneName } from "./planes.ts";
 import type { Scene } from "./scene.ts";
@@ -34,6 +34,7 @@ export class PlaneView {
   readonly #layers: SliceLayers;
   readonly #renderer: SliceRenderer;
   readonly #events: PlaneEvents;
+  readonly #input: PlaneInput;
   #scene: Scene | undefined;
   #last = -1;
   readonly draw = once(() => this.#draw());
@@ -53,7 +54,7 @@ export class PlaneView {
     this.#marks = { left: mark("left"), right: mark("right"), top: mark("top"), bottom: mark("bottom") };
     this.element = this.#built(name);
     this.#resized.observe(this.canvas);
-    this.#listen();
+    this.#input = this.#listening();
   }
 
   #built(name: PlaneName): HTMLElement {
@@ -80,7 +81,7 @@ export class PlaneView {
     );
   }
 
-  #listen(): void {
+  #listening(): PlaneInput {
     const commands = {
       voxelAt: (point: Pixels, outside: "none" | "nearest") => this.#voxelAt(point, outside),
       crosshair: () => this.#scene?.at,
@@ -89,7 +90,7 @@ export class PlaneView {
       pan: (right: number, down: number) => this.#events.looked(this.#viewport?.panned(right, down)),
       reset: () => this.#events.looked(undefined),
     };
-    new PlaneInput(this.canvas, this.plane, commands, this.#events);
+    return new PlaneInput(this.canvas, this.plane, commands, this.#events);
   }
 
   /** Whether all that is shown has arrived. */
@@ -97,8 +98,9 @@ export class PlaneView {
     return this.#layers.complete;
   }
 
-  get picture(): Picture | undefined {
-    return this.#layers.base;
+  /** The voxel that is under the mouse. */
+  get pointed(): Vec3 | undefined {
+    return this.canvas.clientWidth ? this.#input.pointed : undefined;
   }
 
   show(scene: Scene, priority: number): void {

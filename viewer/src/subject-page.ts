@@ -6,7 +6,7 @@ import { ClinicalPanel } from "./clinical-panel.ts";
 import { type ControlEvents, Controls } from "./controls.ts";
 import { CurveDesk } from "./curve-desk.ts";
 import { h, once, say, show } from "./dom.ts";
-import type { Vec3 } from "./geometry.ts";
+import { type Vec3, worldOf } from "./geometry.ts";
 import { labelColours } from "./images.ts";
 import { Masks, type ShownMask } from "./masks.ts";
 import { PlaneView } from "./plane-view.ts";
@@ -18,8 +18,8 @@ import type { Scene } from "./scene.ts";
 import { shortcutOf } from "./shortcuts.ts";
 import { SpaceChoice } from "./space-choice.ts";
 import type { HttpStore } from "./store.ts";
-import type { Entry, Space, Subject } from "./subject.ts";
-import { addressOf, type View, viewIn, viewOf } from "./view.ts";
+import type { Space, Subject } from "./subject.ts";
+import { addressOf, askedMasks, changed, missingOf, outsideOf, type View, viewOf } from "./view.ts";
 import { Windowing } from "./windowing.ts";
 
 /** What is read first: what is looked at. */
@@ -46,7 +46,7 @@ export class SubjectPage {
   readonly #stage = h("div", { class: "stage" });
   readonly #errors = new Problems();
   readonly #notes: string[] = [];
-  readonly #windowing = new Windowing(() => this.#planes[this.#looked].picture);
+  readonly #windowing = new Windowing(() => this.#show());
   readonly #cine = new Cine({
     seen: () => this.#planes[this.#looked].complete,
     loading: () => this.loading,
@@ -59,48 +59,43 @@ export class SubjectPage {
     (error) => this.#failed(error),
   );
   #view: View;
-  #hovered: Vec3 | undefined;
   /** What the keys for overlay and outlines bring back. */
-  #overlayBefore: Entry | undefined;
-  #masksBefore: ReadonlySet<string> | undefined;
+  #overlayBefore: Partial<SubjectAddress> = { overlay: "tmax" };
+  #masksBefore: readonly string[] | undefined;
   readonly #refreshed = once(() => this.#refresh());
 
   /** A page, or a text that says why there is none. */
   static of(subject: Subject, address: SubjectAddress, around: Surroundings): SubjectPage | string {
-    const notes: string[] = [];
-    const view = viewOf(subject, address, notes);
-    return view ? new SubjectPage(subject, view, address, around, notes) : `${subject.name} has no images.`;
+    const view = viewOf(subject, address);
+    return view ? new SubjectPage(subject, view, around) : `${subject.name} has no images.`;
   }
 
-  private constructor(subject: Subject, view: View, address: SubjectAddress, around: Surroundings, notes: string[]) {
+  private constructor(subject: Subject, view: View, around: Surroundings) {
     this.subject = subject;
     this.#around = around;
     this.#view = view;
-    this.#notes.push(...notes);
+    this.#notes.push(...missingOf(view), ...outsideOf(view));
     for (const problem of subject.problems) this.#errors.add(problem);
     this.#planes = { axial: this.#plane("axial"), coronal: this.#plane("coronal"), sagittal: this.#plane("sagittal") };
     this.#spaces = new SpaceChoice(subject.spaces.values(), (space) => this.#enter(space));
     this.#controls = new Controls(this.#controlled());
     this.#curves = new CurveDesk({
-      visit: (at) => this.#change({ at }),
+      visit: (at) => this.#move(at),
       frame: (frame) => this.#change({ frame }),
       failed: (error) => this.#failed(error),
       arrived: this.#refreshed,
-      kept: () => this.#around.address(this.#hash(), false),
+      kept: () => this.#around.address(this.hash, false),
     });
     this.#clinical = new ClinicalPanel(subject);
     this.element = this.#built();
-    this.#opened(address);
+    this.#opened(view.address);
   }
 
   #plane(name: PlaneName): PlaneView {
     return new PlaneView(name, {
-      moved: (at) => this.#change({ at }),
+      moved: (at) => this.#move(at),
       chosen: (at) => this.#choose(at),
-      hovered: (at) => {
-        this.#hovered = at;
-        this.#refreshed();
-      },
+      hovered: this.#refreshed,
       windowed: (right, up) => this.#change({ window: this.#windowing.dragged(this.#view, right, up) }),
       failed: (error) => this.#failed(error),
       looked: (look) => this.#change({ looks: { ...this.#view.looks, [name]: look } }),
@@ -111,11 +106,8 @@ export class SubjectPage {
 
   #controlled(): ControlEvents {
     return {
-      base: (id) => this.#change({ base: this.#view.space.entries.get(id)!, window: undefined }, true),
-      overlay: (id) => {
-        const overlay = id ? this.#view.space.entries.get(id) : undefined;
-        this.#change({ overlay, threshold: undefined, below: false }, true);
-      },
+      base: (base) => this.#change({ base, window: undefined }, true),
+      overlay: (id) => this.#change({ overlay: id || "none", threshold: undefined, below: undefined }, true),
       window: (window) => this.#change({ window }),
       threshold: (threshold) => this.#change({ threshold }),
       // the usual threshold is meant for one side: on the other one it stays where it is
@@ -156,20 +148,21 @@ export class SubjectPage {
     if (address.at) this.#curves.draw(at, false);
     void this.#curves.restore(address.curves ?? []);
     this.#masks.measure(space, masks);
-    this.#around.address(this.#hash(), false);
+    this.#around.address(this.hash, false);
   }
 
   /** Show what another address asks of the same subject. */
   follow(address: SubjectAddress): void {
-    this.#notes.length = 0;
-    const view = viewOf(this.subject, address, this.#notes);
+    const view = viewOf(this.subject, address);
     if (!view) return;
+    this.#notes.splice(0, this.#notes.length, ...missingOf(view), ...outsideOf(view));
     const moved = address.at && view.at.some((index, axis) => index !== this.#view.at[axis]);
     const other = view.space !== this.#view.space;
     this.#view = view;
     if (other) this.#changedSpace();
     else this.#masks.measure(view.space, view.masks);
     this.#show();
+    void this.#curves.restore(address.curves ?? []);
     if ((moved || other) && address.at) this.#curves.draw(view.at, false);
   }
 
@@ -177,6 +170,7 @@ export class SubjectPage {
     this.#life.abort();
     this.#curves.close();
     this.#cine.stop();
+    this.#windowing.close();
     for (const name of PLANE_NAMES) this.#planes[name].close();
   }
 
@@ -186,14 +180,26 @@ export class SubjectPage {
 
   // --- what is shown ---
 
-  #hash(): string {
-    return written(addressOf(this.subject, this.#view, this.#curves.positions));
+  /** The address of what is shown. */
+  get hash(): string {
+    return written(addressOf(this.#view, this.#curves.positions));
   }
 
-  #change(patch: Partial<View>, step = false): void {
-    this.#view = { ...this.#view, ...patch };
+  /** Ask for something else. */
+  #change(patch: Partial<SubjectAddress>, step = false): void {
+    this.#view = viewOf(this.subject, changed(this.#view, patch)) ?? this.#view;
     this.#show();
-    this.#around.address(this.#hash(), step);
+    this.#around.address(this.hash, step);
+  }
+
+  #move(at: Vec3): void {
+    this.#change({ at: worldOf(this.#view.space.grid, at) });
+  }
+
+  /** The voxel under the mouse. */
+  get #hovered(): Vec3 | undefined {
+    const shown = PLANE_NAMES.map((name) => this.#planes[name].pointed);
+    return shown.find((at) => at !== undefined);
   }
 
   /** The plane that is looked at: the one that is alone, or the largest. */
@@ -202,8 +208,9 @@ export class SubjectPage {
   }
 
   #show(): void {
+    const { alone, base, space } = this.#view;
+    if (base !== space.series) this.#cine.stop();
     const scene = this.#scene();
-    const { alone } = this.#view;
     this.#stage.classList.toggle("alone", alone !== undefined);
     for (const name of PLANE_NAMES) {
       this.#planes[name].element.classList.toggle("only", name === alone);
@@ -246,7 +253,6 @@ export class SubjectPage {
   #refresh(): void {
     if (this.#life.signal.aborted) return;
     const { space, frame } = this.#view;
-    const { measured } = this.#windowing;
     const limits = this.#windowing.base(this.#view);
     const overlayLimits = this.#windowing.overlay(this.#view);
     this.#controls.show(this.#view, limits, overlayLimits, this.#windowing.threshold(this.#view), this.#shownMasks());
@@ -255,7 +261,6 @@ export class SubjectPage {
     this.#curves.mark(frame);
     say(this.#readout, readout(this.#view, this.#hovered ?? this.#view.at, this.#shownMasks()));
     this.#problems.show(this.#notes, this.#errors);
-    if (this.#windowing.measured !== measured) this.#show();
   }
 
   #failed(error: unknown): void {
@@ -267,18 +272,17 @@ export class SubjectPage {
 
   #enter(space: Space): void {
     if (space === this.#view.space) return;
-    this.#notes.length = 0;
-    const view = viewIn(this.subject, this.#view, space, this.#notes);
-    if (!view) return;
-    this.#view = view;
+    // another grid has another extent, and is seen whole first
+    const address = { ...this.#view.address, space: space.name, looks: undefined };
+    this.#view = viewOf(this.subject, address) ?? this.#view;
+    this.#notes.splice(0, this.#notes.length, ...outsideOf(this.#view));
     this.#changedSpace();
     this.#show();
-    this.#around.address(this.#hash(), true);
+    this.#around.address(this.hash, true);
   }
 
   #changedSpace(): void {
     const { space, masks } = this.#view;
-    this.#hovered = undefined;
     this.#cine.stop();
     this.#spaces.show(space);
     this.#curves.enter(space);
@@ -286,21 +290,19 @@ export class SubjectPage {
   }
 
   #mask(id: string, on: boolean): void {
-    const masks = new Set(this.#view.masks);
-    if (on) masks.add(id);
-    else masks.delete(id);
+    const masks = askedMasks(this.#view.address).filter((one) => one !== id);
     this.#masksBefore = undefined;
-    this.#change({ masks });
-    this.#masks.measure(this.#view.space, masks);
+    this.#change({ masks: on ? [...masks, id] : masks });
+    this.#masks.measure(this.#view.space, this.#view.masks);
   }
 
   #maximize(name: PlaneName): void {
-    this.#change({ alone: this.#view.alone === name ? undefined : name });
+    this.#change({ plane: this.#view.alone === name ? undefined : name });
     this.#planes[name].canvas.focus({ preventScroll: true });
   }
 
   #choose(at: Vec3): void {
-    this.#change({ at });
+    this.#move(at);
     this.#curves.draw(at, true);
   }
 
@@ -318,7 +320,7 @@ export class SubjectPage {
       this.#refreshed();
       return;
     }
-    if (base !== series) this.#change({ base: series, window: undefined }, true);
+    if (base !== series) this.#change({ base: series.id, window: undefined }, true);
     this.#cine.start();
     this.#show();
   }
@@ -328,7 +330,7 @@ export class SubjectPage {
     const act = shortcutOf(event.key, this.#view.base.volume, {
       toggleOverlay: () => this.#toggleOverlay(),
       toggleOutlines: () => this.#toggleOutlines(),
-      toggleCrosshair: () => this.#change({ crosshair: !this.#view.crosshair }),
+      toggleCrosshair: () => this.#change({ crosshair: this.#view.crosshair ? false : undefined }),
       keepCurve: () => this.#curves.keep(),
       nudgeThreshold: (steps) => {
         if (this.#view.overlay) this.#change({ threshold: this.#windowing.nudged(this.#view, steps) });
@@ -343,16 +345,15 @@ export class SubjectPage {
   }
 
   #toggleOverlay(): void {
-    const { overlay, space } = this.#view;
-    if (overlay) this.#overlayBefore = overlay;
-    const before = this.#overlayBefore && space.entries.get(this.#overlayBefore.id);
-    this.#change({ overlay: overlay ? undefined : (before ?? space.entries.get("tmax")) });
+    const { overlay, threshold, below } = this.#view;
+    if (overlay) this.#overlayBefore = { overlay: overlay.id, threshold, below };
+    this.#change(overlay ? { overlay: "none" } : { threshold: undefined, below: undefined, ...this.#overlayBefore });
   }
 
   #toggleOutlines(): void {
     const before = this.#masksBefore;
-    this.#masksBefore = before ? undefined : this.#view.masks;
-    this.#change({ masks: before ?? new Set() });
+    this.#masksBefore = before ? undefined : askedMasks(this.#view.address);
+    this.#change({ masks: before ?? [] });
   }
 
   // --- what it tells ---

@@ -7,7 +7,10 @@ import { PLANE_NAMES, type PlaneName } from "./planes.ts";
 import type { Entry, Space, Subject } from "./subject.ts";
 import { type Looks, within } from "./viewport.ts";
 
+/** What is asked for, and what a subject has of it. */
 export interface View {
+  /** As it was asked for. What is missing here stays in it: another space, or the next subject, may have it. */
+  readonly address: SubjectAddress;
   readonly space: Space;
   readonly base: Entry;
   readonly overlay: Entry | undefined;
@@ -29,34 +32,31 @@ export interface View {
 const OPACITY = 0.65;
 const FIRST_MASKS = ["lesion_mask", "lvo_mask"];
 
-/** The view that an address asks for, as far as the subject has it; what it has not is told. */
-export function viewOf(subject: Subject, address: SubjectAddress, told: string[] = []): View | undefined {
+/** The view that an address asks for, as far as the subject has it; undefined where it has no images. */
+export function viewOf(subject: Subject, address: SubjectAddress): View | undefined {
   const space =
-    chosen("space", address.space, subject.spaces, told) ??
-    [...subject.spaces.values()].find((one) => one.images.length);
+    subject.spaces.get(address.space ?? "") ?? [...subject.spaces.values()].find((one) => one.images.length);
   if (!space) return undefined;
   const named = new Map(space.images.map((one) => [one.id, one]));
   const base =
-    chosen("image", address.base, named, told) ??
-    space.images.find(({ volume }) => !isMap(volume.name)) ??
-    space.images[0];
+    named.get(address.base ?? "") ?? space.images.find(({ volume }) => !isMap(volume.name)) ?? space.images[0];
   if (!base) return undefined;
   const usual = isMap(base.volume.name) ? undefined : space.entries.get("tmax");
-  const none = address.overlay === "none" || address.overlay === "";
-  const overlay = none
-    ? undefined
-    : (chosen("overlay", address.overlay, named, told) ?? (address.overlay ? undefined : usual));
-  const masks = address.masks ?? FIRST_MASKS;
+  const overlay = address.overlay === undefined ? usual : named.get(address.overlay);
+  // a window is meant for one image, a threshold for one map
+  const isAsked = (asked: string | undefined, shown: Entry | undefined) => asked === undefined || asked === shown?.id;
+  const thresholded = overlay && isAsked(address.overlay, overlay);
   return {
+    address,
     space,
     base,
     overlay,
-    masks: new Set(masks.filter((id) => space.masks.some((one) => one.id === id))),
-    at: address.at ? nearest(space.grid, address.at, told) : middle(space.grid),
+    masks: new Set(askedMasks(address).filter((id) => space.masks.some((one) => one.id === id))),
+    at: address.at ? clamped(space.grid, placeOf(space.grid, address.at)) : middle(space.grid),
     frame: Math.min(Math.max(Math.round(address.frame ?? 0), 0), (space.series?.volume.frames ?? 1) - 1),
-    window: address.window,
-    threshold: address.threshold,
-    below: address.below ?? false,
+    window: isAsked(address.base, base) ? address.window : undefined,
+    threshold: thresholded ? address.threshold : undefined,
+    below: (thresholded && address.below) ?? false,
     opacity: address.opacity === undefined ? OPACITY : Math.min(Math.max(address.opacity, 0), 1),
     alone: address.plane,
     looks: looksIn(space.grid, address.looks ?? {}),
@@ -64,52 +64,60 @@ export function viewOf(subject: Subject, address: SubjectAddress, told: string[]
   };
 }
 
+/** What is asked for after a change by hand: a window is meant for the image that is shown, a threshold for its map. */
+export function changed({ address, base, overlay }: View, patch: Partial<SubjectAddress>): SubjectAddress {
+  const thresholded = patch.threshold !== undefined || patch.below !== undefined;
+  return {
+    ...address,
+    ...(patch.window && { base: base.id }),
+    ...(thresholded && overlay && { overlay: overlay.id }),
+    ...patch,
+  };
+}
+
+/** Masks whose outlines are asked for, also where a subject has none of them. */
+export function askedMasks({ masks }: SubjectAddress): readonly string[] {
+  return masks ?? FIRST_MASKS;
+}
+
+/** What an address asks for by name and its subject has not. */
+export function missingOf({ address, space, base, overlay }: View): string[] {
+  const asked = [
+    ["space", address.space, space.name],
+    ["image", address.base, base.id],
+    ["overlay", address.overlay === "none" ? undefined : address.overlay, overlay?.id],
+  ] as const;
+  return asked
+    .filter(([, name, shown]) => name && name !== shown)
+    .map(([what, name]) => `There is no ${what} “${name}” here.`);
+}
+
+/** That a position is outside of what is shown. */
+export function outsideOf({ address, space, at }: View): string[] {
+  const place = address.at && placeOf(space.grid, address.at);
+  return place?.some((value, axis) => Math.abs(value - at[axis]!) > 1)
+    ? ["The position is outside of this grid: its nearest voxel is shown."]
+    : [];
+}
+
 function looksIn(grid: Grid, looks: Looks): Looks {
   const told = PLANE_NAMES.flatMap((name) => (looks[name] ? [[name, within(grid, looks[name])] as const] : []));
   return Object.fromEntries(told);
-}
-
-function chosen<Value>(
-  what: string,
-  name: string | undefined,
-  from: ReadonlyMap<string, Value>,
-  told: string[],
-): Value | undefined {
-  if (name === undefined || name === "") return undefined;
-  const found = from.get(name);
-  if (!found) told.push(`There is no ${what} “${name}” here.`);
-  return found;
 }
 
 function middle(grid: Grid): Vec3 {
   return grid.shape.map((size) => Math.floor(size / 2)) as unknown as Vec3;
 }
 
-export function nearest(grid: Grid, position: Vec3, told: string[] = []): Vec3 {
-  const place = placeOf(grid, position);
-  const at = clamped(grid, place);
-  if (place.some((value, axis) => Math.abs(value - at[axis]!) > 1))
-    told.push("The position is outside of this grid: its nearest voxel is shown.");
-  return at;
-}
-
-export function addressOf(subject: Subject, view: View, curves: readonly Vec3[]): SubjectAddress {
+/** What was asked for, with what was chosen by the page, and where it is now. */
+export function addressOf({ address, space, base, overlay, at, frame }: View, curves: readonly Vec3[]): SubjectAddress {
   return {
-    kind: "subject",
-    subject: subject.name,
-    space: view.space.name,
-    base: view.base.id,
-    overlay: view.overlay?.id ?? "none",
-    at: worldOf(view.space.grid, view.at),
-    frame: view.frame,
-    masks: [...view.masks],
-    window: view.window,
-    threshold: view.threshold,
-    below: view.below,
-    opacity: view.opacity === OPACITY ? undefined : view.opacity,
-    plane: view.alone,
-    looks: view.looks,
-    crosshair: view.crosshair ? undefined : false,
+    ...address,
+    space: address.space ?? space.name,
+    base: address.base ?? base.id,
+    overlay: address.overlay ?? overlay?.id,
+    at: worldOf(space.grid, at),
+    frame,
     curves,
   };
 }
@@ -127,21 +135,4 @@ export function usualLimits(name: string): Range | undefined {
 /** The threshold from which on an overlay is shown. */
 export function usualThreshold(name: string, limits: Range): number {
   return name === "tmax" ? tmaxThreshold : limits[0];
-}
-
-/** A view as it is in another space: at the same position, and of the same images where that space has them. */
-export function viewIn(subject: Subject, view: View, space: Space, told: string[] = []): View | undefined {
-  const same = space.entries.has(view.base.id);
-  const overlaid = view.overlay && space.entries.has(view.overlay.id);
-  const address = {
-    ...addressOf(subject, view, []),
-    space: space.name,
-    base: same ? view.base.id : undefined,
-    // no overlay is a choice, which is kept; one that is missing there gives way to the usual one
-    overlay: overlaid ? view.overlay?.id : view.overlay ? undefined : "none",
-    window: same ? view.window : undefined,
-    // another grid has another extent, and is seen whole first
-    looks: undefined,
-  };
-  return viewOf(subject, address, told);
 }

@@ -1,27 +1,33 @@
 /** Windowing: between which values colours run, and from which on an overlay is shown. */
 
 import { displayOf, limitsOf, type Range } from "./images.ts";
-import type { Picture } from "./picture.ts";
+import { Picture } from "./picture.ts";
+import { PLANES } from "./planes.ts";
 import type { Entry } from "./subject.ts";
 import { usualLimits, usualThreshold, type View } from "./view.ts";
+import type { Volume } from "./volume.ts";
 
 /** Limits of what has arrived of nothing. */
 const UNKNOWN: Range = [0, 1];
 /** A window that is dragged narrower than this part of itself at once would not open again. */
 const NARROWEST = 1e-3;
 
+/** What is looked at is read first. */
+const MEASURED = 5;
+
 export class Windowing {
   readonly #measured = new Map<string, Range>();
-  readonly #picture: () => Picture | undefined;
+  readonly #pictures = new Map<string, Picture>();
+  readonly #arrived: () => void;
 
-  /** `picture` is the slice that is looked at: images without usual limits take theirs from the first that is whole. */
-  constructor(picture: () => Picture | undefined) {
-    this.#picture = picture;
+  /** `arrived` is called when an image was measured, and is to be drawn again. */
+  constructor(arrived: () => void) {
+    this.#arrived = arrived;
   }
 
-  /** Counts the images that were measured: who has drawn them knows whether to draw again. */
-  get measured(): number {
-    return this.#measured.size;
+  /** Leave the subject. */
+  close(): void {
+    for (const picture of this.#pictures.values()) picture.cancel();
   }
 
   base({ window, base }: View): Range {
@@ -36,15 +42,27 @@ export class Windowing {
     return overlay ? (threshold ?? usualThreshold(overlay.volume.name, this.limitsOf(overlay))) : 0;
   }
 
-  /** Limits of an image: the usual ones, or by the first slice of it that is seen whole. */
-  limitsOf(entry: Entry): Range {
-    const known = usualLimits(entry.volume.name) ?? this.#measured.get(entry.id);
-    if (known) return known;
-    const picture = this.#picture();
-    if (picture?.volume !== entry.volume || !picture.complete) return UNKNOWN;
-    const found = limitsOf(picture.values);
-    this.#measured.set(entry.id, found);
-    return found;
+  /** Limits of an image: the usual ones, or by its middle slice, so that they are the same wherever one begins. */
+  limitsOf({ volume }: Entry): Range {
+    const known = usualLimits(volume.name) ?? this.#measured.get(volume.path);
+    if (!known && !this.#pictures.has(volume.path)) this.#measure(volume);
+    return known ?? this.#measured.get(volume.path) ?? UNKNOWN;
+  }
+
+  #measure(volume: Volume): void {
+    const slices = volume.shape.at(-3) ?? 1;
+    const picture = new Picture(volume, PLANES.axial, Math.floor(slices / 2), 0);
+    this.#pictures.set(volume.path, picture);
+    const measured = () => {
+      if (picture.complete) this.#measured.set(volume.path, limitsOf(picture.values));
+    };
+    const changed = () => {
+      measured();
+      if (picture.complete) this.#arrived();
+    };
+    // a chunk that cannot be read is told where it is shown
+    picture.load(MEASURED, changed, () => {});
+    measured();
   }
 
   /** The window, dragged by parts of its width: across it grows, upwards it rises. */

@@ -5,7 +5,7 @@ import { PLANES } from "../src/planes.ts";
 import { captionsOf } from "../src/readout.ts";
 import { shortcutOf } from "../src/shortcuts.ts";
 import { Space, type Subject } from "../src/subject.ts";
-import { type View, viewIn, viewOf } from "../src/view.ts";
+import { addressOf, changed, missingOf, outsideOf, type View, viewOf } from "../src/view.ts";
 import { type Look, Viewport, within } from "../src/viewport.ts";
 import { Windowing } from "../src/windowing.ts";
 
@@ -76,26 +76,40 @@ describe("the viewport", () => {
 
 describe("windowing", () => {
   const view = (patch: object): View => ({ base: entry("ncct"), window: [40, 80], ...patch }) as never;
-  it("takes usual limits, or those of the first slice that is whole", () => {
-    const own = entry("pipeline:glow", "glow");
-    let picture: object | undefined;
-    const windowing = new Windowing(() => picture as never);
+  it("takes usual limits, or those of the middle slice, whatever is looked at", async () => {
+    const read: number[][] = [];
+    const volume = {
+      name: "glow",
+      path: "derivatives/mine/glow",
+      attributes: {},
+      frames: 1,
+      shape: [5, 2, 2],
+      chunk: [1, 2, 2],
+      frameAt: () => 0,
+      peek: () => undefined,
+      read: async (chunk: number[]) => {
+        read.push(chunk);
+        return Float32Array.of(10, 10, 10, 10);
+      },
+      physical: (value: number) => value,
+    };
+    const own = { id: "pipeline:glow", label: "glow", volume } as never;
+    const arrived = vi.fn();
+    const windowing = new Windowing(arrived);
     expect(windowing.base(view({}))).toEqual([0, 80]);
-    expect(windowing.base(view({ base: own, window: undefined }))).toEqual([0, 1]);
-    picture = { volume: own.volume, complete: false, values: Float32Array.of(10, 10) };
-    expect([windowing.limitsOf(own), windowing.measured]).toEqual([[0, 1], 0]);
-    picture = { ...picture, complete: true };
-    expect([windowing.limitsOf(own), windowing.measured]).toEqual([[0, 25], 1]);
-    picture = undefined;
-    expect(windowing.limitsOf(own)).toEqual([0, 25]);
+    expect(windowing.overlay(view({ overlay: own }))).toEqual([0, 1]);
+    await vi.waitFor(() => expect(arrived).toHaveBeenCalledOnce());
+    expect(windowing.overlay(view({ overlay: own }))).toEqual([0, 25]);
+    expect(windowing.base(view({ base: own, window: undefined }))).toEqual([0, 25]);
+    expect(read).toEqual([[2, 0, 0]]);
   });
   it("is dragged by parts of its width", () => {
-    const windowing = new Windowing(() => undefined);
+    const windowing = new Windowing(() => {});
     expect(windowing.dragged(view({}), 0, 0.5)).toEqual([80, 80]);
     expect(windowing.dragged(view({}), Math.log(2), 0)).toEqual([40, 160]);
   });
   it("keeps the threshold within the limits of the overlay", () => {
-    const windowing = new Windowing(() => undefined);
+    const windowing = new Windowing(() => {});
     const overlay = entry("tmax");
     const [low, high] = windowing.limitsOf(overlay);
     expect(windowing.threshold(view({ overlay }))).toBe(6);
@@ -106,17 +120,44 @@ describe("windowing", () => {
 });
 
 describe("spaces", () => {
+  const [ncct, ctp] = [spaceOf("ncct", "ncct", "ctp", "tmax"), spaceOf("ctp", "ctp", "cbf")];
+  const subject = subjectOf(ncct, ctp);
+  const asked = { kind: "subject", subject: "sub-1", base: "ctp", at: [-15, -20, 22], frame: 2 } as const;
   it("are entered at the same position, with what they have of the same images", () => {
-    const [ncct, ctp] = [spaceOf("ncct", "ncct", "ctp", "tmax"), spaceOf("ctp", "ctp", "cbf")];
-    const subject = subjectOf(ncct, ctp);
-    const address = { kind: "subject", subject: "sub-1", base: "ctp", at: [-15, -20, 22], frame: 2 } as const;
-    const view = viewOf(subject, address)!;
-    const there = viewIn(subject, { ...view, window: [50, 100] }, ctp)!;
+    const view = viewOf(subject, { ...asked, window: [50, 100] })!;
+    const there = viewOf(subject, { ...view.address, space: "ctp" })!;
     expect([there.space.name, there.base.id, there.window, there.frame]).toEqual(["ctp", "ctp", [50, 100], 2]);
     expect(there.at).toEqual(view.at);
-    expect(viewIn(subject, view, ctp)!.overlay).toBeUndefined();
-    const back = viewIn(subject, { ...there, base: ctp.entries.get("cbf")!, window: [1, 2] }, ncct)!;
-    expect([back.base.id, back.window, back.overlay]).toEqual(["ncct", undefined, undefined]);
+    expect(there.overlay).toBeUndefined();
+    expect(outsideOf(there)).toEqual([]);
+    expect(outsideOf(viewOf(subject, { ...asked, at: [999, 0, 0] })!)).toHaveLength(1);
+  });
+  it("and subjects that lack something do not lose it for the others", () => {
+    const address = { ...asked, base: "ncct", overlay: "tmax", threshold: 4, below: true, window: [1, 2] } as const;
+    const there = viewOf(subject, { ...address, space: "ctp" })!;
+    // what was meant for another image is not put on this one
+    expect([there.base.id, there.window, there.overlay, there.threshold, there.below]).toEqual([
+      "ctp",
+      undefined,
+      undefined,
+      undefined,
+      false,
+    ]);
+    expect(missingOf(there)).toEqual(["There is no image “ncct” here.", "There is no overlay “tmax” here."]);
+    const back = viewOf(subject, { ...addressOf(there, []), space: "ncct" })!;
+    expect([back.base.id, back.window, back.overlay?.id, back.threshold, back.below]).toEqual([
+      "ncct",
+      [1, 2],
+      "tmax",
+      4,
+      true,
+    ]);
+    expect(missingOf(back)).toEqual([]);
+    // what is set by hand is set for what is shown
+    expect(viewOf(subject, changed(there, { window: [7, 8] }))).toMatchObject({ base: there.base, window: [7, 8] });
+    const usual = viewOf(subject, { kind: "subject", subject: "sub-1" })!;
+    expect(usual.overlay?.id).toBe("tmax");
+    expect(addressOf(viewOf(subject, { ...usual.address, space: "ctp" })!, []).overlay).toBeUndefined();
   });
 });
 
