@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
-from isles24_zarr.derivatives import _preparing, _writing
+from isles24_zarr.derivatives import _preparing, _writing, function_identity
 from isles24_zarr.errors import (
     DestinationError,
     GeometryError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 S = "sub-stroke0001"
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -474,6 +477,76 @@ def test_derive_knows_what_was_done(target: Path, monkeypatch: pytest.MonkeyPatc
     found = cohort.isles.scan(S, pipeline="half")["half"]
     np.testing.assert_array_equal(found, cohort.isles.scan(S)["ncct"].values * 0.25)
     assert states(half, space="nowhere")[0].startswith("failed")
+
+
+class Above:
+    """A model as users write them: what it holds decides what it returns."""
+
+    def __init__(self, limit: float, known: np.ndarray[Any, Any] | None = None) -> None:
+        self.limit = limit
+        self.known = known
+
+    def __call__(self, scan: xr.Dataset) -> xr.DataArray:
+        return (scan["tmax"] > self.limit).rename("late")
+
+    def named(self, scan: xr.Dataset) -> xr.DataArray:
+        return self(scan)
+
+
+def above(limit: float) -> Any:
+    return lambda scan: (scan["tmax"] > limit).rename("late")
+
+
+def above_default(limit: float) -> Any:
+    def late(scan: xr.Dataset, limit: float = limit) -> xr.DataArray:
+        return Above(limit)(scan)
+
+    return late
+
+
+MAKERS = {
+    "variable": above,
+    "default": above_default,
+    "object": Above,
+    "method": lambda limit: Above(limit).named,
+    "array": lambda limit: Above(6, np.append(np.zeros(5000), limit)),
+    "argument": lambda limit: functools.partial(Above.__call__, Above(limit)),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_what_a_function_holds_is_part_of_it(make: Any) -> None:
+    assert function_identity(make(6)) == function_identity(make(6)) != function_identity(make(4))
+
+
+def test_a_function_that_holds_another_value_is_another_one(target: Path) -> None:
+    cohort = isles24_zarr.open_cohort(target)
+    for limit, state in ((6, "written"), (6, "kept"), (4, "failed")):
+        rows = cohort.isles.derive(above(limit), "late", progress=False, subjects=[S])
+        assert rows["state"].tolist() == [state]
+    assert "overwrite=True" in rows["error"].iloc[0]
+
+
+def test_functions_are_known_again_by_other_processes() -> None:
+    code = """
+        import numpy, torch
+        from tests.test_derivatives import MAKERS
+        from isles24_zarr.derivatives import function_identity
+        for make in MAKERS.values():
+            print(function_identity(make(6)))
+        torch.manual_seed(3)
+        network = torch.nn.Linear(40, 40)
+        print(function_identity(network))
+        with torch.no_grad():
+            network.weight[0, 0] += 1
+        print(function_identity(network))
+    """
+    pytest.importorskip("torch")
+    line = [sys.executable, "-c", textwrap.dedent(code)]
+    told = [subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert told[0] == told[1]
+    *_, before, after = told[0].splitlines()
+    assert before != after
 
 
 def test_a_store_that_is_written_is_refused(target: Path) -> None:

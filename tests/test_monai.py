@@ -287,7 +287,7 @@ def test_who_lacks_an_image(cohort: xr.DataTree) -> None:
         ({"label": "ncct"}, "lesion_mask", {}, "has the key 'label' twice"),
         ({"subject": "ncct"}, None, {}, "has the key 'subject' twice"),
         ("ncct", None, {"missing": "ignore"}, "missing='ignore': is none of error, skip"),
-        ("nobody/core", None, {}, "sub-stroke0001: has no nobody/core, as 2 more"),
+        ("nobody/core", None, {}, "pipeline 'nobody': is not in "),
     ],
 )
 def test_what_cannot_be_asked_for(

@@ -243,6 +243,18 @@ def test_what_is_the_same_is_kept_and_the_rest_made_anew(cohort: xr.DataTree, fo
     assert contents(folder) == first
 
 
+def test_a_function_with_other_values_makes_other_channels(cohort: xr.DataTree, folder: Path) -> None:
+    def scaled(factor: float) -> Any:
+        return lambda scan: scan["ncct"] * factor
+
+    for factor in (2.0, 3.0):
+        for state in ("written", "unchanged"):
+            report = cohort.isles.to_nnunet(folder, {"a": scaled(factor)}, subjects=[S], progress=False)
+            assert getattr(report, state) == (S,)
+            voxels = np.asarray(nib.load(folder / f"imagesTr/{S}_0000.nii.gz").dataobj)
+            np.testing.assert_allclose(voxels.sum(), cohort.isles.scan(S)["ncct"].values.sum() * factor, rtol=1e-6)
+
+
 def test_a_cluster_writes_the_same(cohort: xr.DataTree, folder: Path, client: Client) -> None:
     images = {"ncct": "ncct", "delay": "tmax", "warm": warm}
     cohort.isles.to_nnunet(folder, images, progress=False)

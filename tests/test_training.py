@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
 
 if TYPE_CHECKING:
     import xarray as xr
+    from distributed import Client
 
 S = "sub-stroke0001"
 FILES = {
@@ -236,9 +237,28 @@ def test_what_cannot_be_drawn(cohort: xr.DataTree, images: list[str], options: d
 
 
 def test_an_image_on_another_grid_is_an_error(cohort: xr.DataTree) -> None:
-    found = cohort.isles.torch_dataset(["ncct"], patch=PATCH, space="ctp")
-    with pytest.raises(errors.UnknownNameError, match="has no ncct, lesion_mask on its grid"):
-        found[0]
+    with pytest.raises(errors.UnknownNameError, match=f"{S}: has no ncct, lesion_mask in space-ctp, as 2 more"):
+        cohort.isles.torch_dataset(["ncct"], patch=PATCH, space="ctp")
+    with pytest.raises(errors.UnknownNameError, match="no subject with all of these images"):
+        cohort.isles.torch_dataset(["ncct"], patch=PATCH, space="nowhere", missing="skip")
+
+
+def test_an_image_that_is_there_on_another_grid_alone_is_missing(release: Path, client: Client, tmp_path: Path) -> None:
+    """The raw CTA is there, the registered one is not: whoever asks for the latter skips the subject."""
+    part = shutil.copytree(release, tmp_path / "train")
+    (part / f"derivatives/{S}/ses-01/{S}_ses-01_space-ncct_cta.nii.gz").unlink()
+    target = tmp_path / "part.zarr"
+    isles24_zarr.convert(part, target, images=["ncct", "cta", "lesion_mask"], client=client, progress=False)
+    cohort = isles24_zarr.open_cohort(target)
+    assert cohort["phenotype"].to_dataset()["available"].sel(subject=S, image="cta")
+    images = ["ncct", "cta"]
+    ours = cohort.isles.torch_dataset(images, patch=PATCH, missing="skip", label_threshold=0.5)
+    assert ours.skipped == {S: "has no cta"}
+    assert ours[0]["subject"] != S
+    report = cohort.isles.to_nnunet(tmp_path / "Dataset031_part", images, progress=False)
+    assert (report.skipped, report.ok) == ({S: "has no cta"}, True)
+    with pytest.raises(errors.UnknownNameError, match=f"{S}: has no cta; give missing='skip'"):
+        cohort.isles.torch_dataset(images, patch=PATCH)
 
 
 def test_without_torch(cohort: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import functools
-import re
+import inspect
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from dask.base import tokenize
 
 from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.derivatives._commit import Writer, commit_results, writing
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
     from isles24_zarr.store import StorePlace
 
 
+_LONG: Final = 200
+"""A text of more characters is no description."""
 _Row = tuple[str, str | None]
 """State and error of a subject."""
 
@@ -84,7 +93,7 @@ def derived_subjects(
     subjects
         Names; all of the cohort by default.
     description, version, generated_by
-        As for `save_results`. The name of the function, and the keywords of a `functools.partial`, are kept as well.
+        As for `save_results`. The name of the function is kept as well, and its parameters: see Notes.
     overwrite
         Derive all anew, and replace what is there.
     client
@@ -111,7 +120,9 @@ def derived_subjects(
     -----
     A subject is kept where the store has results of the pipeline on this grid that were committed, were made by the
     same function with the same parameters, version and ``generated_by``, and from the images that are there now. Where
-    an image was converted anew, its results are derived anew. That the body of a function has changed is not seen:
+    an image was converted anew, its results are derived anew. Parameters are what a `functools.partial` has bound,
+    defaults, variables of an enclosing function, and what the object of a method holds; weights of a PyTorch module
+    by their values. That the body of a function has changed, or a global that it reads, is not seen:
     give another ``version``, or ``overwrite=True``. Results of another function or version are not replaced without
     ``overwrite``.
 
@@ -263,18 +274,46 @@ def _state(store: Store, place: ScanPlace, pipeline: Pipeline, record: Derivativ
 
 
 def function_identity(function: Any) -> dict[str, Any]:
-    """Return by what a function is known again: its name, and the parameters that a `functools.partial` has bound.
+    """Return by what a function is known again: its name, and the values it runs with besides its scan.
 
     Parameters
     ----------
     function
-        Whatever can be called.
+        Whatever can be called. Values are those that a `functools.partial` has bound, variables of an enclosing
+        function, defaults, and what the object of a method holds; not globals, and not the body.
     """
-    parameters: dict[str, str] = {}
+    values: dict[str, Any] = {}
     while isinstance(function, functools.partial):
-        bound = {**{f"argument {number}": value for number, value in enumerate(function.args)}, **function.keywords}
-        # where an object is in memory says nothing
-        parameters = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in bound.items()} | parameters
+        bound = {f"argument {number}": value for number, value in enumerate(function.args)}
+        values = {**bound, **function.keywords, **values}
         function = function.func
+    body = getattr(function, "__func__", function)
+    if isinstance(body, FunctionType):
+        given = inspect.signature(body).parameters.values()
+        own = {parameter.name: parameter.default for parameter in given if parameter.default is not parameter.empty}
+        own |= {name: cell for name, cell in inspect.getclosurevars(body).nonlocals.items() if cell is not body}
+        values = own | values
+    holder = getattr(function, "__self__", None if isinstance(body, FunctionType) else function)
+    if isinstance(holder, type):
+        values["class"] = holder.__qualname__
+    elif hasattr(holder, "state_dict"):
+        values["weights"] = holder
+    elif hasattr(holder, "__dict__") and not isinstance(holder, ModuleType):
+        values = vars(holder) | values
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", type(function).__qualname__)
-    return {"Function": f"{module}.{name}", **({"Parameters": parameters} if parameters else {})}
+    told = {name: _told(value) for name, value in values.items()}
+    return {"Function": f"{module}.{name}", **({"Parameters": told} if told else {})}
+
+
+def _told(value: Any) -> str:
+    """Return a text that is another one for every other value: itself, or where that says too little, its digest."""
+    # whatever holds no reference to memory is told as it is
+    text = repr(value)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        if len(text) < _LONG and ast.literal_eval(text) == value:
+            return text
+    if isinstance(value, (np.generic, PurePath)):
+        return text
+    if hasattr(value, "state_dict"):  # of a network: where its weights lie in memory says nothing
+        value = {name: np.asarray(weights) for name, weights in value.state_dict().items()}
+    return f"{type(value).__qualname__} {tokenize(value)}"

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.cohorts import available_images, cohort_target, subject_names
+from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME
 from isles24_zarr.scans import open_scan
-from isles24_zarr.training.opening import check_missing, cohort_channels
+from isles24_zarr.training.channels import Channel
+from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images
 from isles24_zarr.vocabulary import SERIES_IMAGES
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    import pandas as pd
     import xarray as xr
 
 _PATH: Final = re.compile(
@@ -159,30 +159,20 @@ def paths_of(
     if missing not in _MISSING:
         raise UnknownNameError(f"missing={missing!r}", f"is none of {', '.join(_MISSING)}")
     target, space = cohort_target(cohort), space.removeprefix("space-")
-    templates = {
-        key: [_template(cohort, name, target.url, space) for name in _several(names)] for key, names in keys.items()
-    }
+    channels = {key: [_channel(cohort, name) for name in _several(names)] for key, names in keys.items()}
+    templates = {key: [_template(each, target.url, space) for each in several] for key, several in channels.items()}
     for key, several in templates.items():
         if not several:
             raise UnknownNameError(repr(key), "has no image")
-    available = available_images(cohort)
-    found: dict[str, dict[str, list[ImagePath]]] = {}
-    skipped: dict[str, str] = {}
-    for subject in subject_names(cohort):
-        paths = {
+    skipped = lacking_images(cohort, [each for several in channels.values() for each in several], space)
+    check_missing(skipped, missing)
+    found = {
+        subject: {
             key: [dataclasses.replace(each, subject=subject) for each in several] for key, several in templates.items()
         }
-        absent = {
-            each.spelled: None
-            for several in paths.values()
-            for each in several
-            if not _is_there(each, available, target.storage_options)
-        }
-        if absent:
-            skipped[subject] = f"has no {', '.join(absent)}"
-        else:
-            found[subject] = paths
-    check_missing(skipped, missing)
+        for subject in subject_names(cohort)
+        if subject not in skipped
+    }
     if not found:
         raise UnknownNameError("the cohort", "has no subject with all of these images")
     return found, skipped
@@ -192,24 +182,16 @@ def _several(names: Names) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def _template(cohort: xr.DataTree, name: str, store: str, space: str) -> ImagePath:
-    """Return the path of an image of nobody yet."""
+def _channel(cohort: xr.DataTree, name: str) -> Channel:
     if not isinstance(name, str):
         raise UnknownNameError(repr(name), "is no name of an image; windows and functions are transforms here")
     if name in SERIES_IMAGES:
-        return ImagePath(store=store, subject="", space=space, name=name)
-    channel = cohort_channels(cohort, name)[0]
+        return Channel(name=name, image=name)
+    return cohort_channels(cohort, name)[0]
+
+
+def _template(channel: Channel, store: str, space: str) -> ImagePath:
+    """Return the path of an image of nobody yet."""
     return ImagePath(
         store=store, subject="", space=space, name=str(channel.image), pipeline=channel.pipeline, frame=channel.frame
     )
-
-
-def _is_there(path: ImagePath, available: pd.DataFrame, options: Mapping[str, Any]) -> bool:
-    """Tell whether a subject has an image, which the cohort table knows of the images of the release."""
-    if path.pipeline is None:
-        return bool(available.loc[path.subject, path.name])
-    try:
-        path.opened(options)
-    except UnknownNameError:
-        return False
-    return True

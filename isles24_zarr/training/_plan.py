@@ -6,15 +6,13 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.cohorts import available_images, cohort_target, subject_names
+from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import UnknownNameError
-from isles24_zarr.format import DerivativeRecord, pipeline_path
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import open_scan
-from isles24_zarr.store import ZARR_JSON, document_from_bytes, read_objects
 from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training.channels import Channel
-from isles24_zarr.training.opening import check_missing, cohort_channels
+from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,7 +105,7 @@ def patch_plan(
         mask = cohort_channels(cohort, within)[0]
     needed = (*channels, *labels, *([mask] if isinstance(mask, Channel) else []))
     target = cohort_target(cohort)
-    lacking = _lacking(cohort, needed, options.space, brain=mask == BRAIN and options.draws)
+    lacking = lacking_images(cohort, needed, options.space, brain=mask == BRAIN and options.draws)
     check_missing(lacking, options.missing)
     subjects = tuple(name for name in subject_names(cohort) if name not in lacking)
     if not subjects:
@@ -123,44 +121,6 @@ def patch_plan(
         options=options,
         tiles=None if options.stride is None else tuple(_tiles(target, name, options) for name in subjects),
     )
-
-
-def _lacking(cohort: xr.DataTree, needed: Sequence[Channel], space: str, *, brain: bool) -> dict[str, str]:
-    """Return who lacks an image or a result that is needed, and which."""
-    available, subjects = available_images(cohort), subject_names(cohort)
-    pipelines = dict.fromkeys(each.pipeline for each in needed if each.pipeline is not None)
-    results = {name: _results(cohort_target(cohort), name, subjects) for name in pipelines}
-    lacking = {}
-    for subject in subjects:
-        has = {name for name, there in available.loc[subject].items() if there}
-        absent = [each.image for each in needed if each.image and each.pipeline is None and each.image not in has]
-        for each in needed:
-            path = f"space-{space.removeprefix('space-')}/{each.image}"
-            if each.pipeline is not None and path not in results[each.pipeline][subject]:
-                absent.append(f"{each.pipeline}/{each.image}")
-        if brain and has.isdisjoint({"ncct", "ctp"}):
-            absent.append("ncct to find the brain in")
-        if absent:
-            lacking[subject] = f"has no {', '.join(dict.fromkeys(absent))}"
-    return lacking
-
-
-def _results(target: StorePlace, pipeline: str, subjects: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the paths of what a pipeline has of each subject, as ``"space-ncct/core"``."""
-    from isles24_zarr.derivatives import pipeline_names  # which imports all that writes, in each worker
-
-    store = target.opened(read_only=True)
-    pipelines = pipeline_names(target)
-    if pipeline not in pipelines:
-        what = f"is not in {target.url}, which has the pipelines: {', '.join(pipelines) or 'none'}"
-        raise UnknownNameError(f"pipeline {pipeline!r}", what)
-    keys = {name: f"{pipeline_path(pipeline, name)}/{ZARR_JSON}" for name in subjects}
-    objects = read_objects(store, list(keys.values()))
-    found = {}
-    for name, key in keys.items():
-        document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
-        found[name] = DerivativeRecord.from_document(document, key).arrays if document is not None else ()
-    return found
 
 
 def _tiles(target: StorePlace, subject: str, options: PatchOptions) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.cohorts import available_images, cohort_folds, cohort_target, selected_cohort, subject_names
+from isles24_zarr.cohorts import cohort_folds, cohort_target, selected_cohort, subject_names
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import DestinationError, Problem, UnknownNameError
 from isles24_zarr.training._nnunet_cases import (
@@ -28,7 +28,7 @@ from isles24_zarr.training._nnunet_cases import (
     lost_case,
 )
 from isles24_zarr.training._nnunet_folder import SPLITS_JSON, opened_folder, prepare, publish, write_errors
-from isles24_zarr.training.opening import cohort_channels
+from isles24_zarr.training.opening import cohort_channels, lacking_images
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
@@ -183,7 +183,7 @@ def nnunet_dataset(
         channels=channels, label=mask, values=values, threshold=label_threshold, fill=fill, space=space
     )
     target, folder = cohort_target(cohort), _folder(destination)
-    skipped = _without_images(cohort, (*channels, mask))
+    skipped = lacking_images(cohort, (*channels, mask), space)
     whole = [name for name in subject_names(cohort) if name not in skipped]
     _check_some(whole, skipped)
     with opened_folder(folder, target):
@@ -252,14 +252,6 @@ def _usual_scheme(channel: Channel) -> str:
         return "noNorm"
     kind = IMAGES.get(channel.image or "")
     return "CT" if kind is not None and channel.pipeline is None and kind.units == "HU" else "zscore"
-
-
-def _without_images(cohort: xr.DataTree, channels: Iterable[Channel]) -> dict[str, str]:
-    """Return the subjects that lack an image of the release in every space, and which."""
-    wanted = list(dict.fromkeys(each.image for each in channels if each.image and not each.pipeline))
-    available = available_images(cohort)
-    absent = {name: [each for each in wanted if not available.loc[name, each]] for name in subject_names(cohort)}
-    return {name: f"has no {', '.join(images)}" for name, images in absent.items() if images}
 
 
 def _folder(destination: str | os.PathLike[str]) -> Path:

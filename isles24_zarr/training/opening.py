@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from isles24_zarr.analysis import SPATIAL
-from isles24_zarr.cohorts import available_images
+from isles24_zarr.cohorts import available_images, cohort_target, subject_names
 from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.format import DerivativeRecord, SubjectRecord, pipeline_path
 from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.scans import open_scan
+from isles24_zarr.store import ZARR_JSON, document_from_bytes, read_objects
 from isles24_zarr.training.channels import channels_of
 
 if TYPE_CHECKING:
@@ -45,6 +47,82 @@ def cohort_channels(
         if channel.image and channel.pipeline is None and channel.image not in known:
             raise UnknownNameError(repr(channel.image), f"is no image, there are {', '.join(known)}")
     return channels
+
+
+def lacking_images(
+    cohort: xr.DataTree, channels: Sequence[Channel], space: str, *, brain: bool = False
+) -> dict[str, str]:
+    """Return the subjects that lack an image or result on the grid of a space, and what each lacks.
+
+    Parameters
+    ----------
+    cohort
+        As from `open_cohort`. Its table knows of images in any space, the records of the subjects in which.
+    channels
+        As of `channels_of`; what functions look at is not known.
+    space
+        As for `open_scan`.
+    brain
+        Whether a brain is to be found, in the NCCT or the series.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such pipeline.
+    """
+    group = f"space-{space.removeprefix('space-')}"
+    target, subjects = cohort_target(cohort), subject_names(cohort)
+    pipelines = dict.fromkeys(each.pipeline for each in channels if each.pipeline is not None)
+    held = _held_images(cohort, target, group)
+    for pipeline in pipelines:
+        for subject, paths in _results(target, pipeline, subjects).items():
+            own = (path.rpartition("/") for path in paths)
+            held[subject] |= {f"{pipeline}/{name}" for parent, _, name in own if parent == group}
+    images = [each for each in channels if each.image]
+    wanted = [str(each.image) if each.pipeline is None else f"{each.pipeline}/{each.image}" for each in images]
+    lacking = {}
+    for subject in subjects:
+        absent = [name for name in dict.fromkeys(wanted) if name not in held[subject]]
+        if brain and held[subject].isdisjoint({"ncct", "ctp"}):
+            absent.append("ncct to find the brain in")
+        if absent:
+            lacking[subject] = f"has no {', '.join(absent)}" + ("" if group == "space-ncct" else f" in {group}")
+    return lacking
+
+
+def _held_images(cohort: xr.DataTree, target: StorePlace, group: str) -> dict[str, set[str]]:
+    """Return the images of the release that each subject has in a group."""
+    available = available_images(cohort)
+    keys = {name: f"{name}/{ZARR_JSON}" for name in subject_names(cohort)}
+    objects = read_objects(target.opened(read_only=True), list(keys.values()))
+    held: dict[str, set[str]] = {}
+    for subject, key in keys.items():
+        document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
+        held[subject] = set()
+        if document is not None:  # it may have been removed meanwhile
+            record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
+            there = available.loc[subject]
+            own = [name for name, groups in record.images.items() if group in groups]
+            held[subject] = {name for name in own if there.get(name, False)}
+    return held
+
+
+def _results(target: StorePlace, pipeline: str, subjects: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the paths of what a pipeline has of each subject, as ``"space-ncct/core"``."""
+    from isles24_zarr.derivatives import pipeline_names  # which imports all that writes, in each worker
+
+    store = target.opened(read_only=True)
+    pipelines = pipeline_names(target)
+    if pipeline not in pipelines:
+        what = f"is not in {target.url}, which has the pipelines: {', '.join(pipelines) or 'none'}"
+        raise UnknownNameError(f"pipeline {pipeline!r}", what)
+    keys = {name: f"{pipeline_path(pipeline, name)}/{ZARR_JSON}" for name in subjects}
+    objects = read_objects(store, list(keys.values()))
+    found = {}
+    for name, key in keys.items():
+        document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
+        found[name] = DerivativeRecord.from_document(document, key).arrays if document is not None else ()
+    return found
 
 
 def check_missing(lacking: Mapping[str, str], missing: str) -> None:
