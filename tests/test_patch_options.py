@@ -373,7 +373,7 @@ def test_the_brain_on_the_grid_of_the_series(cohort: xr.DataTree) -> None:
     brain = cohort.isles.scan(S, "ctp").isles.brain_mask().values
     for index in range(4):
         assert brain[tuple(found[index]["origin"].tolist())]
-    with pytest.raises(errors.UnknownNameError, match=rf"{S}, space 'cta': has neither NCCT nor CTP"):
+    with pytest.raises(errors.UnknownNameError, match=f"{S}: has no ncct or ctp for the brain in space-cta"):
         cohort.isles.torch_dataset("cta", None, patch=PATCH, within="brain", space="cta")[0]
 
 

@@ -13,7 +13,6 @@ from isles24_zarr.cohorts import cohort_target, subject_names
 from isles24_zarr.errors import NotAStoreError, StoreDamageError, UnknownNameError
 from isles24_zarr.format import DERIVATIVES, PIPELINE_NAME
 from isles24_zarr.scans import open_scan
-from isles24_zarr.training.channels import Channel
 from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images
 from isles24_zarr.vocabulary import SERIES_IMAGES
 
@@ -159,12 +158,15 @@ def paths_of(
     if missing not in _MISSING:
         raise UnknownNameError(f"missing={missing!r}", f"is none of {', '.join(_MISSING)}")
     target, space = cohort_target(cohort), space.removeprefix("space-")
-    channels = {key: [_channel(cohort, name) for name in _several(names)] for key, names in keys.items()}
-    templates = {key: [_template(each, target.url, space) for each in several] for key, several in channels.items()}
+    templates = {
+        key: [_template(cohort, name, target.url, space) for name in _several(names)] for key, names in keys.items()
+    }
     for key, several in templates.items():
         if not several:
             raise UnknownNameError(repr(key), "has no image")
-    skipped = lacking_images(cohort, [each for several in channels.values() for each in several], space)
+    skipped = lacking_images(
+        cohort, [(each.pipeline, each.name) for several in templates.values() for each in several], space
+    )
     check_missing(skipped, missing)
     found = {
         subject: {
@@ -182,16 +184,13 @@ def _several(names: Names) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def _channel(cohort: xr.DataTree, name: str) -> Channel:
+def _template(cohort: xr.DataTree, name: str, store: str, space: str) -> ImagePath:
+    """Return the path of an image of nobody yet."""
     if not isinstance(name, str):
         raise UnknownNameError(repr(name), "is no name of an image; windows and functions are transforms here")
     if name in SERIES_IMAGES:
-        return Channel(name=name, image=name)
-    return cohort_channels(cohort, name)[0]
-
-
-def _template(channel: Channel, store: str, space: str) -> ImagePath:
-    """Return the path of an image of nobody yet."""
+        return ImagePath(store=store, subject="", space=space, name=name)
+    channel = cohort_channels(cohort, name)[0]
     return ImagePath(
         store=store, subject="", space=space, name=str(channel.image), pipeline=channel.pipeline, frame=channel.frame
     )

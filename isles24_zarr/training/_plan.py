@@ -12,7 +12,7 @@ from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import open_scan
 from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training.channels import Channel
-from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images
+from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images, stored_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,7 +105,7 @@ def patch_plan(
         mask = cohort_channels(cohort, within)[0]
     needed = (*channels, *labels, *([mask] if isinstance(mask, Channel) else []))
     target = cohort_target(cohort)
-    lacking = lacking_images(cohort, needed, options.space, brain=mask == BRAIN and options.draws)
+    lacking = lacking_images(cohort, stored_names(needed), options.space, brain=mask == BRAIN and options.draws)
     check_missing(lacking, options.missing)
     subjects = tuple(name for name in subject_names(cohort) if name not in lacking)
     if not subjects:

@@ -28,7 +28,7 @@ from isles24_zarr.training._nnunet_cases import (
     lost_case,
 )
 from isles24_zarr.training._nnunet_folder import SPLITS_JSON, opened_folder, prepare, publish, write_errors
-from isles24_zarr.training.opening import cohort_channels, lacking_images
+from isles24_zarr.training.opening import cohort_channels, lacking_images, stored_names
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
@@ -183,7 +183,7 @@ def nnunet_dataset(
         channels=channels, label=mask, values=values, threshold=label_threshold, fill=fill, space=space
     )
     target, folder = cohort_target(cohort), _folder(destination)
-    skipped = lacking_images(cohort, (*channels, mask), space)
+    skipped = lacking_images(cohort, stored_names((*channels, mask)), space)
     whole = [name for name in subject_names(cohort) if name not in skipped]
     _check_some(whole, skipped)
     with opened_folder(folder, target):

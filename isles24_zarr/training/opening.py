@@ -16,7 +16,7 @@ from isles24_zarr.store import ZARR_JSON, document_from_bytes, read_objects
 from isles24_zarr.training.channels import channels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from isles24_zarr.store import StorePlace
     from isles24_zarr.training.channels import Channel, ChannelLike
@@ -50,7 +50,7 @@ def cohort_channels(
 
 
 def lacking_images(
-    cohort: xr.DataTree, channels: Sequence[Channel], space: str, *, brain: bool = False
+    cohort: xr.DataTree, images: Iterable[tuple[str | None, str]], space: str, *, brain: bool = False
 ) -> dict[str, str]:
     """Return the subjects that lack an image or result on the grid of a space, and what each lacks.
 
@@ -58,8 +58,8 @@ def lacking_images(
     ----------
     cohort
         As from `open_cohort`. Its table knows of images in any space, the records of the subjects in which.
-    channels
-        As of `channels_of`; what functions look at is not known.
+    images
+        Pipeline, or None for images of the release, and name of each.
     space
         As for `open_scan`.
     brain
@@ -72,19 +72,18 @@ def lacking_images(
     """
     group = f"space-{space.removeprefix('space-')}"
     target, subjects = cohort_target(cohort), subject_names(cohort)
-    pipelines = dict.fromkeys(each.pipeline for each in channels if each.pipeline is not None)
+    images = list(dict.fromkeys(images))
     held = _held_images(cohort, target, group)
-    for pipeline in pipelines:
+    for pipeline in dict.fromkeys(pipeline for pipeline, _ in images if pipeline is not None):
         for subject, paths in _results(target, pipeline, subjects).items():
             own = (path.rpartition("/") for path in paths)
             held[subject] |= {f"{pipeline}/{name}" for parent, _, name in own if parent == group}
-    images = [each for each in channels if each.image]
-    wanted = [str(each.image) if each.pipeline is None else f"{each.pipeline}/{each.image}" for each in images]
+    wanted = [name if pipeline is None else f"{pipeline}/{name}" for pipeline, name in images]
     lacking = {}
     for subject in subjects:
-        absent = [name for name in dict.fromkeys(wanted) if name not in held[subject]]
+        absent = [name for name in wanted if name not in held[subject]]
         if brain and held[subject].isdisjoint({"ncct", "ctp"}):
-            absent.append("ncct to find the brain in")
+            absent.append("ncct or ctp for the brain")
         if absent:
             lacking[subject] = f"has no {', '.join(absent)}" + ("" if group == "space-ncct" else f" in {group}")
     return lacking
@@ -123,6 +122,11 @@ def _results(target: StorePlace, pipeline: str, subjects: Sequence[str]) -> dict
         document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
         found[name] = DerivativeRecord.from_document(document, key).arrays if document is not None else ()
     return found
+
+
+def stored_names(channels: Iterable[Channel]) -> list[tuple[str | None, str]]:
+    """Return pipeline and name of the images that channels show; what functions look at is not known."""
+    return [(each.pipeline, each.image) for each in channels if each.image]
 
 
 def check_missing(lacking: Mapping[str, str], missing: str) -> None:
