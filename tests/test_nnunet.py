@@ -172,6 +172,8 @@ def test_normalization_is_the_name_of_a_channel(
         ({"normalization": {"cta": "CT"}}, "'cta': is to be normalized, but is no channel"),
         ({"label_threshold": 0}, "label_threshold=0: is none"),
         ({"fill": float("nan")}, "fill=nan"),
+        ({"folds": 2.5}, "folds=2.5"),
+        ({"label": Channel(name="core", image="lesion_mask", window=(0, 1))}, "has a window"),
         ({"folds": 1}, "folds=1"),
         ({"subjects": ["sub-x"]}, "sub-x"),
         ({"space": "adc"}, "of sub-stroke0001: has no ncct, lesion_mask in space-adc"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import UnknownNameError
@@ -91,12 +92,18 @@ class PatchOptions:
         **others: Any,
     ) -> PatchOptions:
         """Make options of sequences of any kind; whole numbers stay whole."""
-        lengths: Mapping[str, Any] = {
-            "patch": None if patch is None else tuple(int(size) for size in patch),
-            "stride": None if stride is None else tuple(int(size) for size in stride),
-            "spacing": None if spacing is None else tuple(float(size) for size in spacing),
-        }
-        return cls(**lengths, **others)
+        whole = {name: others[name] for name in ("samples_per_subject", "seed") if name in others}
+        try:
+            lengths: Mapping[str, Any] = {
+                "patch": None if patch is None else tuple(operator.index(size) for size in patch),
+                "stride": None if stride is None else tuple(operator.index(size) for size in stride),
+                "spacing": None if spacing is None else tuple(float(size) for size in spacing),
+                **{name: operator.index(value) for name, value in whole.items()},
+            }
+        except (TypeError, ValueError) as error:
+            what = "patch and stride are three whole numbers, spacing three of mm, all else one whole number"
+            raise UnknownNameError("the numbers of patches", f"{what} ({error})") from None
+        return cls(**{**others, **lengths})
 
     @property
     def draws(self) -> bool:

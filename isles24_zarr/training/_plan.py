@@ -12,7 +12,7 @@ from isles24_zarr.geometry import scan_grid
 from isles24_zarr.scans import open_scan
 from isles24_zarr.training._resampling import PatchGrid
 from isles24_zarr.training.channels import Channel
-from isles24_zarr.training.opening import check_missing, cohort_channels, lacking_images, stored_names
+from isles24_zarr.training.opening import check_missing, cohort_channels, label_channels, lacking_images, stored_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,9 +94,7 @@ def patch_plan(
         An image, result or window does not exist, or is missing of a subject.
     """
     channels = cohort_channels(cohort, images, windows)
-    labels = () if label is None else cohort_channels(cohort, label)
-    if scaled := [each.name for each in labels if each.window is not None or each.mean_sd is not None]:
-        raise UnknownNameError(f"label {scaled[0]!r}", "has a window, and labels are no intensities; leave it out")
+    labels = () if label is None else label_channels(cohort, label)
     names = [each.name for each in labels]
     if options.around is not None and options.around not in names:
         raise UnknownNameError(repr(options.around), f"is no label, there are {', '.join(names) or 'none'}")

@@ -177,8 +177,10 @@ def channels_of(
         twice = next((name for name in names if names.count(name) > 1), None)
         raise UnknownNameError("images", f"has the channel {twice!r} twice" if twice else "has no channel")
     limits = _windows(windows, {name for channel in channels for name in (channel.name, channel.image) if name})
+    # a preset is of images, whatever a channel is called
+    named = {} if isinstance(windows, str) else limits
     return tuple(
-        dataclasses.replace(channel, window=limits.get(channel.name, limits.get(channel.image or "")))
+        dataclasses.replace(channel, window=named.get(channel.name, limits.get(channel.image or channel.name)))
         if channel.window is None
         else channel
         for channel in channels

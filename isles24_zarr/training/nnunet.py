@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 import time
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ from isles24_zarr.training._nnunet_cases import (
     lost_case,
 )
 from isles24_zarr.training._nnunet_folder import SPLITS_JSON, opened_folder, prepare, publish, write_errors
-from isles24_zarr.training.opening import cohort_channels, lacking_images, stored_names
+from isles24_zarr.training.opening import cohort_channels, label_channels, lacking_images, stored_names
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import IMAGES
 
@@ -169,14 +170,14 @@ def nnunet_dataset(
     started = time.monotonic()
     if subjects is not None:
         cohort = selected_cohort(cohort, [subjects] if isinstance(subjects, str) else list(subjects))
-    channels, (mask,) = cohort_channels(cohort, images, windows), cohort_channels(cohort, label)
+    channels, (mask,) = cohort_channels(cohort, images, windows), label_channels(cohort, label)
     names = _label_names(mask, labels)
     schemes = _schemes(channels, normalization)
     if not 0 < label_threshold <= 1:
         raise UnknownNameError(f"label_threshold={label_threshold}", "is none for fractions, give one above 0, up to 1")
     if fill is not None and not math.isfinite(fill):
         raise UnknownNameError(f"fill={fill}", "is not finite, which is what it stands for")
-    if folds < 2:
+    if not _is_whole(folds, 2):
         raise UnknownNameError(f"folds={folds}", "is no number of folds, give one from 2 on")
     values = {value: place for place, value in enumerate(names.values())}
     options = CaseOptions(
@@ -227,11 +228,17 @@ def _label_names(mask: Channel, labels: Mapping[str, int] | None) -> dict[str, i
     named = {str(name): value for name, value in labels.items()}
     if not any(value == 0 for value in named.values()):
         named = {"background": 0, **named}
-    wrong = [f"{name}: {value}" for name, value in named.items() if not isinstance(value, int) or value < 0]
+    wrong = [f"{name}: {value}" for name, value in named.items() if not _is_whole(value, 0)]
     if wrong or len(set(named.values())) < len(named) or len(named) < 2 or len(named) > 255:
         what = "gives each label a whole number of its own, from 0 for the background on"
         raise UnknownNameError("labels", f"{what}{': not ' + ', '.join(wrong) if wrong else ''}")
+    named = {name: int(value) for name, value in named.items()}
     return dict(sorted(named.items(), key=lambda label: (label[0] == _IGNORED, label[1])))
+
+
+def _is_whole(value: object, least: int) -> bool:
+    """Tell whether a value is a whole number of Python's or NumPy's, and not too small."""
+    return isinstance(value, Integral) and int(value) >= least
 
 
 def _schemes(channels: Sequence[Channel], normalization: str | Mapping[str, str] | None) -> list[str]:

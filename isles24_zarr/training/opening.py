@@ -49,6 +49,22 @@ def cohort_channels(
     return channels
 
 
+def label_channels(
+    cohort: xr.DataTree, label: ChannelLike | Sequence[ChannelLike] | Mapping[str, ChannelLike]
+) -> tuple[Channel, ...]:
+    """Return the channels of labels, which are no intensities.
+
+    Raises
+    ------
+    UnknownNameError
+        The cohort knows no such image, or it is to be scaled.
+    """
+    labels = cohort_channels(cohort, label)
+    if scaled := [each.name for each in labels if each.window is not None or each.mean_sd is not None]:
+        raise UnknownNameError(f"label {scaled[0]!r}", "has a window, and labels are no intensities; leave it out")
+    return labels
+
+
 def lacking_images(
     cohort: xr.DataTree, images: Iterable[tuple[str | None, str]], space: str, *, brain: bool = False
 ) -> dict[str, str]:
