@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from scipy import stats
 from isles24_zarr import errors
 from isles24_zarr.figures import agreement_plot
 from isles24_zarr.perfusion import map_agreement, perfusion_agreement, volume_agreement
-from tests.test_analysis import head, make_volume
+from tests.test_analysis import head, kinds_of, make_volume, no_masks
 
 pytestmark = pytest.mark.usefixtures("in_threads")
 
@@ -69,6 +71,49 @@ def test_lesions_of_both() -> None:
     assert same["hypoperfusion_dice"] == same["core_dice"] == 1
     with pytest.raises(errors.UnknownNameError, match="no cbf"):
         perfusion_agreement(first, second[["tmax"]])
+
+
+@pytest.mark.parametrize("compare", [map_agreement, perfusion_agreement])
+def test_where_is_a_mask_as_others_are(compare: Any) -> None:
+    first, second = maps_of(1), maps_of(2)
+    mask = np.random.default_rng(5).random(first["tmax"].shape) < 0.7
+
+    def same(found: Any, wanted: Any) -> bool:
+        return bool(found.equals(wanted)) if compare is map_agreement else found == wanted
+
+    wanted = compare(first, second, mask=mask)
+    assert not same(compare(first, second), wanted)
+    for each in (*kinds_of(mask), first["tmax"].copy(data=mask).transpose("y", "x", "z")):
+        assert same(compare(first, second, mask=each), wanted)
+    with pytest.warns(errors.SoftMaskWarning, match=r"0\.5 and more") as told:
+        assert same(compare(first, second, mask=0.05 + 0.9 * mask), wanted)
+    assert [each.filename for each in told] == [__file__]
+    for each in no_masks(mask):
+        with pytest.raises(errors.MaskError):
+            compare(first, second, mask=each)
+
+
+def test_a_plain_mask_has_the_axes_of_the_maps() -> None:
+    """Of the first ones, whatever order those have that they are compared with: cubes tell nothing by their shape."""
+    cube = {"z": slice(4, 16), "y": slice(14, 26), "x": slice(12, 24)}
+    first, second = maps_of(1).isel(cube), maps_of(2).isel(cube)
+    mask = np.random.default_rng(5).random((12, 12, 12)) < 0.5
+    turned = first.transpose("x", "y", "z")
+    wanted, found = perfusion_agreement(first, second, mask=mask), perfusion_agreement(turned, second, mask=mask.T)
+    assert found == pytest.approx(wanted)
+    table = map_agreement(turned, second, mask=mask.T)
+    pd.testing.assert_frame_equal(table, map_agreement(first, second, mask=mask))
+
+
+def test_what_stands_for_no_value_makes_no_difference() -> None:
+    """Other software leaves 0 where this leaves NaN."""
+    own, other = maps_of(1), maps_of(2)
+    part = own.where(own["tmax"].z < 0)
+    row = perfusion_agreement(part, other)
+    slow = (other["tmax"] > 6) & (own["tmax"] > 0) & (own["tmax"].z < 0)
+    assert row["hypoperfusion_reference"] == pytest.approx(int(slow.sum()) * 16 / 1000)
+    for nothing in (part.fillna(0), part.fillna({"tmax": -30, "cbf": 0, "cbv": 0})):
+        assert perfusion_agreement(nothing, other) == row
 
 
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)

@@ -20,7 +20,7 @@ from scipy import ndimage, stats
 
 import isles24_zarr
 from isles24_zarr import errors
-from isles24_zarr.analysis import lesions
+from isles24_zarr.analysis import inside_mask, lesions
 from isles24_zarr.analysis import statistics as analysis
 from isles24_zarr.vocabulary import COW_LABELS
 from tests import nifti_files
@@ -383,6 +383,72 @@ def test_nothing_is_hypoperfused() -> None:
     no_core = lesions.perfusion_lesions(tmax * 5, tmax)
     assert no_core.mismatch_ratio == np.inf
     assert not lesions.perfusion_masks(tmax, tmax)["core"].any()
+
+
+def kinds_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Return a mask as what else may stand for it, without fractions."""
+    return [mask.astype("u1"), mask.astype(">i2"), 3 * mask.astype("u2"), mask * 0.9999999997671694, mask.astype("f2")]
+
+
+def no_masks(mask: np.ndarray) -> list[np.ndarray]:
+    """Return what looks like a mask, and has values that are not 0 where nothing is meant by them."""
+    return [np.where(mask, 1.0, np.nan), mask.astype("i2") - 1, np.where(mask, 1.0, -0.5), np.where(mask, 1, np.inf)]
+
+
+def test_the_brain_is_a_mask_as_others_are() -> None:
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    affine[:3, 3] = (-35, -39, -38)
+    values = head(1, affine)
+    tmax, cbf = (make_volume(each, affine) for each in values)
+    brain = np.random.default_rng(3).random(tmax.shape) < 0.4
+    wanted = lesions.perfusion_lesions(tmax, cbf, brain=brain)
+    assert wanted.brain == pytest.approx(brain.sum() * 16 / 1000)
+    assert wanted.hypoperfusion == pytest.approx((brain & (values[0] > 6)).sum() * 16 / 1000)
+    shown = lesions.perfusion_masks(tmax, cbf, brain=brain)
+    np.testing.assert_array_equal(shown["hypoperfusion"], brain & (values[0] > 6))
+    for other in kinds_of(brain):
+        for given_as in (
+            other,
+            make_volume(other, affine),
+            make_volume(other, affine).chunk(z=3).transpose("x", "z", "y"),
+        ):
+            assert lesions.perfusion_lesions(tmax, cbf, brain=given_as) == wanted
+            assert lesions.perfusion_masks(tmax, cbf, brain=given_as).equals(shown)
+    for measure in (lesions.perfusion_lesions, lesions.perfusion_masks):
+        with pytest.warns(errors.SoftMaskWarning, match=r"the mask .*0\.5 and more") as told:
+            found = measure(tmax, cbf, brain=brain * 0.9 + 0.05)
+        assert [Path(each.filename) for each in told] == [Path(__file__)]
+        assert found == wanted if measure is lesions.perfusion_lesions else found.equals(shown)
+        for other in no_masks(brain):
+            with pytest.raises(errors.MaskError):
+                measure(tmax, cbf, brain=other)
+
+
+def test_a_plain_mask_has_the_axes_of_the_image_that_was_given() -> None:
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (-29, -29, -29)
+    tmax, cbf = (make_volume(each, affine) for each in head(1, affine, (30, 30, 30)))
+    brain = np.random.default_rng(3).random(tmax.shape) < np.linspace(0.1, 0.9, 30)[:, None, None]
+    wanted = lesions.perfusion_lesions(tmax, cbf, brain=brain)
+    turned = tmax.transpose("x", "y", "z")
+    assert lesions.perfusion_lesions(turned, cbf, brain=brain.T) == wanted
+    found = lesions.perfusion_masks(turned, cbf, brain=brain.T)
+    np.testing.assert_array_equal(found["hypoperfusion"].transpose("z", "y", "x"), brain & (tmax.values > 6))
+    assert int(found["core"].sum()) * 8 / 1000 == pytest.approx(wanted.core)
+    with pytest.raises(errors.GeometryError, match="an axis time2"):
+        inside_mask(tmax.rename(x="time2"), brain)
+
+
+def test_masks_whose_type_tells_are_not_read_before_they_must(store: Path) -> None:
+    tmax = make_volume(np.ones((4, 5, 6)))
+    for dtype in (bool, np.uint8):
+        unread = tmax.copy(data=da.from_delayed(dask.delayed(pytest.fail)("was read"), tmax.shape, dtype))
+        assert inside_mask(tmax, unread).chunks
+    scan = isles24_zarr.open_scan(store, ODD, chunks=None)
+    late = inside_mask(scan["tmax"], scan["cow_mask"])
+    assert late.chunks
+    np.testing.assert_array_equal(late, scan["cow_mask"].values > 0)
+    assert late.isles.affine == pytest.approx(scan.isles.affine)
 
 
 # --- overlaps ---

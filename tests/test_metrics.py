@@ -21,6 +21,7 @@ from hypothesis.extra.numpy import arrays
 import isles24_zarr
 from isles24_zarr import errors
 from isles24_zarr.analysis.metrics import challenge_metrics, lesion_components
+from tests.test_analysis import kinds_of, no_masks
 
 SHAPE = (6, 9, 8)
 
@@ -324,3 +325,23 @@ def test_nothing_outside_of_the_brain_counts() -> None:
     assert challenge_metrics(prediction, reference, 2.0, brain=brain & False).dice == 1
     with pytest.raises(errors.GeometryError):
         challenge_metrics(mask, grid_scan(reference), brain=grid_scan(brain, origin=1.0))
+    for each in kinds_of(brain):
+        assert challenge_metrics(prediction, reference, 2.0, brain=each) == found
+    with pytest.warns(errors.SoftMaskWarning, match=r"brain .*0\.5 and more") as told:
+        soft = challenge_metrics(prediction, reference, 2.0, brain=0.05 + 0.9 * brain)
+    assert [each.filename for each in told] == [__file__]
+    assert soft == dataclasses.replace(found, mask_threshold=0.5)
+    assert challenge_metrics(prediction, reference, 2.0, brain=0.4 * brain, threshold=0.3).dice == found.dice
+    for each in no_masks(brain):
+        with pytest.raises(errors.MaskError, match="brain"):
+            challenge_metrics(prediction, reference, 2.0, brain=each)
+
+
+def test_plain_masks_have_the_axes_of_the_one_that_has_a_grid() -> None:
+    prediction, reference, brain = np.random.default_rng(4).random((3, 9, 9, 9)) < 0.3
+    wanted = challenge_metrics(prediction, reference, 8.0, brain=brain)
+    turned = grid_scan(reference).transpose("x", "y", "z")
+    assert challenge_metrics(prediction.T, turned, 8.0, brain=brain.T) == wanted
+    assert wanted.dice == pytest.approx(
+        2 * (prediction & reference & brain).sum() / ((prediction & brain).sum() + (reference & brain).sum())
+    )

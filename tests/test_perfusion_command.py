@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from distributed import Client
@@ -121,6 +122,33 @@ def test_the_table_of_the_released_maps(store: Path) -> None:
         ml = scan.isles.voxel_volume / 1000
         assert table.loc[name, "hypoperfusion"] == pytest.approx(slow.sum() * ml)
         assert table.loc[name, "coverage"] == pytest.approx((scan["cbf"].values[brain] != 0).mean(), abs=0.01)
+
+
+def slabs(scan: xr.Dataset, nothing: float) -> xr.Dataset:
+    """Return half of the released maps, and a Tmax of what is late alone."""
+    maps = scan[["tmax", "cbf"]].load()
+    computed = (maps > 0) & (np.arange(maps.sizes["z"]) < maps.sizes["z"] // 2)[:, None, None]
+    return maps.where(computed.assign(tmax=computed["tmax"] & (maps["tmax"] > 3)), nothing)
+
+
+def test_a_row_is_of_one_piece_whatever_stands_for_no_value(store: Path) -> None:
+    cohort = isles24_zarr.open_cohort(store)
+    limits = {"tmax_threshold": 4.0, "cbf_fraction": 0.7}
+    table, zeros = (
+        cohort.isles.perfusion_table(functools.partial(slabs, nothing=nothing), **limits, progress=False)
+        for nothing in (np.nan, 0.0)
+    )
+    assert table["error"].isna().all()
+    assert (table["core"] > 0).any()
+    pd.testing.assert_frame_equal(zeros, table)
+    np.testing.assert_allclose(table["hypoperfusion"] - table["core"], table["mismatch"])
+    for name in SUBJECTS:
+        scan = cohort.isles.scan(name).load()
+        brain = scan.isles.brain_mask()
+        lesions = slabs(scan, np.nan).isles.perfusion_lesions(brain=brain, **limits)
+        assert table.loc[name, "core"] == lesions.core
+        late = brain.values & np.isfinite(slabs(scan, np.nan)["tmax"].values) & (scan["tmax"].values > 4)
+        assert table.loc[name, "hypoperfusion_reference"] == pytest.approx(late.sum() * scan.isles.voxel_volume / 1000)
 
 
 def test_on_a_cluster_of_processes(own: Path, client: Client) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from isles24_zarr import errors
 from isles24_zarr.perfusion import perfusion_inputs, perfusion_maps
+from tests.test_analysis import kinds_of, no_masks
 from tests.test_perfusion import AFFINE, KAPPA, arterial, make_series, tissue
 
 pytestmark = pytest.mark.usefixtures("in_threads")
@@ -147,6 +150,57 @@ def test_arguments_in_every_shape() -> None:
     assert np.median(maps["cbv"].values[where["vein"]]) == pytest.approx(100 * KAPPA, rel=0.1)
     with pytest.raises(errors.GeometryError, match="another shape"):
         perfusion_maps(plain, found, mask=mask[:2])
+
+
+def test_the_mask_of_maps_is_a_mask_as_others_are() -> None:
+    values, _ = head(40, 80)
+    series, artery = series_of(values), 40 + arterial(SECONDS, 1.5)
+    mask = np.random.default_rng(2).random(SHAPE) < 0.5
+    wanted = perfusion_maps(series, artery, mask=mask, smoothing=3.0).compute()
+    np.testing.assert_array_equal(np.isfinite(wanted["ttp"]), mask)
+    for each in kinds_of(mask):
+        found = perfusion_maps(series, artery, mask=each, smoothing=3.0)
+        np.testing.assert_array_equal(found["cbf"], wanted["cbf"])
+    with pytest.warns(errors.SoftMaskWarning, match=r"0\.5 and more") as told:
+        found = perfusion_maps(series, artery, mask=0.05 + 0.9 * mask, smoothing=3.0)
+    assert [each.filename for each in told] == [__file__]
+    np.testing.assert_array_equal(found["cbf"], wanted["cbf"])
+    for each in no_masks(mask):
+        with pytest.raises(errors.MaskError):
+            perfusion_maps(series, artery, mask=each)
+
+
+def test_plain_masks_have_the_axes_of_the_series_that_was_given() -> None:
+    values, _ = head(40, 80)
+    series, artery = series_of(values).isel(y=slice(3), x=slice(3)), 40 + arterial(SECONDS, 1.5)
+    mask = np.random.default_rng(2).random((3, 3, 3)) < 0.5
+    turned = series.transpose("x", "time", "y", "z")
+    found = perfusion_maps(turned, artery, mask=mask.T)["ttp"].transpose("z", "y", "x")
+    np.testing.assert_array_equal(np.isfinite(found), mask)
+
+
+def test_inputs_are_of_the_frames_of_the_series() -> None:
+    values, _ = head(40, 80)
+    series = series_of(values)
+    found = perfusion_inputs(series)
+    with pytest.raises(errors.PerfusionError, match="other times"):
+        perfusion_maps(series.assign_coords(time=2 * SECONDS), found)
+    with pytest.raises(errors.PerfusionError, match="has 59 frames, the curve that was given 60"):
+        perfusion_maps(series.isel(time=slice(59)), found)
+    early = perfusion_inputs(series.isel(time=slice(0, 59)))
+    late = series.isel(time=slice(1, 60))
+    with pytest.raises(errors.PerfusionError, match="other times"):
+        perfusion_maps(late, early)
+    vein = dataclasses.replace(perfusion_inputs(late), venous_output=early.venous_output)
+    with pytest.raises(errors.PerfusionError, match="other times"):
+        perfusion_maps(late, vein)
+    with pytest.raises(errors.GeometryError, match="no time axis"):
+        perfusion_maps(series.isel(time=0), found)
+    spans = series.assign_coords(time=(SECONDS * 1e9).astype("timedelta64[ns]"))
+    wanted = perfusion_maps(series, found)["tmax"].values
+    np.testing.assert_array_equal(perfusion_maps(spans, found)["tmax"].values, wanted)
+    curve = found.arterial_input.assign_coords(time=spans["time"])
+    np.testing.assert_array_equal(perfusion_inputs(spans, curve).arterial_input, found.arterial_input)
 
 
 def test_blocks_whose_last_is_thinner_than_the_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:

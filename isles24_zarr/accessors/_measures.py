@@ -143,8 +143,9 @@ class MeasuresAccessor(ScanPerfusionAccessor):
         Parameters
         ----------
         brain
-            Mask, or its name, outside of which nothing counts; by default that of `brain_mask` where the scan has an
-            NCCT, and all of the maps where not, as derived ones stop at the brain by themselves.
+            Mask of booleans, labels or fractions, or its name, outside of which nothing counts; by default that of
+            `brain_mask` where the scan has an NCCT, and all of the maps where not, as derived ones stop at the brain by
+            themselves.
         tmax_threshold
             In s: tissue above is hypoperfused.
         cbf_fraction

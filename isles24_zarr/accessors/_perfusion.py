@@ -80,7 +80,7 @@ class SeriesAccessor(GeometryAccessor):
         ----------
         arterial_input, venous_output
             Curves over time in HU, masks, or positions in RAS mm; by default they are found at once, see
-            `perfusion.perfusion_inputs`, whose result is taken too.
+            `perfusion.perfusion_inputs`, whose result for the same frames is taken too.
         method
             ``"bcsvd"`` or ``"osvd"``.
         truncation
@@ -90,8 +90,8 @@ class SeriesAccessor(GeometryAccessor):
         density
             Of tissue, in g/mL.
         mask
-            (z, y, x): where maps are computed. By default, of a scan its `brain_mask`; of a series all that holds a
-            curve.
+            (z, y, x), booleans, labels or fractions: where maps are computed. By default, of a scan its `brain_mask`;
+            of a series all that holds a curve.
         smoothing
             Full width at half maximum in mm; or that and one in s.
 
@@ -104,9 +104,9 @@ class SeriesAccessor(GeometryAccessor):
         Raises
         ------
         PerfusionError
-            There is no arterial input to be found, or no bolus in it.
-        GeometryError, UnknownNameError
-            The scan has no ctp, the mask is not on its grid, or an argument is out of its range.
+            There is no arterial input to be found, no bolus in it, or it is of other frames.
+        GeometryError, MaskError, UnknownNameError
+            The scan has no ctp, the mask is not on its grid or none, or an argument is out of its range.
 
         Examples
         --------

@@ -18,7 +18,7 @@ from isles24_zarr.analysis.lesions import (
     perfusion_lesions,
     perfusion_masks,
 )
-from isles24_zarr.analysis.masks import LabelRule, label_rule, labelled, slice_areas
+from isles24_zarr.analysis.masks import LabelRule, inside_mask, label_rule, labelled, slice_areas
 from isles24_zarr.analysis.metrics import ChallengeMetrics, challenge_metrics, dice_coefficient, lesion_components
 from isles24_zarr.analysis.resampling import ResamplingMethod, resampled_like
 from isles24_zarr.analysis.statistics import label_volumes, mask_overlaps, mask_statistics, mask_volume, windowed
@@ -43,6 +43,7 @@ __all__ = [
     "enhancement",
     "enhancing_vessels",
     "hypoperfusion_mask",
+    "inside_mask",
     "label_rule",
     "label_volumes",
     "labelled",

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.analysis.blockwise import block_results, computed_voxels, on_same_grid, volume_axes
+from isles24_zarr.analysis.masks import inside_mask
 from isles24_zarr.conventions import CBF_FRACTION, MM3_PER_ML, SEVERE_TMAX, TMAX_THRESHOLD
 from isles24_zarr.geometry import scan_grid
 
@@ -92,7 +93,8 @@ def perfusion_lesions(
         On the same grid, in mL/100 g/min. Hypoperfused tissue is core where it is below `cbf_fraction` of the median
         CBF of the other hemisphere.
     brain
-        Mask on the same grid, such as `analysis.brain_mask`: nothing outside of it counts. By default everything does.
+        Mask on the same grid, such as `analysis.brain_mask`: nothing outside of it counts. Booleans, labels, or
+        fractions, which are cut at 0.5 with a `SoftMaskWarning`. By default everything counts.
     tmax_threshold
         In s; 6 is that of DEFUSE 3 [1]_ and EXTEND-IA [2]_.
     cbf_fraction
@@ -106,6 +108,8 @@ def perfusion_lesions(
     ------
     GeometryError
         The maps are no volumes on one grid.
+    MaskError
+        The values of the brain are neither labels nor fractions between 0 and 1.
 
     Notes
     -----
@@ -130,9 +134,9 @@ def perfusion_lesions(
        diffusion-weighted imaging in acute stroke but thresholds vary by postprocessing platform. Stroke
        2011;42:1923-1928. doi:10.1161/STROKEAHA.110.610618.
     """
+    masks = [] if brain is None else [inside_mask(tmax, brain)]
     tmax = volume_axes(tmax)
     cbf = on_same_grid(tmax, cbf)
-    masks = [] if brain is None else [on_same_grid(tmax, brain)]
     grid = scan_grid(tmax)
     ml = grid.voxel_volume / MM3_PER_ML
     measure = functools.partial(_flows, grid.affine[0], tmax_threshold)
@@ -176,13 +180,13 @@ def _flows(
     start: tuple[int, ...],
     tmax: NDArray[Any],
     cbf: NDArray[Any],
-    brain: NDArray[Any] | None = None,
+    brain: NDArray[np.bool_] | None = None,
 ) -> tuple[tuple[NDArray[Any], ...], tuple[int, ...]]:
     """Return CBF, x in mm and whether Tmax is long of voxels that have a CBF; and counts.
 
     These are how many voxels are slow, and very slow, how many each map leaves out, and how many the brain has.
     """
-    inside = np.ones(tmax.shape, dtype=bool) if brain is None else brain != 0
+    inside = np.ones(tmax.shape, dtype=bool) if brain is None else brain
     finite = np.isfinite(tmax) & inside
     slow = finite & (tmax > threshold)
     known = computed_voxels(cbf, "cbf") & inside
@@ -214,17 +218,17 @@ def perfusion_masks(
     Returns
     -------
     xarray.Dataset
-        Booleans ``hypoperfusion`` and ``core`` (z, y, x), lazy if the maps are; their volumes are those of
+        Booleans ``hypoperfusion`` and ``core`` (z, y, x), lazy if the maps or the brain are; their volumes are those of
         `perfusion_lesions`.
     """
-    lesions = perfusion_lesions(tmax, cbf, brain=brain, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
+    within = None if brain is None else inside_mask(tmax, brain)
+    lesions = perfusion_lesions(tmax, cbf, brain=within, tmax_threshold=tmax_threshold, cbf_fraction=cbf_fraction)
     tmax = volume_axes(tmax)
     # both maps are on one grid, though the last digits of their coordinates need not agree
     flow = on_same_grid(tmax, cbf).astype(np.float64)
     slow = hypoperfusion_mask(tmax, tmax_threshold=tmax_threshold)
-    if brain is not None:
-        within = on_same_grid(tmax, brain) != 0
-        slow = slow & within.drop_vars(list(within.coords))
+    if within is not None:
+        slow = slow & within
     low = (flow < cbf_fraction * lesions.reference_cbf) & computed_voxels(flow, "cbf")
     lost = slow & low.drop_vars(list(flow.coords))
     return xr.Dataset({"hypoperfusion": slow, "core": lost.rename("core").assign_attrs(units="1")})

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis.blockwise import block_results, name_of
+from isles24_zarr.analysis.blockwise import SPATIAL, block_results, canonical_axes, name_of, on_dask, on_same_grid
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import MaskError, SoftMaskWarning, UnknownNameError
-from isles24_zarr.format import mask_values, merged, values_of
+from isles24_zarr.format import mask_values, merged, stored_layout, values_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class LabelRule:
         return values.astype(self.dtype, copy=False)
 
 
-def label_rule(mask: xr.DataArray, threshold: float | None = None) -> LabelRule:
+def label_rule(mask: xr.DataArray, threshold: float | None = None, *, stacklevel: int = 3) -> LabelRule:
     """Find out how the values of a mask become labels. Unless their type tells, they are read once, block by block.
 
     Parameters
@@ -67,6 +67,8 @@ def label_rule(mask: xr.DataArray, threshold: float | None = None) -> LabelRule:
         Any axes; booleans, whole numbers or floating-point numbers.
     threshold
         For a soft mask; 0.5 where none is given, with a warning.
+    stacklevel
+        Of the warning, as of `warnings.warn`: by default, that of the caller of the function that needs labels.
 
     Raises
     ------
@@ -88,11 +90,9 @@ def label_rule(mask: xr.DataArray, threshold: float | None = None) -> LabelRule:
     if found.kind == "labels":
         return LabelRule(dtype=found.dtype)
     if threshold is None:
-        # 3: the caller of the function that needs labels
-        message = (
-            f"{name} {found.why}; voxels of {SOFT_MASK_THRESHOLD:g} and more were counted, give threshold= to choose"
-        )
-        warnings.warn(message, SoftMaskWarning, stacklevel=3)
+        counted = f"voxels of {SOFT_MASK_THRESHOLD:g} and more were counted"
+        advice = "to choose, give threshold=, or what is inside, as mask >= 0.3"
+        warnings.warn(f"{name} {found.why}; {counted}; {advice}", SoftMaskWarning, stacklevel=stacklevel)
     return LabelRule(dtype=np.dtype(np.uint8), threshold=SOFT_MASK_THRESHOLD if threshold is None else threshold)
 
 
@@ -122,6 +122,50 @@ def labelled(mask: xr.DataArray, threshold: float | None = None) -> xr.DataArray
         rule.labels, mask, dask="parallelized", output_dtypes=[rule.dtype], keep_attrs=True
     )
     return labels.assign_attrs(rule.note)
+
+
+def inside_mask(image: xr.DataArray, mask: xr.DataArray | ArrayLike) -> xr.DataArray:
+    """Return where a mask, such as that of the brain, is, on the grid of an image.
+
+    Parameters
+    ----------
+    image
+        ((time,) z, y, x), or a slice of that, in any order.
+    mask
+        With the spatial axes of the image: booleans, labels, or fractions, which are cut at 0.5 with a
+        `SoftMaskWarning`. A plain array has them in the image's order. Unless its type tells what its values mean, it
+        is read once, block by block.
+
+    Returns
+    -------
+    xarray.DataArray
+        (z, y, x), as far as the image has them, booleans, with the coordinates of the image: both are on one grid,
+        though the last digits of their coordinates need not agree. Lazy if the mask is on Dask or comes from a store.
+
+    Raises
+    ------
+    GeometryError
+        They do not sample the same points.
+    MaskError
+        The values of the mask are neither labels nor fractions between 0 and 1.
+
+    Examples
+    --------
+    >>> from isles24_zarr.analysis import inside_mask
+    >>> brain = inside_mask(scan["tmax"], scan.isles.brain_mask().astype("int16"))
+    >>> brain.dims, brain.dtype
+    (('z', 'y', 'x'), dtype('bool'))
+    """
+    region = canonical_axes(on_same_grid(image, mask))
+    if region.name is None:
+        region = region.rename("the mask")
+    if region.dtype != bool:
+        rule = label_rule(region, stacklevel=4)
+        # what xarray reads late without Dask, it would read at once
+        late = on_dask(region) if stored_layout(region.variable) else region
+        region = xr.apply_ufunc(rule.inside, late, dask="parallelized", output_dtypes=[bool])
+    axes = {name: image.coords[name] for name in SPATIAL if name in image.coords}
+    return region.drop_vars(list(region.coords)).assign_coords(axes)
 
 
 def marked_box(mask: xr.DataArray, rule: LabelRule, label: int | None = None) -> dict[str, slice]:

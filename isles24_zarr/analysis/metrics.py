@@ -51,7 +51,7 @@ class ChallengeMetrics:
     matching_threshold
         Intersection over union from which on lesions were matched.
     mask_threshold
-        From which fraction on voxels of a soft mask were counted; None where both masks are labels.
+        From which fraction on voxels of a soft mask were counted; None where all masks are labels.
     """
 
     dice: float
@@ -80,7 +80,8 @@ def challenge_metrics(
     voxel_volume
         In mm^3; by default that of the grid, which at least one mask has if it is a DataArray.
     brain
-        (z, y, x), on the same grid: what is outside of it counts in neither mask, see `analysis.brain_mask`.
+        (z, y, x), on the same grid, booleans, labels or fractions: what is outside of it counts in neither mask, see
+        `analysis.brain_mask`.
     matching_threshold
         Intersection over union, above 0 and up to 1, from which on two lesions match; 0.2 is the challenge's since
         December 2025, 0.5 was that of the challenge itself.
@@ -94,7 +95,7 @@ def challenge_metrics(
     Raises
     ------
     MaskError
-        A mask has other labels than 0 and 1, or values that are no labels.
+        A prediction or a reference has other labels than 0 and 1, or any of the masks values that are no labels.
     UnknownNameError
         The matching threshold is not possible.
     GeometryError
@@ -110,8 +111,9 @@ def challenge_metrics(
     masks = _masks_on_one_grid(reference, prediction, *([] if brain is None else [brain]))
     if voxel_volume is None:
         voxel_volume = _voxel_volume(masks)
-    rules = [label_rule(mask, threshold) for mask in masks[:2]]
-    true_voxels, found_voxels = _cropped(masks[:2], rules, masks[2] if brain is not None else None)
+    # no comprehension, which would be the caller that a warning shows
+    rules = list(map(functools.partial(label_rule, threshold=threshold), masks))
+    true_voxels, found_voxels = _cropped(masks, rules)
     both = int(np.count_nonzero(true_voxels & found_voxels))
     true_count, found_count = int(true_voxels.sum()), int(found_voxels.sum())
     matches, true_lesions, found_lesions = _matched_lesions(true_voxels, found_voxels, matching_threshold)
@@ -184,13 +186,15 @@ def _matched_lesions(true: NDArray[np.bool_], found: NDArray[np.bool_], threshol
 
 
 def _masks_on_one_grid(*masks: xr.DataArray | ArrayLike) -> list[xr.DataArray]:
-    """Return masks (z, y, x) on the grid of the first that has one."""
+    """Return masks (z, y, x) on the grid of the first that has one, by whose axes plain arrays are taken."""
     with_axes = [mask for mask in masks if isinstance(mask, xr.DataArray)]
     anchor = with_axes[0] if with_axes else xr.DataArray(np.asarray(masks[0]), name="reference")
     if not with_axes and anchor.ndim == 3:
         anchor = anchor.rename(dict(zip(anchor.dims, SPATIAL, strict=True)))
-    anchor = volume_axes(anchor)
-    return [anchor if mask is anchor else on_same_grid(anchor, mask) for mask in masks]
+    volume_axes(anchor)  # raises where it is none
+    placed = [anchor if mask is anchor else on_same_grid(anchor, mask) for mask in masks]
+    roles = ("reference", "prediction", "brain")
+    return [volume_axes(mask).rename(mask.name or role) for mask, role in zip(placed, roles, strict=False)]
 
 
 def _voxel_volume(masks: Sequence[xr.DataArray]) -> float:
@@ -200,21 +204,20 @@ def _voxel_volume(masks: Sequence[xr.DataArray]) -> float:
     raise GeometryError("voxel_volume", "is not known of plain arrays, give it in mm^3")
 
 
-def _cropped(
-    masks: Sequence[xr.DataArray], rules: Sequence[LabelRule], brain: xr.DataArray | None
-) -> list[NDArray[np.bool_]]:
-    """Return masks as booleans within the brain, cut to where any of them is not 0."""
-    for mask, rule in zip(masks, rules, strict=True):
+def _cropped(masks: Sequence[xr.DataArray], rules: Sequence[LabelRule]) -> list[NDArray[np.bool_]]:
+    """Return two masks as booleans within the brain, the third where there is one, cut to where any of both is."""
+    both = list(zip(masks, rules, strict=True))[:2]
+    for mask, rule in both:
         if max(block_results(functools.partial(_highest, rule), mask), default=0) > 1:
             raise MaskError(name_of(mask), "has other labels than 0 and 1; take one of them, as mask == 1")
-    found = (marked_box(mask, rule) for mask, rule in zip(masks, rules, strict=True))
+    found = (marked_box(mask, rule) for mask, rule in both)
     boxes = [box for box in found if all(part.stop for part in box.values())]
     joint = {
         dim: slice(min((box[dim].start for box in boxes), default=0), max((box[dim].stop for box in boxes), default=0))
         for dim in SPATIAL
     }
-    within = True if brain is None else brain.isel(joint).to_numpy() != 0
-    return [rule.inside(mask.isel(joint).to_numpy()) & within for mask, rule in zip(masks, rules, strict=True)]
+    marked = [rule.inside(mask.isel(joint).to_numpy()) for mask, rule in zip(masks, rules, strict=True)]
+    return [np.logical_and.reduce([mask, *marked[2:]]) for mask in marked[:2]]
 
 
 def _highest(rule: LabelRule, values: NDArray[Any]) -> int:

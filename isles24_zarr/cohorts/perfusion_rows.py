@@ -57,9 +57,10 @@ def perfusion_table(
     -------
     pandas.DataFrame
         One row a subject: volumes of ``hypoperfusion``, ``core`` and ``mismatch`` in mL, ``mismatch_ratio``, ``side``,
-        ``laterality``, ``intensity_ratio``, ``coverage`` and what else `analysis.PerfusionLesions` has; of other maps
-        than those of the release, where that has some on this grid, what `perfusion.perfusion_agreement` tells. The
-        last column is ``error``, as of `mapped_subjects`, whose errors it raises.
+        ``laterality``, ``intensity_ratio``, ``coverage`` and what else `analysis.PerfusionLesions` has, within the
+        brain; of other maps than those of the release, where that has some on this grid, what else
+        `perfusion.perfusion_agreement` tells: ``_reference``, ``_dice`` and correlations, within the part of the brain
+        where these maps have a Tmax. The last column is ``error``, as of `mapped_subjects`, whose errors it raises.
 
     Notes
     -----
@@ -75,14 +76,14 @@ def perfusion_table(
 def _row(maps: Maps | None, tmax_threshold: float, cbf_fraction: float, scan: xr.Dataset) -> dict[str, Any]:
     limits = {"tmax_threshold": tmax_threshold, "cbf_fraction": cbf_fraction}
     own = _maps_of(scan, maps)
-    there = own["tmax"].notnull()
     brain = scan_brain(scan)
     if brain is None:
         brain = computed_voxels(own["cbf"], "cbf")
     row = dataclasses.asdict(perfusion_lesions(own["tmax"], own["cbf"], brain=brain, **limits))
     if maps is not None and {"tmax", "cbf"} <= set(scan.data_vars):
-        inside = there & brain.drop_vars(list(brain.coords))
-        row |= perfusion_agreement(own, scan, mask=inside, **limits)
+        inside = computed_voxels(own["tmax"], "tmax") & brain.drop_vars(list(brain.coords))
+        # volumes stay those of which mismatch and coverage were made
+        row = row | perfusion_agreement(own, scan, mask=inside, **limits) | row
     return row
 
 

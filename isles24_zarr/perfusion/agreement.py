@@ -12,6 +12,7 @@ from isles24_zarr.analysis import (
     SPATIAL,
     block_results,
     computed_voxels,
+    inside_mask,
     mask_overlaps,
     mask_volume,
     on_same_grid,
@@ -38,7 +39,8 @@ def map_agreement(
     maps, reference
         With some of ``tmax``, ``cbf``, ``cbv`` and ``mtt``, (z, y, x), on one grid.
     mask
-        Where to compare, on the same grid; by default wherever both were computed.
+        Where to compare, on the same grid, booleans, labels, or fractions, which are cut at 0.5 with a
+        `SoftMaskWarning`; by default wherever both were computed.
 
     Returns
     -------
@@ -50,6 +52,8 @@ def map_agreement(
     ------
     GeometryError
         They are not on one grid.
+    MaskError
+        The values of the mask are neither labels nor fractions between 0 and 1.
     UnknownNameError
         There is no map that both have.
 
@@ -69,11 +73,12 @@ def map_agreement(
     names = [name for name in PERFUSION_MAPS if name in maps and name in reference]
     if not names:
         raise UnknownNameError("compare", f"there is no map that both have, of {', '.join(PERFUSION_MAPS)}")
-    rows = {name: _agreement(*_both(maps[name], reference[name], mask)) for name in names}
+    within = None if mask is None else inside_mask(maps[names[0]], mask)
+    rows = {name: _agreement(*_both(maps[name], reference[name], within)) for name in names}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("map")
 
 
-def _both(first: xr.DataArray, second: xr.DataArray, mask: Any) -> list[NDArray[np.float64]]:
+def _both(first: xr.DataArray, second: xr.DataArray, mask: xr.DataArray | None) -> list[NDArray[np.float64]]:
     """Return the values of two maps where both have some, in the same order."""
     first = first.transpose(*SPATIAL)
     others = [on_same_grid(first, second), *([] if mask is None else [on_same_grid(first, mask)])]
@@ -82,11 +87,11 @@ def _both(first: xr.DataArray, second: xr.DataArray, mask: Any) -> list[NDArray[
 
 
 def _pairs(
-    name: str, first: NDArray[Any], second: NDArray[Any], mask: NDArray[Any] | None = None
+    name: str, first: NDArray[Any], second: NDArray[Any], mask: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     known = computed_voxels(first, name) & computed_voxels(second, name)
     if mask is not None:
-        known &= mask != 0
+        known &= mask
     return first[known].astype(np.float64), second[known].astype(np.float64)
 
 
@@ -119,20 +124,21 @@ def perfusion_agreement(
     maps, reference
         With ``tmax`` and ``cbf``, and ``cbv`` and ``mtt`` where there are, (z, y, x), on one grid.
     mask
-        Where to compare; by default where `maps` has a Tmax: the reference may cover scalp and neck.
+        Where to compare, as for `map_agreement`; by default where `maps` has a Tmax, which 0 and NaN are not: the
+        reference may cover scalp and neck.
     tmax_threshold, cbf_fraction
         As for `analysis.perfusion_lesions`.
 
     Returns
     -------
     dict
-        ``hypoperfusion`` and ``core`` in mL, each with ``_reference`` and ``_dice``; ``tmax_pearson``,
-        ``tmax_spearman`` and so on for each map that both have.
+        ``hypoperfusion`` and ``core`` in mL, each with ``_reference`` and ``_dice``, all within the mask;
+        ``tmax_pearson``, ``tmax_spearman`` and so on for each map that both have.
 
     Raises
     ------
-    GeometryError, UnknownNameError
-        They are not on one grid, or lack a map.
+    GeometryError, MaskError, UnknownNameError
+        They are not on one grid, the mask is none, or a map is lacking.
 
     Examples
     --------
@@ -144,10 +150,9 @@ def perfusion_agreement(
     lacking = [name for name in ("tmax", "cbf") if name not in maps or name not in reference]
     if lacking:
         raise UnknownNameError("compare", f"one of both has no {lacking[0]}")
-    if mask is None:
-        mask = np.isfinite(maps["tmax"])
+    within = inside_mask(maps["tmax"], computed_voxels(maps["tmax"], "tmax") if mask is None else mask)
     limits = {"tmax_threshold": tmax_threshold, "cbf_fraction": cbf_fraction}
-    own, other = (perfusion_masks(each["tmax"], each["cbf"], brain=mask, **limits) for each in (maps, reference))
+    own, other = (perfusion_masks(each["tmax"], each["cbf"], brain=within, **limits) for each in (maps, reference))
     ml = scan_grid(maps["tmax"]).voxel_volume
     row: dict[str, float] = {}
     for name in ("hypoperfusion", "core"):
@@ -157,7 +162,7 @@ def perfusion_agreement(
             f"{name}_reference": overlap["volume"],
             f"{name}_dice": overlap["dice"],
         }
-    found = map_agreement(maps, reference, mask=mask).to_dict("index")
+    found = map_agreement(maps, reference, mask=within).to_dict("index")
     return row | {f"{name}_{what}": values[what] for name, values in found.items() for what in ("pearson", "spearman")}
 
 

@@ -143,6 +143,7 @@ def perfusion_inputs(
     >>> inputs.arterial_input.dims, inputs.findings
     (('time',), ())
     """
+    axes = series.dims  # in whose order plain arrays of a region have theirs
     series = in_seconds(series_axes(series))
     arteries = veins = None
     if arterial_input is None:
@@ -156,8 +157,9 @@ def perfusion_inputs(
         if venous_output is None:
             veins = _better_half(venous_of(vessels))
             venous_output = None if veins.empty else curves[veins.index].mean(axis=0, dtype=np.float64)
-    artery = _curve(series, arterial_input)
-    vein = None if venous_output is None else _curve(series, venous_output)
+    given = series.transpose(*axes)
+    artery = _curve(given, arterial_input)
+    vein = None if venous_output is None else _curve(given, venous_output)
     frames = int(bolus_arrivals(artery))
     if frames == 0:
         what = "its arterial input is highest in the first frame, or flat: there is no bolus in it"
@@ -329,13 +331,8 @@ def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:
     is_curve = given.dims == ("time",) if isinstance(given, xr.DataArray) else np.shape(given) == (count,) != (3,)
     if not is_curve:
         curve = region_curve(series, given)
-    elif np.size(given) != count:
-        raise PerfusionError(name_of(series), f"has {count} frames, the curve that was given {np.size(given)}")
-    elif "time" in getattr(given, "coords", ()) and not np.allclose(given["time"], series["time"], atol=_SAME_TIME):
-        raise PerfusionError(
-            name_of(series), "has other times than the curve that was given; interpolate it, as by interp"
-        )
     else:
+        check_frames(series, given)
         values = np.asarray(given, dtype=np.float64)
         curve = xr.DataArray(values, dims="time", coords={"time": series["time"]}, attrs={"units": "HU"})
     if not np.isfinite(curve).all():
@@ -343,6 +340,24 @@ def _curve(series: xr.DataArray, given: Any) -> xr.DataArray:
             name_of(series), "has no finite curve in the region of its arterial input or venous output"
         )
     return curve
+
+
+def check_frames(series: xr.DataArray, curve: xr.DataArray | ArrayLike) -> None:
+    """Raise where a curve is not of the frames of a series, whose times are in s.
+
+    Raises
+    ------
+    PerfusionError
+        It has more frames or fewer, or other times, as far as it has some.
+    """
+    count = series.sizes["time"]
+    if np.size(curve) != count:
+        raise PerfusionError(name_of(series), f"has {count} frames, the curve that was given {np.size(curve)}")
+    if not isinstance(curve, xr.DataArray) or "time" not in curve.coords:
+        return
+    if not np.allclose(in_seconds(curve)["time"], series["time"], atol=_SAME_TIME):
+        what = "has other times than the curve that was given"
+        raise PerfusionError(name_of(series), f"{what}; take one of these frames, or interpolate it, as by interp")
 
 
 def _venous_scale(artery: xr.DataArray, vein: xr.DataArray | None, frames: int) -> float:

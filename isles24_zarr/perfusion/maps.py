@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import on_same_grid, whole_curves
+from isles24_zarr.analysis import inside_mask, series_axes, whole_curves
 from isles24_zarr.conventions import HAEMATOCRIT, TISSUE_DENSITY, blood_factor
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import scan_grid
 from isles24_zarr.perfusion.deconvolution import Deconvolution, DeconvolutionMethod, deconvolution_of
-from isles24_zarr.perfusion.inputs import PerfusionInputs, in_seconds, perfusion_inputs
+from isles24_zarr.perfusion.inputs import PerfusionInputs, check_frames, in_seconds, perfusion_inputs
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def perfusion_maps(
     series
         (time, z, y, x), in HU; times in s, at even steps or not. On Dask or not.
     arterial_input, venous_output
-        Curves, masks or positions, see `perfusion_inputs`, which is called at once; or what that returned.
+        Curves, masks or positions, see `perfusion_inputs`, which is called at once; or what that returned of the same
+        frames.
     method
         ``"bcsvd"``: block-circulant singular value decomposition [1]_, which delay does not change; ``"osvd"``: the
         same with a truncation of each voxel's own, by the oscillation of its residue function [1]_: more flow from less
@@ -69,8 +70,9 @@ def perfusion_maps(
     density
         Of tissue, in g/mL.
     mask
-        (z, y, x): maps are computed where it is not 0; by default everywhere that the series holds a curve. A scan
-        takes the brain, see `analysis.brain_mask`.
+        (z, y, x), booleans, labels, or fractions, which are cut at 0.5 with a `SoftMaskWarning`: maps are computed
+        inside of it; by default everywhere that the series holds a curve. A scan takes the brain, see
+        `analysis.brain_mask`.
     smoothing
         Full width at half maximum in mm of a Gaussian over tissue within the mask, vessels apart; or that and one in s.
         None by default; the noise of CT takes 5 mm and more on its own grid.
@@ -85,9 +87,11 @@ def perfusion_maps(
     Raises
     ------
     PerfusionError
-        No arterial input is found, or it holds no bolus.
+        No arterial input is found, it holds no bolus, or its times are not those of the series.
     GeometryError
         The series has no time axis, or the mask is not on its grid.
+    MaskError
+        The values of the mask are neither labels nor fractions between 0 and 1.
     UnknownNameError
         There is no such method, or a number is out of its range.
 
@@ -136,10 +140,8 @@ def perfusion_maps(
     """
     space, duration = _deviations(smoothing)
     factor = _checked_factor(haematocrit, density)
-    given = arterial_input
-    if isinstance(given, PerfusionInputs) and venous_output is not None:
-        raise UnknownNameError("venous_output", "is there in what perfusion_inputs returned; give one of both")
-    inputs = given if isinstance(given, PerfusionInputs) else perfusion_inputs(series, given, venous_output)
+    within = None if mask is None else inside_mask(series, mask)
+    inputs = _inputs(series, arterial_input, venous_output)
     series = whole_curves(in_seconds(series))
     times = series["time"].to_numpy()
     job = _Job(
@@ -154,7 +156,7 @@ def perfusion_maps(
         factor=factor / inputs.venous_scale,
         times=tuple(times.tolist()),
     )
-    region = None if mask is None else _mask_blocks(series, on_same_grid(series, mask))
+    region = None if within is None else _mask_blocks(series, within)
     data = series.data if space == 0 else _smoothed(series, region, space, job.deconvolution.area)
     # blocks that are thinner than what is looked at around them have been put together
     maps = _map_blocks(job, data, None if region is None else region.rechunk((1, *data.chunks[1:])))
@@ -182,6 +184,19 @@ def perfusion_maps(
     )
 
 
+def _inputs(series: xr.DataArray, arterial_input: Any, venous_output: Any) -> PerfusionInputs:
+    """Return what was found before, if it is of the frames of a series, or find it."""
+    if not isinstance(arterial_input, PerfusionInputs):
+        return perfusion_inputs(series, arterial_input, venous_output)
+    if venous_output is not None:
+        raise UnknownNameError("venous_output", "is there in what perfusion_inputs returned; give one of both")
+    frames = in_seconds(series_axes(series))
+    for curve in (arterial_input.arterial_input, arterial_input.venous_output):
+        if curve is not None:
+            check_frames(frames, curve)
+    return arterial_input
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
     """What is done to every block.
@@ -201,12 +216,12 @@ class _Job:
     times: tuple[float, ...]
 
 
-def _maps_of_block(job: _Job, series: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
+def _maps_of_block(job: _Job, series: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Return the maps of a block, (maps, z, y, x), of a series (time, z, y, x) and a mask (1, z, y, x)."""
     columns = series.reshape(len(series), -1)
     inside = columns.min(axis=0) < columns.max(axis=0)  # neither NaN nor padding
     if mask is not None:
-        inside &= mask.reshape(-1) != 0
+        inside &= mask.reshape(-1)
     maps = np.full((len(MAPS), columns.shape[1]), np.nan, np.float32)
     chosen = np.flatnonzero(inside)
     curves = columns if chosen.size == columns.shape[1] else np.take(columns, chosen, axis=1)
@@ -242,9 +257,7 @@ def _deviations(smoothing: float | tuple[float, float] | None) -> tuple[float, f
 
 def _mask_blocks(series: xr.DataArray, mask: xr.DataArray) -> Any:
     """Return a mask as a Dask array (1, z, y, x) in the chunks of a series."""
-    spatial = series.dims[1:]
-    chunks = {dim: series.chunksizes[dim] for dim in spatial}
-    return mask.transpose(*spatial).chunk(chunks).data[None]
+    return mask.chunk({dim: series.chunksizes[dim] for dim in series.dims[1:]}).data[None]
 
 
 def _map_blocks(job: _Job, series: Any, mask: Any) -> Any:
@@ -297,7 +310,7 @@ def _smooth_block(
     widths: tuple[float, ...],
     area: NDArray[np.float32],
     series: NDArray[Any],
-    mask: NDArray[Any] | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Return the mean of tissue about each voxel of a series (time, z, y, x), by a Gaussian; vessels stay."""
     from scipy.ndimage import gaussian_filter
@@ -308,7 +321,7 @@ def _smooth_block(
         # not finite is no tissue
         tissue = np.tensordot(area, result, axes=1) < _VESSEL_FRACTION
         if mask is not None:
-            tissue &= mask[0] != 0
+            tissue &= mask[0]
         # nothing outside of the box of tissue has a weight
         ends = [
             np.flatnonzero(tissue.any(axis=tuple(each for each in range(tissue.ndim) if each != axis)))
