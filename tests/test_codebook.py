@@ -54,6 +54,13 @@ def made_cohort(**columns: list[object]) -> xr.DataTree:
     return cohort_tree(xr.Dataset(variables, coords={"subject": names}), {}, StorePlace.of("/nowhere"))
 
 
+def book_of(table: xr.Dataset, available: dict[str, list[bool]]) -> pd.DataFrame:
+    table["available"] = (("subject", "image"), np.array(list(available.values())).T)
+    table = table.assign_coords(image=np.array(list(available), dtype=object))
+    book: pd.DataFrame = cohort_tree(table, {}, StorePlace.of("/nowhere")).isles.codebook
+    return book
+
+
 # --- categories ---
 
 
@@ -119,12 +126,12 @@ def test_the_codebook_has_every_variable_and_image(cohort: xr.DataTree) -> None:
         assert book.loc[name, "description"] == CLINICAL[name].long_name
     assert book.loc["age"].tolist()[:3] == ["years", "number", "0 to 120"]
     assert book.loc["nihss_24h"].tolist()[:3] == ["", "score", "0 to 42"]
-    assert book.loc["sex", "categories"] == "M, F"
-    assert book.loc["mtici", "categories"] == "0, 1, 2a, 2b, 2c, 3"
+    assert book.loc["sex", "categories"] == "M; F"
+    assert book.loc["mtici", "categories"] == "0; 1; 2a; 2b; 2c; 3"
     available = cohort["phenotype"]["available"]
     for name in IMAGES:
         assert book.loc[name, "missing"] == int((~available.sel(image=name)).sum())
-    assert book.loc["lesion_mask", ["type", "categories"]].tolist() == ["mask", "0 background, 1 infarct"]
+    assert book.loc["lesion_mask", ["type", "categories"]].tolist() == ["mask", "0 background; 1 infarct"]
     part = cohort.isles.select([S]).isles
     assert part.codebook["missing"].sum() == part.table.isna().sum(axis=None) + (~available.sel(subject=S)).sum()
 
@@ -133,13 +140,28 @@ def test_columns_that_nobody_knows_are_in_the_codebook() -> None:
     cohort = made_cohort(age=[70.0, 50.0], ward=["x", ""], lactate=[1.5, np.nan])
     table = cohort["phenotype"].to_dataset()
     table["lactate"].attrs |= {"units": "mmol/L", "long_name": "lactate", "description": "in blood"}
-    table["available"] = (("subject", "image"), np.array([[True], [False]]))
-    table = table.assign_coords(image=np.array(["ncct"], dtype=object))
-    book = cohort_tree(table, {}, StorePlace.of("/nowhere")).isles.codebook
+    table["ward"].attrs |= {"long_name": "ward", "dictionary_units": "floor"}
+    book = book_of(table, {"ncct": [True, False]})
     assert book.loc["lactate"].tolist() == ["mmol/L", "number", "", "in blood", 1, ""]
     assert book.loc["ward", ["type", "missing"]].tolist() == ["text", 1]
+    assert book.loc["ward", "unit"] == "floor"
     assert book.index.tolist() == ["age", "lactate", "ward", "ncct"]
     assert book.loc["ncct", "missing"] == 1
+
+
+def test_images_beyond_the_twelve_are_in_the_codebook() -> None:
+    images = {"ncct": [True, True], "flair": [True, False], "ses2_ncct": [True, True], "wmh_mask": [False, False]}
+    book = book_of(made_cohort(age=[70.0, 50.0])["phenotype"].to_dataset(), images)
+    assert book.index.tolist() == ["age", *images]
+    assert book.loc[[*images], "type"].tolist() == ["image", "image", "image", "mask"]
+    assert book.loc[[*images], "missing"].tolist() == [0, 1, 0, 2]
+    assert book.loc["ses2_ncct", "unit"] == book.loc["ncct", "unit"] == "HU"
+
+
+def test_categories_can_be_told_apart() -> None:
+    """A name with a comma is one."""
+    table = made_cohort(center=["Charité, Berlin", "TUM"])["phenotype"].to_dataset()
+    assert book_of(table, {"ncct": [True, True]}).loc["center", "categories"].split("; ") == ["Charité, Berlin", "TUM"]
 
 
 # --- files ---
@@ -194,6 +216,39 @@ def test_csv_holds_no_formulas(store: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(store, tmp_path / "copy.zarr")
     rewrite_table(copy, {"center": "=1+1"})
     assert {row["center"] for row in csv.DictReader(io.StringIO(run("info", copy, "--csv")))} == {"'=1+1"}
+
+
+def test_no_column_of_a_hospital_is_taken_for_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    from isles24_zarr.cli._tables import give_table
+
+    cohort = made_cohort(range=["=1+1", "", "3 to 4"], center=["A", "-1", "@x"], age=[70.5, np.nan, -1.0])
+    give_table(cohort, codebook=False, csv=True, parquet=None, as_json=False)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["range"] for row in rows] == ["'=1+1", "", "3 to 4"]
+    assert [row["center"] for row in rows] == ["A", "-1", "'@x"]
+    assert [row["age"] for row in rows] == ["70.5", "", "-1.0"]
+
+
+def test_json_has_all_digits(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy.zarr")
+    value = 72.1234567890123456
+    rewrite_table(copy, {"glucose": value, "age": None})
+    rows = json.loads(run("info", copy, "--json"))["subjects"]
+    assert {(row["glucose"], row["age"]) for row in rows} == {(value, None)}
+
+
+def test_rows_for_json_are_those_of_the_table() -> None:
+    from isles24_zarr.cli._rendering import plain_rows
+
+    table = pd.DataFrame({
+        "number": [1 / 3, np.nan, np.inf], "whole": pd.array([1, None, 2**60 + 1], "Int64"),
+        "flag": [True, False, True], "text": ["a", None, "c"], "grade": pd.Categorical(["2b", None, "3"]),
+    })  # fmt: skip
+    assert json.loads(json.dumps(plain_rows(table), allow_nan=False)) == [
+        {"number": 1 / 3, "whole": 1, "flag": True, "text": "a", "grade": "2b"},
+        {"number": None, "whole": None, "flag": False, "text": None, "grade": None},
+        {"number": None, "whole": 2**60 + 1, "flag": True, "text": "c", "grade": "3"},
+    ]
 
 
 def test_halves_of_scores_stay() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime as dt
 import gzip
 import io
 import os
@@ -21,6 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isles24_zarr
+from isles24_zarr import vocabulary
+from isles24_zarr.clinical import record_from_row, rows_from_table
+from isles24_zarr.clinical.rows import name_from_header
 from isles24_zarr.errors import (
     DamagedShardError,
     Isles24Error,
@@ -29,7 +33,9 @@ from isles24_zarr.errors import (
     StoreAccessError,
     UnsupportedShardError,
 )
+from isles24_zarr.release._footers import Row
 from isles24_zarr.release._pages import cell_sizes, opened_cell
+from isles24_zarr.release._shards import _tables
 from isles24_zarr.release._snappy import SnappyStream
 from isles24_zarr.release.files import Cell
 from isles24_zarr.release.source import Source
@@ -200,6 +206,29 @@ def test_values_of_the_card(shards: Path, client: Client, tmp_path: Path) -> Non
     for subject, values in CLINICAL.items():
         found = {name: None if pd.isna(table.loc[subject, name]) else table.loc[subject, name] for name in values}
         assert found == values  # 72.3, which single precision has as 72.30000305
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "minutes"),
+    [
+        ("onset_to_door", 90.0, 90.0),
+        ("door_to_groin", 0.45, 0.45),
+        ("Door to groin", 0.45, 648.0),  # in a column of the release, as its tables have it
+        ("alert_to_door", -5.5, -5.5),
+        ("door_to_imaging", 1499.99999999, 1500.0),
+        ("time_of_intervention", dt.timedelta(hours=25), 1500.0),
+        ("onset_to_door", None, None),
+        ("onset_to_door", float("nan"), None),
+    ],
+)
+def test_durations_of_a_dataset(column: str, value: Any, minutes: float | None) -> None:
+    row = Row(number=1, values={"subject_id": S, column: value}, cells={}, names={})
+    (table,) = _tables(row, S)
+    assert isinstance(table.content, bytes)
+    (read,) = rows_from_table(table.content, path=table.path)
+    found = record_from_row(read, table=vocabulary.CLINICAL[name_from_header(column)].table, path="t", subject=S)
+    assert found.values == {name_from_header(column): minutes}
+    assert found.unread == {}
 
 
 def test_labels_of_a_class(rows: list[dict[str, Any]], client: Client, tmp_path: Path) -> None:
@@ -375,6 +404,9 @@ def test_columns_that_are_missing_and_others(rows: list[dict[str, Any]], client:
     pq.write_table(pa.table({"age": [1.0]}), tmp_path / "b.parquet")
     report = convert(tmp_path, tmp_path / "x.zarr", client, images=["ncct", "dwi", "lvo_mask"])
     assert report.ok
+    assert [(each.path, each.kind, each.subject) for each in report.left_out] == [
+        ("a.parquet", "image", S), ("b.parquet", "table", None),
+    ]  # fmt: skip
     assert told(report.problems, "notice") == [
         "a.parquet: has columns that are no part of a release: t1w, splits, raw; left out",
         "b.parquet: has no column with images of a release; left out",
@@ -415,6 +447,10 @@ def test_rows_that_cannot_be_used(rows: list[dict[str, Any]], client: Client, tm
     ]
     report = convert(write_shards(tmp_path / "data", strange), tmp_path / "x.zarr", client)
     assert report.converted == (S, "sub-stroke0004")
+    assert sorted((each.path[:11], each.kind, each.subject or "") for each in report.left_out) == [
+        *[("train-00000", "refused", S)] * 3, ("train-00001", "refused", S),
+        ("train-00002", "refused", ""), ("train-00003", "refused", ""),
+    ]  # fmt: skip
     errors, notices = told(report.problems), told(report.problems, "notice")
     first = "train-00000-of-00005.parquet"
     assert len(errors) == 5

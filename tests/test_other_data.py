@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -335,6 +336,9 @@ def test_strict_writes_nothing(source: Path, tmp_path: Path) -> None:
         (f"derivatives/tool/{S}/ses-01/anat/{S}_ses-01_desc-core_mask.nii.gz", "1 result of a pipeline"),
         (f"phenotype/{S}/ses-03/{S}_ses-03_outcome.xlsx", "1 table"),
         ("more/scan.nii", "1 image under an unknown name"),
+        (f"{RAW}/ses-01/{S}_ses-01_cta.nrrd", "1 image under an unknown name"),
+        (f"{RAW}/ses-01/{S}_ses-01_ctp.MHA", "1 image under an unknown name"),
+        (f"Phenotype/{S}/ses-01/{S}_ses-01_demographic_baseline.xlsx", "1 table"),
         (f"{RAW}/ses-01/{S}_ses-01_ncct.json", "1 other file"),
         ("README.md", "1 other file"),
     ],
@@ -355,6 +359,37 @@ def test_each_kind_is_counted(release: Path, tmp_path: Path, path: str, count: s
     else:
         with pytest.raises(LeftOutError, match=count):
             forecast(tmp_path, tmp_path / "x.zarr", strict=True, extra_images=extra)
+
+
+def test_what_is_refused_is_counted(release: Path, tmp_path: Path) -> None:
+    """Links out of the release, of an image and of all that a subject has."""
+    for folder in ("raw_data", "phenotype"):
+        shutil.copytree(release / folder / S, tmp_path / folder / S)
+    assert forecast(tmp_path, tmp_path / "x.zarr", strict=True).arrays
+    image = f"{REGISTERED}/ses-02/{S}_ses-02_space-ncct_dwi.nii.gz"
+    (tmp_path / image).parent.mkdir(parents=True)
+    (tmp_path / image).symlink_to(release / image)
+    (tmp_path / f"raw_data/{OTHER}").symlink_to(release / f"raw_data/{OTHER}")
+    found = isles24_zarr.scan(tmp_path).left_out
+    assert [(each.path, each.kind, each.subject) for each in found] == [
+        (image, "refused", S), (f"raw_data/{OTHER}", "refused", OTHER),
+    ]  # fmt: skip
+    assert left_out_line(found) == "left out: 2 refused files, folders and rows"
+    assert forecast(tmp_path, tmp_path / "x.zarr").left_out == found
+    with pytest.raises(LeftOutError, match="2 refused files"):
+        forecast(tmp_path, tmp_path / "x.zarr", strict=True)
+    (tmp_path / image).unlink()
+    assert forecast(tmp_path, tmp_path / "x.zarr", subjects=[S], strict=True).arrays
+
+
+def test_an_image_that_is_twice_in_an_archive_is_counted(release: Path, tmp_path: Path) -> None:
+    paths = [f"{RAW}/ses-01/{S}_ses-01_{name}.nii.gz" for name in ("ncct", "cta", "cta")]
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for path in paths:
+            archive.write(release / path, path)
+    found = isles24_zarr.scan(tmp_path / "two.zip").left_out
+    assert [(each.path, each.kind, each.subject) for each in found] == [(paths[1], "refused", S)]
 
 
 def test_a_folder_of_bids_is_refused_with_what_would_fit(tmp_path: Path) -> None:

@@ -125,6 +125,10 @@ def severities(found: ClinicalRecord) -> list[str]:
         ("Center", 1.0, "1", None),
         ("Center", " A ", "A", None),
         ("Center", 1.5, "1.5", None),
+        ("Center", "1.0", "1", None),  # of pandas, where another subject has none
+        ("Center", "10.05", "10.05", None),
+        ("Center", "007.0", "007.0", None),
+        ("Center", "12345678901234567.0", "12345678901234567.0", None),
         ("Center", "missing", None, "notice"),
         ("Center", True, None, "error"),
         ("Door to groin", True, None, "error"),
@@ -144,6 +148,12 @@ def severities(found: ClinicalRecord) -> list[str]:
         ("Door to groin", "1 day, 0:30:00", 1470.0, None),
         ("Door to groin", "0 days 00:30:00", 30.0, None),
         ("Door to groin", "0:30:30", 30.5, None),
+        ("Door to groin", 0.75, 1080.0, "notice"),  # or three quarters of an hour
+        ("Door to groin", "0.45", 648.0, "notice"),
+        ("Door to groin", "0,5", 720.0, "notice"),
+        ("Door to groin", -0.5, -720.0, "notice"),
+        ("Door to groin", 0, 0.0, None),
+        ("Door to groin", dt.time(18), 1080.0, None),
     ],
 )
 def test_cells(header: str, cell: Any, value: Any, severity: str | None) -> None:

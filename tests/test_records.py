@@ -313,6 +313,14 @@ def test_a_dataset_that_names_files(datasets: Any, odd_release: Path, odd_store:
     assert row["dwi"] is None
     assert row["age"] is None
     assert row["sex"] is None
+    before = {path: path.read_bytes() for path in (tmp_path / "files").rglob("*.nii*")}
+    kept, *gone = before
+    kept.write_bytes(b"not written again")
+    for path in gone:
+        path.unlink()
+    cohort.isles.to_hf_dataset(cache_dir=tmp_path / "cache", files=tmp_path / "files")
+    after = {path: path.read_bytes() for path in (tmp_path / "files").rglob("*.nii*")}
+    assert after == before | {kept: b"not written again"}
 
 
 @pytest.mark.usefixtures("datasets")

@@ -122,6 +122,9 @@ def understating() -> bytes:
 
 
 FORMULA = TWO_ROWS.replace(b'<c r="A2"><v>70</v></c>', b'<c r="A2"%s><f>60+10</f>%s</c>')
+RECALCULATED = PARTS["xl/workbook.xml"].replace(
+    b"</sheets>", b'</sheets><calcPr calcId="124519" fullCalcOnLoad="1"/>'
+)  # as XlsxWriter writes it
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "entity of a file": (lambda: entity(b'<!ENTITY a SYSTEM "file:///etc/passwd">'), "document type"),
     "entity of a server": (lambda: entity(b'<!ENTITY a SYSTEM "http://127.0.0.1:9/x">'), "document type"),
@@ -149,6 +152,14 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "unsaved formula": (lambda: sheet(FORMULA % (b"", b"")), "formula without its result"),
     "unsaved formula with an empty value": (lambda: sheet(FORMULA % (b"", b"<v></v>")), "formula without its result"),
     "unsaved formula with no value": (lambda: sheet(FORMULA % (b"", b"<v/>")), "formula without its result"),
+    "formula with a result that nobody computed": (
+        lambda: with_parts(book=RECALCULATED, sheet=PARTS[SHEET_PART].replace(TWO_ROWS, FORMULA % (b"", b"<v>0</v>"))),
+        "formula without its result",
+    ),
+    "merged cells that overlap": (
+        lambda: sheet(TWO_ROWS + b'<mergeCells><mergeCell ref="A1:XFD1048576"/><mergeCell ref="A1:B2"/></mergeCells>'),
+        "merged cells that overlap",
+    ),
     "UTF-16": (lambda: with_parts(sheet=PARTS[SHEET_PART].decode().encode("utf-16")), "not UTF-8"),
     "Latin-1": (lambda: with_parts(sheet=PARTS[SHEET_PART].replace(b"Sex", b"S\xe9x")), "not UTF-8"),
     "NUL": (lambda: with_parts(sheet=PARTS[SHEET_PART].replace(b"Sex", b"S\0x")), "NUL"),
@@ -189,6 +200,7 @@ READ: dict[str, tuple[Callable[[], bytes], list[tuple[Any, ...]]]] = {
         lambda: rows(b'<row><c><v>1</v></c><c r="XFD1"/></row>', 9_000),
         [(1,)] * 9_000,
     ),
+    "no formula where all are computed anew": (lambda: with_parts(book=RECALCULATED), GOOD),
     "saved formula": (lambda: sheet(FORMULA % (b"", b"<v>70</v>")), GOOD),
     "formula of an empty text": (lambda: sheet(FORMULA % (b' t="str"', b"<v></v>")), [GOOD[0], (None, "M")]),
     "absolute and climbing names": (

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from isles24_zarr.cli._options import AsJson, Options, Scheduler, Store, Subjects
-from isles24_zarr.cli._rendering import err, out, print_json, print_table
+from isles24_zarr.cli._rendering import err, out, plain_rows, print_json, print_table
 from isles24_zarr.places import options_from_texts
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _print(table: pd.DataFrame, *, as_json: bool) -> None:
         if f"{name}_reference" in table
     }
     if as_json:
-        print_json(subjects=json.loads(table.to_json(orient="index")), agreement=agreement)
+        print_json(subjects=dict(zip(table.index, plain_rows(table), strict=True)), agreement=agreement)
         return
     shown = [name for name in _COLUMNS if name in table]
     good = table[table["error"].isna()]

@@ -12,7 +12,7 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -25,6 +25,7 @@ from isles24_zarr.errors import NoFolderError, Problem, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import pandas as pd
     import xarray as xr
 
     from isles24_zarr.release import LeftOut, Release, SourceFile
@@ -183,6 +184,13 @@ def all_good(problems: Iterable[Problem]) -> bool:
 def plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
     """Return problems for JSON."""
     return [dataclasses.asdict(problem) for problem in problems]
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table for JSON: numbers with all their digits, what is missing or infinite as null."""
+    infinite = table.isin([float("inf"), float("-inf")])
+    rows = table.astype(object).where(table.notna() & ~infinite, None).to_dict("records")
+    return cast("list[dict[str, Any]]", rows)
 
 
 def print_json(**document: Any) -> None:

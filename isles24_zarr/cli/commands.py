@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +31,7 @@ from isles24_zarr.cli._rendering import (
     counted,
     megabytes,
     out,
+    plain_rows,
     print_arrays,
     print_cohort,
     print_json,
@@ -157,7 +157,7 @@ def info(
     if subject is None:
         cohort = open_cohort(store, storage_options=options)
         if as_json:
-            table = json.loads(cohort.isles.table.reset_index().to_json(orient="records"))
+            table = plain_rows(cohort.isles.table.reset_index())
             print_json(attributes=cohort.attrs, read_by=reader, subjects=table, pipelines=listed)
         else:
             print_cohort(cohort)

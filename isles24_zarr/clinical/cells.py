@@ -6,7 +6,8 @@ A cell is missing, understood or unread. Missing and unread are both ``None``, n
   In columns of the vocabulary ``unknown``, ``missing``, ``null`` and ``<na>`` are missing, too, with a notice.
 - Understood is what can be a value of its variable: within its limits, one of its categories, whole where it is a
   score. Codes like 99 or -9, texts like ``>400`` or ``120 mg/dl`` and what could be two numbers (``1,234``) are not.
-- Excel counts time in days: a door time arrives as text, time, timedelta, datetime or day fraction.
+- Excel counts time in days: a door time arrives as text, time, timedelta, datetime or day fraction, the last with a
+  notice, as it may have been hours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.clinical.tables import text_from_cell
+from isles24_zarr.clinical.tables import MergedCell, text_from_cell
 
 if TYPE_CHECKING:
     from isles24_zarr.errors import Severity
@@ -36,6 +37,7 @@ _TWO_NUMBERS: Final = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}(e[+-]?\d+)?", re.ASCI
 """The comma is one of decimals in one country and of thousands in another."""
 
 _IDENTIFIER: Final = re.compile(r"[+-]?(0\d.*|\d{16,})", re.ASCII)
+_WHOLE: Final = re.compile(r"(0|-?[1-9]\d{0,14})\.0", re.ASCII)
 _EXCEL_ERROR: Final = re.compile(r"#[A-Z0/_]+[!?]|#GETTING_DATA")
 _CLOCK: Final = re.compile(
     r"((?P<days>-?\d{1,4}) days?,?\s+\+?|1900-01-(?P<date>\d\d)[ T]|(?P<minus>-))?"
@@ -87,6 +89,8 @@ def value_from_cell(cell: Any, variable: ClinicalVariable | None) -> tuple[Value
     UnreadCellError
         The cell is not missing, and is no value of the variable.
     """
+    if isinstance(cell, MergedCell):
+        raise UnreadCellError("one value for all of them")
     if is_missing(cell):
         return None, None
     if variable is None:
@@ -144,7 +148,8 @@ def _category(cell: Any) -> tuple[str, None]:
     text = cell.strip() if isinstance(cell, str) else str(_shortest(_number(cell)[0]))
     if _EXCEL_ERROR.fullmatch(text):
         raise UnreadCellError("an error of Excel")
-    return text, None
+    # as pandas writes a column of whole numbers with a gap
+    return text.removesuffix(".0") if _WHOLE.fullmatch(text) else text, None
 
 
 def _sex(cell: Any) -> _Reading:
@@ -156,15 +161,13 @@ def _sex(cell: Any) -> _Reading:
 
 def _mtici(cell: Any) -> tuple[str, None]:
     text, _ = _category(cell)
-    grade = "".join(text.split()).lower()
-    # pandas writes a column of whole numbers with a gap as 3.0
-    return grade.removesuffix(".0"), None
+    return "".join(text.split()).lower(), None
 
 
 def _duration(cell: Any) -> tuple[float, str | None]:
     from openpyxl.utils.datetime import to_excel
 
-    is_date = isinstance(cell, dt.date)  # datetime is one of them
+    is_date, is_bare = isinstance(cell, dt.date), False  # datetime is one of them
     if isinstance(cell, str) and (clock := _CLOCK.fullmatch(cell.strip())):
         seconds = int(clock["hours"]) * 3600 + int(clock["minutes"]) * 60 + float(clock["seconds"] or 0)
         days = int(clock["days"] or clock["date"] or 0) + seconds * (-1 if clock["minus"] else 1) / 86_400
@@ -175,8 +178,11 @@ def _duration(cell: Any) -> tuple[float, str | None]:
         days, _ = _number(cell, "a time")
         if abs(days) >= 1:
             raise UnreadCellError("a number without a unit")
+        is_bare = days != 0
     # to the millisecond, as openpyxl does: a day fraction of 15 digits is no better
     minutes = round(days * 86_400_000) / 60_000
+    if is_bare:
+        return minutes, f"a bare number, read as a fraction of a day: {minutes:,g} minutes"
     if minutes < 0:
         return minutes, "a negative time, and was kept"
     return minutes, f"a date, and was read as {minutes:,g} minutes" if is_date and days >= 1 else None

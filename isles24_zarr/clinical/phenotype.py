@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.clinical.cells import UnreadCellError, Value, is_missing, value_from_cell
 from isles24_zarr.clinical.rows import name_from_header, quoted, words_from_header
-from isles24_zarr.clinical.tables import Row, sheets_from_table, text_from_cell
+from isles24_zarr.clinical.tables import MergedCell, Row, sheets_from_table, text_from_cell
 from isles24_zarr.errors import Problem, Severity, TableError
 from isles24_zarr.vocabulary import CLINICAL, IMAGES
 
@@ -143,7 +143,11 @@ def _read_columns(name: str, cells: Iterable[tuple[str, Any]]) -> tuple[Value, s
     """Read what the columns of one name hold: their value, or their text where there is none, and all findings."""
     values: list[Value] = []
     findings: list[_Finding] = []
-    filled = [(f"its column {quoted(h)} holds {quoted(cell)}", cell) for h, cell in cells if not is_missing(cell)]
+    filled = [
+        (f"its column {quoted(header)} holds {quoted(cell)}", cell)
+        for header, cell in cells
+        if isinstance(cell, MergedCell) or not is_missing(cell)
+    ]
     understood = True
     for words, cell in filled:
         try:
@@ -161,7 +165,7 @@ def _read_columns(name: str, cells: Iterable[tuple[str, Any]]) -> tuple[Value, s
         findings.append((f"{all_words}; {name} counts as missing until the columns agree", "error"))
     if understood:
         return next(iter(values), None), None, findings
-    return None, " | ".join(str(cell) for _, cell in filled), findings
+    return None, " | ".join(str(cell) or repr(cell) for _, cell in filled), findings
 
 
 def merged_record(records: Sequence[ClinicalRecord]) -> ClinicalRecord:

@@ -65,7 +65,7 @@ def rows_from_table(data: bytes, *, path: str) -> list[dict[str, Any]]:
     sheets = sheets_from_table(data, path=path)
     header, below = _header_and_rows(sheets, path=path)
     # where it is the only one, an empty row is a patient of whom nothing is known
-    body = [row for row in below if row] or below[:1]
+    body = [row for row in below if any(map(text_from_cell, row))] or below[:1]
     if not body:
         raise TableError(path, "has a header and no row of data")
     widest = max(map(len, body))
@@ -120,14 +120,15 @@ def own_row(rows: Sequence[Mapping[str, Any]], *, path: str, subject: str) -> di
     Raises
     ------
     TableError
-        There are several rows, and not one of them alone says that it is the subject's; or the only one says that it
-        is somebody else's.
+        There are several rows, and not one of them alone says that it is the subject's; or one that says whose it is
+        stands beside values that do not; or the only one says that it is somebody else's.
     """
     ids = [[text_from_cell(cell) for header, cell in row.items() if _is_id(header, cell)] for row in rows]
     own = [row for row, texts in zip(rows, ids, strict=True) if _is_own(texts, subject)]
     if not own and len(rows) == 1 and not ids[0]:
         own = list(rows)
     if len(own) == 1:
+        _check_owners(rows, ids, path=path)
         return {
             header: cell
             for header, cell in own[0].items()
@@ -137,6 +138,15 @@ def own_row(rows: Sequence[Mapping[str, Any]], *, path: str, subject: str) -> di
         raise TableError(path, f"says that it is of {quoted(ids[0][0])}, not of {subject}")
     whose = f"{len(own) or 'none'} of them of {subject}" if any(ids) else "and no column that says whose they are"
     raise TableError(path, f"has {len(rows)} rows, {whose}")
+
+
+def _check_owners(rows: Sequence[Mapping[str, Any]], ids: Sequence[Sequence[str]], *, path: str) -> None:
+    """Refuse values of nobody in particular, as below an id that is merged over two rows; a note is no value."""
+    for row, texts in zip(rows, ids, strict=True):
+        values = [cell for header, cell in row.items() if _known_name(header) and not is_missing(cell)]
+        if any(ids) and not texts and values:
+            what = f"has a row that does not say whose it is, with {quoted(values[0])}"
+            raise TableError(path, f"{what}: repeat the id of a patient in all rows, and join those of one patient")
 
 
 def _is_id(header: str, cell: Any) -> bool:

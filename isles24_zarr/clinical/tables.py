@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import itertools
@@ -19,8 +20,8 @@ import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
 from isles24_zarr.errors import TableError
 
@@ -45,6 +46,13 @@ _UNSAVED_FORMULA: Final = re.compile(
     rb'<(?:\w+:)?c\b(?![^>]*\bt=["\']str["\'])[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</[^>]*>)'
     rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</|</(?:\w+:)?c>)"
 )
+_FORMULA_CELL: Final = re.compile(rb"<(?:\w+:)?c(?=[\s>])[^>]*>\s*<(?:\w+:)?f(?=[\s/>])")
+_RECALCULATED: Final = re.compile(rb'<(?:\w+:)?calcPr\b[^>]*\bfullCalcOnLoad\s*=\s*["\'](?:1|true)["\']')
+"""What writers ask for that do not compute, and save a 0 with every formula, as XlsxWriter does."""
+
+_MERGED: Final = re.compile(
+    rb'<(?:\w+:)?mergeCell\b[^>]*\bref\s*=\s*["\']([A-Z]{1,3}[1-9]\d{0,6}:[A-Z]{1,3}[1-9]\d{0,6})["\']'
+)
 
 _DELIMITERS: Final = ",;\t|"
 _SEPARATOR_LINE: Final = re.compile(rf'"?sep=(?P<delimiter>[{_DELIMITERS}])"?[{_DELIMITERS}]*', re.IGNORECASE)
@@ -54,6 +62,19 @@ _FORMULA: Final = re.compile(r"'*\s*([=@\uff1d\uff20]|[+\-\uff0b\uff0d](?![\d.,]
 """Text that a spreadsheet program would compute; a number with a sign is none."""
 
 Row = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MergedCell:
+    """A cell that is merged with the one that has the value of all of them: it is empty, and was meant not to be."""
+
+    cells: str
+
+    def __str__(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        return f"merged cells {self.cells}"
 
 
 def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
@@ -71,7 +92,8 @@ def sheets_from_table(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
     list of (str, list of tuple)
         Title and rows of every sheet that is not hidden, a CSV file being one without a title. Rows are without the
         empty cells at their end, so an empty row is ``()``. Cells are ``None``, ``bool``, ``int``, ``float``, ``str``
-        or of `datetime`; a formula is the result that was saved with it.
+        or of `datetime`; a formula is the result that was saved with it; of merged cells that have a value, the first
+        has it, and the others are a `MergedCell`.
 
     Raises
     ------
@@ -112,9 +134,14 @@ def _trimmed_rows(rows: Iterable[Sequence[Any]], *, path: str) -> list[Row]:
         longest = max((len(cell) for cell in cells if isinstance(cell, str)), default=0)
         if longest > MAX_TEXT:
             raise TableError(path, f"has a cell of {longest:,} characters, more than {MAX_TEXT:,}")
-        width = next((end for end in range(len(cells), 0, -1) if text_from_cell(cells[end - 1])), 0)
-        trimmed.append(tuple(row[:width]))
+        trimmed.append(_trimmed(cells))
     return trimmed
+
+
+def _trimmed(row: Sequence[Any]) -> Row:
+    ends = range(len(row), 0, -1)
+    is_end = (bool(text_from_cell(row[end - 1])) or isinstance(row[end - 1], MergedCell) for end in ends)
+    return tuple(row[: next(itertools.compress(ends, is_end), 0)])
 
 
 def _reason(error: BaseException) -> str:
@@ -169,7 +196,7 @@ def _split_rows(text: str, delimiter: str, *, path: str) -> list[list[str]]:
 
 
 def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
-    from openpyxl import load_workbook
+    from openpyxl.reader.excel import ExcelReader
 
     parts = _parts_from_archive(data, path=path)
     _check_work(parts, path=path)
@@ -179,14 +206,17 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             # they tell of styles and extensions; an impossible date arrives as #VALUE! and is reported
             warnings.simplefilter("ignore", UserWarning)
-            book = load_workbook(package, read_only=True, data_only=True, keep_links=False)
+            reader = ExcelReader(package, read_only=True, data_only=True, keep_links=False)
+            reader.read()
+            part_of = {sheet.name: parts.get(target.target, b"") for sheet, target in reader.parser.find_sheets()}
             sheets = []
             # nobody sees a hidden sheet who checks the table
-            for sheet in (sheet for sheet in book.worksheets if sheet.sheet_state == "visible"):
+            for sheet in (sheet for sheet in reader.wb.worksheets if sheet.sheet_state == "visible"):
                 # some writers declare fewer cells than they write, or all that Excel can hold
                 sheet.reset_dimensions()
                 rows = sheet.iter_rows(values_only=True, max_col=_EXCEL_COLUMNS)
-                sheets.append((str(sheet.title), _trimmed_rows(rows, path=path)))
+                trimmed = _trimmed_rows(rows, path=path)
+                sheets.append((str(sheet.title), _with_merged(trimmed, part_of[sheet.title], path=path)))
             return sheets
     except (
         ArithmeticError,
@@ -200,6 +230,28 @@ def _sheets_from_xlsx(data: bytes, *, path: str) -> list[tuple[str, list[Row]]]:
         struct.error,
     ) as error:
         raise TableError(path, f"is not a valid XLSX workbook ({_reason(error)})") from error
+
+
+def _with_merged(rows: list[Row], part: bytes, *, path: str) -> list[Row]:
+    """Mark the cells that are merged with another one, among the columns that there are."""
+    from openpyxl.utils.cell import range_boundaries
+
+    width = max(map(len, rows), default=0)
+    marked: dict[int, list[Any]] = {}
+    left_to_mark = width * len(rows)
+    for text in (match.decode() for match in _MERGED.findall(part)):
+        left, top, right, bottom = cast("tuple[int, int, int, int]", range_boundaries(text))
+        right, bottom = min(right, width), min(bottom, len(rows))
+        if left > right or top > bottom or not any(map(text_from_cell, rows[top - 1][left - 1 : left])):
+            continue
+        left_to_mark -= (right - left + 1) * (bottom - top + 1)
+        if left_to_mark < 0:
+            raise TableError(path, "has merged cells that overlap")
+        for number in range(top - 1, bottom):
+            row = marked.setdefault(number, [*rows[number], *[None] * (width - len(rows[number]))])
+            first = left - (number >= top)  # the first cell of all keeps the value
+            row[first:right] = [MergedCell(text)] * (right - first)
+    return [_trimmed(marked[number]) if number in marked else row for number, row in enumerate(rows)]
 
 
 def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
@@ -227,6 +279,7 @@ def _parts_from_archive(data: bytes, *, path: str) -> dict[str, bytes]:
     parts = {name: part for name, part in parts.items() if name.lower().endswith((".xml", ".rels"))}
     for part in parts.values():
         _check_xml(part, path=path)
+    _check_formulas(parts.values(), path=path)
     return parts
 
 
@@ -246,7 +299,11 @@ def _check_xml(part: bytes, *, path: str) -> None:
         raise TableError(path, f"holds XML that is not UTF-8 ({_reason(error)})") from error
     if b"<!DOCTYPE" in part or b"\0" in part:
         raise TableError(path, "holds a document type declaration or NUL bytes, which XLSX forbids")
-    if _UNSAVED_FORMULA.search(part):
+
+
+def _check_formulas(parts: Collection[bytes], *, path: str) -> None:
+    unsaved = _FORMULA_CELL if any(map(_RECALCULATED.search, parts)) else _UNSAVED_FORMULA
+    if any(map(unsaved.search, parts)):
         raise TableError(path, "holds a formula without its result: open and save it in a spreadsheet program")
 
 

@@ -56,7 +56,7 @@ def hf_dataset(
         with the same content is taken from there, not written again.
     files
         A folder to write the images to, in the tree of the release; the Dataset then names them. Without it, it holds
-        them.
+        them. Files that are gone are written again.
     progress
         Say on stderr how much is going to be written, and where.
 
@@ -106,7 +106,7 @@ def hf_dataset(
     place = folder or Path(cache_dir or HF_DATASETS_CACHE).expanduser().absolute()
     if progress:
         _tell_size(place, sum(_file_bytes(document, names) for document in documents), len(subjects))
-    return Dataset.from_generator(
+    dataset = Dataset.from_generator(
         _rows,
         features=schema,
         cache_dir=None if cache_dir is None else str(cache_dir),
@@ -119,6 +119,18 @@ def hf_dataset(
         },
         writer_batch_size=1,
     )
+    if folder is not None:
+        _restore_files(dataset, records, names, folder)
+    return dataset
+
+
+def _restore_files(dataset: datasets.Dataset, records: Records, images: Sequence[str], folder: Path) -> None:
+    """Write what a Dataset names and is gone: the library takes rows from its cache, whatever became of their files."""
+    for image in images:
+        cells = dataset.data.column(image).to_pylist()
+        for record, cell in zip(records, cells, strict=True):
+            if cell is not None and not Path(cell["path"]).is_file():
+                _image(records.target, record["subject_id"], image, folder)
 
 
 def _tell_size(place: Path, size: int, subjects: int) -> None:

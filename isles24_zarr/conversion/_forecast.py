@@ -120,7 +120,7 @@ def forecast(
         least_bytes=room.least,
         free_bytes=room.free,
         problems=(*release.problems, *found, *update.problems, *(problem for job in jobs for problem in job.problems)),
-        left_out=of_subjects(release.left_out, chosen),
+        left_out=of_subjects(release.left_out, None if subjects is None else chosen),
     )
 
 

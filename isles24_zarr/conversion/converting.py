@@ -212,7 +212,7 @@ def convert(
         seconds=time.monotonic() - started,
         snapshots=snapshots,
         removed=removed,
-        left_out=of_subjects(release.left_out, chosen),
+        left_out=of_subjects(release.left_out, None if subjects is None else chosen),
     )
 
 

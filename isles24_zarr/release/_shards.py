@@ -11,11 +11,13 @@ import csv
 import functools
 import hashlib
 import io
+import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr.errors import Problem, SourceError, UnsafePathError
 from isles24_zarr.release.files import SourceFile
+from isles24_zarr.release.left_out import LeftOut
 from isles24_zarr.release.names import ImageName, Stray, classified
 from isles24_zarr.vocabulary import (
     CLINICAL_VARIABLES,
@@ -40,13 +42,16 @@ _TABLES: Final = {
 }
 """Which table of a release has a column."""
 
+_MINUTES: Final = frozenset(variable.name for variable in CLINICAL_VARIABLES if variable.kind == "duration")
+"""Columns of a store's own names: a number in one is what the store has, where tables have times."""
+
 _CARD_VALUES: Final = ("age", "sex", "nihss_admission", "mrs_admission", "mrs_3month")
 _GZIP: Final = b"\x1f\x8b"
 
 
 def files_of_shards(
     shards: Sequence[tuple[SourceFile, ShardRows]], *, name: Callable[[SourceFile], str], start: Callable[[Cell], bytes]
-) -> tuple[list[SourceFile], list[Problem]]:
+) -> tuple[list[SourceFile], list[Problem], list[LeftOut]]:
     """Return the files of a release that Parquet files stand for.
 
     Parameters
@@ -61,11 +66,13 @@ def files_of_shards(
     Returns
     -------
     tuple
-        The files: those of images lie in cells, those of tables hold their content. And what is odd, or cannot be used.
+        The files: those of images lie in cells, those of tables hold their content. What is odd, or cannot be used. And
+        what is left out with a notice.
     """
     files: list[SourceFile] = []
     problems = [problem for _, shard in shards for problem in shard.problems]
     problems += _column_problems(shards, name)
+    left_out = list(_left_out_columns(shards, name))
     images = {column for _, shard in shards for column in shard.files if column in IMAGES}
     seen: dict[str, str] = {}
     for shard, found in shards:
@@ -79,16 +86,39 @@ def files_of_shards(
             if subject in seen:
                 message = f"{where} is another one of {subject}, after {seen[subject]}; left out"
                 problems.append(_notice(name(shard), message, subject))
+                left_out.append(LeftOut(path=name(shard), kind="refused", subject=subject))
                 continue
             seen[subject] = f"{where} of {name(shard)}"
             of_row, odd = _images(row, subject, shard, name(shard), start)
             files += [*of_row, *_tables(row, subject)]
+            left_out += [
+                LeftOut(path=name(shard), kind="image", subject=subject)
+                for column, cell in row.cells.items()
+                if column not in IMAGES and cell is not None
+            ]
             problems += odd
             if missing := [
                 image for image in IMAGES if image in images and not row.cells.get(image) and not row.names.get(image)
             ]:
                 problems.append(_notice(name(shard), f"{where} has no {', '.join(missing)}", subject))
-    return files, problems
+    return files, problems, left_out
+
+
+def _left_out_columns(
+    shards: Sequence[tuple[SourceFile, ShardRows]], name: Callable[[SourceFile], str]
+) -> Iterator[LeftOut]:
+    """Yield Parquet files of which no row is used, and what is no value of a release where there is none."""
+    for shard, found in shards:
+        if not set(found.files) & IMAGES.keys():
+            yield LeftOut(path=name(shard), kind="image" if found.files else "table")
+        elif _unused_values(found):
+            yield LeftOut(path=name(shard), kind="table")
+
+
+def _unused_values(found: ShardRows) -> list[str]:
+    """Return columns of values that become no table, as none of them is one of a release."""
+    is_table = any(column.casefold() in _TABLES for column in found.plain)
+    return [] if is_table else [column for column in found.plain if column not in _ID_COLUMNS]
 
 
 def _column_problems(
@@ -102,9 +132,7 @@ def _column_problems(
             yield _notice(name(shard), "has no column with images of a release; left out", None)
             continue
         there.update(found.files, found.plain)
-        values = [column for column in found.plain if column.casefold() in _TABLES]
-        unused = [*(column for column in found.files if column not in IMAGES), *found.others]
-        unused += [] if values else [column for column in found.plain if column not in _ID_COLUMNS]
+        unused = [*(column for column in found.files if column not in IMAGES), *found.others, *_unused_values(found)]
         if fresh := [column for column in unused if column not in told]:
             told.update(fresh)
             yield _notice(name(shard), f"has columns that are no part of a release: {', '.join(fresh)}; left out", None)
@@ -197,15 +225,19 @@ def _csv(values: Mapping[str, Any]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(values)
-    writer.writerow(map(_text, values.values()))
+    writer.writerow(_text(value, column) for column, value in values.items())
     return text.getvalue().encode()
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, column: str) -> str:
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, bool):
         return str(int(value))
+    if column in _MINUTES and isinstance(value, int | float) and math.isfinite(value):
+        hours, rest = divmod(round(abs(value) * 60_000), 3_600_000)
+        minutes, milliseconds = divmod(rest, 60_000)
+        return f"{'-' if value < 0 else ''}{hours}:{minutes:02d}:{milliseconds / 1000:06.3f}"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

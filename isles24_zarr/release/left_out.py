@@ -14,14 +14,18 @@ from isles24_zarr.vocabulary import SUBJECT_NAME
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-Kind = Literal["extra image", "image", "result", "table", "second file", "file"]
+    from isles24_zarr.errors import Problem
+
+Kind = Literal["extra image", "image", "result", "table", "refused", "second file", "file"]
 _IMAGE_ENDINGS: Final = (".nii", ".nii.gz")
+_OTHER_IMAGE_ENDINGS: Final = (".nrrd", ".mha", ".mhd", ".mgz", ".img")
 _TABLE_ENDINGS: Final = (".xlsx", ".xls", ".csv", ".tsv")
 _COUNTED: Final[dict[Kind, tuple[str, str]]] = {
     "extra image": ("image beyond the twelve", "images beyond the twelve"),
     "image": ("image under an unknown name", "images under unknown names"),
     "result": ("result of a pipeline", "results of pipelines"),
     "table": ("table", "tables"),
+    "refused": ("refused file, folder or row", "refused files, folders and rows"),
     "second file": (
         "second file for an image or table that is used",
         "second files for images and tables that are used",
@@ -42,8 +46,9 @@ class LeftOut:
         Relative to the release.
     kind
         ``"extra image"``: one that can be kept under the name `image`. ``"image"``: any other one. ``"result"``: of a
-        pipeline. ``"table"``: of phenotypes. ``"second file"``: of an image or table that another file was used for.
-        ``"file"``: anything else, such as a sidecar.
+        pipeline. ``"table"``: of phenotypes. ``"refused"``: a file, folder or row that cannot be looked into, or that
+        could be of others, as a link out of the release. ``"second file"``: of an image or table that another file was
+        used for. ``"file"``: anything else, such as a sidecar.
     subject
         Whose it is, where its path says so.
     image
@@ -58,7 +63,7 @@ class LeftOut:
     @property
     def is_loss(self) -> bool:
         """Whether something that belongs to patients will not be in the store."""
-        return self.kind in ("extra image", "image", "result", "table")
+        return self.kind in ("extra image", "image", "result", "table", "refused")
 
 
 def left_out_path(path: str, *, is_result: bool = False) -> LeftOut:
@@ -68,11 +73,18 @@ def left_out_path(path: str, *, is_result: bool = False) -> LeftOut:
     kind: Kind = "file"
     if name.startswith(("._", "~$")):
         kind = "file"
-    elif name.endswith(_IMAGE_ENDINGS):
+    elif name.endswith((*_IMAGE_ENDINGS, *_OTHER_IMAGE_ENDINGS)):
         kind = "result" if is_result else "image"
-    elif name.endswith(_TABLE_ENDINGS) and "phenotype" in parts[:2]:
+    elif name.endswith(_TABLE_ENDINGS) and "phenotype" in map(str.casefold, parts[:2]):
         kind = "table"
     return LeftOut(path=path, kind=kind, subject=subject)
+
+
+def refused(problem: Problem) -> LeftOut:
+    """Make the entry of what could not be listed or may not be used, of its problem."""
+    parts = PurePosixPath(problem.path).parts
+    subject = problem.subject or next((part for part in parts if SUBJECT_NAME.fullmatch(part)), None)
+    return LeftOut(path=problem.path, kind="refused", subject=subject)
 
 
 def left_out_line(left_out: Iterable[LeftOut]) -> str:
@@ -115,7 +127,7 @@ def check_nothing_left_out(source: str, left_out: Sequence[LeftOut], subjects: C
 
 
 def of_subjects(left_out: Iterable[LeftOut], subjects: Collection[str] | None) -> tuple[LeftOut, ...]:
-    """Return what concerns some subjects, or nobody in particular."""
+    """Return what concerns some subjects, or nobody in particular; all where none are named."""
     return tuple(each for each in left_out if subjects is None or each.subject is None or each.subject in subjects)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from isles24_zarr.errors import Problem, SourceNotFoundError, UnknownNameError, UnsafePathError
 from isles24_zarr.release.extra_images import image_rank
 from isles24_zarr.release.files import SourceFile
-from isles24_zarr.release.left_out import LeftOut, left_out_path
+from isles24_zarr.release.left_out import LeftOut, left_out_path, refused
 from isles24_zarr.release.names import DictionaryName, ImageName, Stray, StrayTable, TableName, classified
 from isles24_zarr.vocabulary import IMAGES, REFERENCE_SPACE
 
@@ -128,7 +128,9 @@ def _extra_notices(left_out: Iterable[LeftOut]) -> Iterator[Problem]:
         yield _notice(path, message, image=image)
 
 
-def release_from_files(source: str, files: Iterable[SourceFile], problems: Iterable[Problem] = ()) -> Release:
+def release_from_files(
+    source: str, files: Iterable[SourceFile], problems: Iterable[Problem] = (), left_out: Iterable[LeftOut] = ()
+) -> Release:
     """Sort the files of a source by subject.
 
     Parameters
@@ -138,7 +140,9 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
     files
         In any order.
     problems
-        What the listing found already.
+        What the listing found already: whatever is an error was not listed, and is left out.
+    left_out
+        What the listing has left out with a notice.
 
     Returns
     -------
@@ -147,6 +151,7 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
         beyond the twelve are among those of their subjects.
     """
     found = list(problems)
+    unlisted = [*map(refused, (problem for problem in found if problem.severity == "error")), *left_out]
     images: dict[str, dict[ImageName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
     tables: dict[str, dict[TableName, list[SourceFile]]] = defaultdict(lambda: defaultdict(list))
     stray_tables: list[tuple[StrayTable, SourceFile]] = []
@@ -184,7 +189,9 @@ def release_from_files(source: str, files: Iterable[SourceFile], problems: Itera
         dictionary=dictionaries[0] if dictionaries else None,
         problems=tuple(found),
     )
-    return dataclasses.replace(release, left_out=tuple(_left_out(listed, release)))
+    return dataclasses.replace(
+        release, left_out=tuple(sorted([*unlisted, *_left_out(listed, release)], key=lambda each: each.path))
+    )
 
 
 def _left_out(files: Iterable[SourceFile], release: Release) -> Iterator[LeftOut]:

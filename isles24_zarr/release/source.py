@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from isles24_zarr.nifti import MemberStream
     from isles24_zarr.release._footers import ShardRows
+    from isles24_zarr.release.left_out import LeftOut
     from isles24_zarr.release.paths import Release
 
 
@@ -168,7 +169,8 @@ class Source:
         release = release_from_files(self.url, files, problems)
         if not release.subjects and not self.streamed and any(map(_is_shard_name, files)):
             others = [each for each in files if not _is_shard_name(each) and each.path not in _OF_EVERY_DATASET]
-            release = release_from_files(self.url, [*others, *self._cells(files, problems)], problems)
+            cells, left_out = self._cells(files, problems)
+            release = release_from_files(self.url, [*others, *cells], problems, left_out)
         if not release.subjects:
             raise SourceNotFoundError(self.url, _nothing_found(files, problems))
         return release
@@ -176,8 +178,8 @@ class Source:
     def _is_shard(self, filesystem: Any, root: str) -> bool:
         return self.url.lower().endswith(_SHARD) and bool(filesystem.isfile(root))
 
-    def _cells(self, files: list[SourceFile], problems: list[Problem]) -> list[SourceFile]:
-        """Return the files that are in cells of Parquet files, and the tables that their rows stand for."""
+    def _cells(self, files: list[SourceFile], problems: list[Problem]) -> tuple[list[SourceFile], list[LeftOut]]:
+        """Return the files in cells of Parquet files and the tables that their rows stand for; and what is left out."""
         require_parquet(self.url)
 
         def read(shard: SourceFile) -> ShardRows | Problem:
@@ -198,9 +200,9 @@ class Source:
             found = list(zip(shards, threads.map(read, shards), strict=True))
         problems += [each for _, each in found if isinstance(each, Problem)]
         rows = [(shard, each) for shard, each in found if not isinstance(each, Problem)]
-        cells, odd = files_of_shards(rows, name=lambda shard: self._shard_name(shard.path), start=start)
+        cells, odd, left_out = files_of_shards(rows, name=lambda shard: self._shard_name(shard.path), start=start)
         problems += odd
-        return cells
+        return cells, left_out
 
     def _shard_name(self, path: str) -> str:
         return path or PurePosixPath(self.url).name
