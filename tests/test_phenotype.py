@@ -150,6 +150,10 @@ def severities(found: ClinicalRecord) -> list[str]:
         ("Door to groin", "0:30:30", 30.5, None),
         ("Door to groin", 0.75, 1080.0, "notice"),  # or three quarters of an hour
         ("Door to groin", "0.45", 648.0, "notice"),
+        ("Door to groin", 0.33, 475.2, "notice"),
+        ("Door to groin", 0.1234, 177.696, "notice"),
+        ("Door to groin", 172 / 1440, 172.0, None),
+        ("Door to groin", 54 / 1440, 54.0, None),
         ("Door to groin", "0,5", 720.0, "notice"),
         ("Door to groin", -0.5, -720.0, "notice"),
         ("Door to groin", 0, 0.0, None),

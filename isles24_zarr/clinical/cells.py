@@ -39,6 +39,8 @@ _TWO_NUMBERS: Final = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}(e[+-]?\d+)?", re.ASCI
 _IDENTIFIER: Final = re.compile(r"[+-]?(0\d.*|\d{16,})", re.ASCII)
 _WHOLE: Final = re.compile(r"(0|-?[1-9]\d{0,14})\.0", re.ASCII)
 _EXCEL_ERROR: Final = re.compile(r"#[A-Z0/_]+[!?]|#GETTING_DATA")
+_ROUNDED_MINUTES: Final = 1e-6
+"""Whole minutes as fractions of a day differ by less."""
 _CLOCK: Final = re.compile(
     r"((?P<days>-?\d{1,4}) days?,?\s+\+?|1900-01-(?P<date>\d\d)[ T]|(?P<minus>-))?"
     r"(?P<hours>\d{1,4}):(?P<minutes>[0-5]\d)(:(?P<seconds>[0-5]\d(\.\d+)?))?",
@@ -164,6 +166,12 @@ def _mtici(cell: Any) -> tuple[str, None]:
     return "".join(text.split()).lower(), None
 
 
+def _may_be_hours(days: float) -> bool:
+    """Tell whether a bare number may be no fraction of a day: people write 0.75 hours, Excel stores whole minutes."""
+    minutes = days * 1440
+    return days != 0 and (round(days, 3) == days or abs(minutes - round(minutes)) > _ROUNDED_MINUTES)
+
+
 def _duration(cell: Any) -> tuple[float, str | None]:
     from openpyxl.utils.datetime import to_excel
 
@@ -178,11 +186,11 @@ def _duration(cell: Any) -> tuple[float, str | None]:
         days, _ = _number(cell, "a time")
         if abs(days) >= 1:
             raise UnreadCellError("a number without a unit")
-        is_bare = days != 0
+        is_bare = _may_be_hours(days)
     # to the millisecond, as openpyxl does: a day fraction of 15 digits is no better
     minutes = round(days * 86_400_000) / 60_000
     if is_bare:
-        return minutes, f"a bare number, read as a fraction of a day: {minutes:,g} minutes"
+        return minutes, f"a bare number, perhaps of hours, read as a fraction of a day: {minutes:,g} minutes"
     if minutes < 0:
         return minutes, "a negative time, and was kept"
     return minutes, f"a date, and was read as {minutes:,g} minutes" if is_date and days >= 1 else None
