@@ -143,6 +143,10 @@ class SoftMaskWarning(UserWarning):
     """A mask of fractions was taken for labels, by a threshold that was not asked for."""
 
 
+class UncomputedWarning(UserWarning):
+    """Values were counted by which perfusion software says that it computed nothing, if they still mean that."""
+
+
 class SlowReadWarning(UserWarning):
     """Voxels are read many times more slowly than they could be."""
 
