@@ -375,10 +375,8 @@ class Problem:
     severity
         ``"error"``: something could not be used, the exit code becomes 1. ``"notice"``: odd, and everything
         was used as described.
-    subject
-        The subject concerned, where there is one.
-    image
-        The image concerned, where there is one.
+    subject, image
+        Those concerned, where there are such.
     passing
         Whether it may be gone another time although no file has changed: a second conversion tries again.
     """
