@@ -143,6 +143,10 @@ class SoftMaskWarning(UserWarning):
     """A mask of fractions was taken for labels, by a threshold that was not asked for."""
 
 
+class UncomputedWarning(UserWarning):
+    """Values were counted by which perfusion software says that it computed nothing, if they still mean that."""
+
+
 class SlowReadWarning(UserWarning):
     """Voxels are read many times more slowly than they could be."""
 
@@ -371,10 +375,8 @@ class Problem:
     severity
         ``"error"``: something could not be used, the exit code becomes 1. ``"notice"``: odd, and everything
         was used as described.
-    subject
-        The subject concerned, where there is one.
-    image
-        The image concerned, where there is one.
+    subject, image
+        Those concerned, where there are such.
     passing
         Whether it may be gone another time although no file has changed: a second conversion tries again.
     """

@@ -137,6 +137,20 @@ def test_volumes_on_a_sheared_grid(step: int) -> None:
     assert image.isles.challenge_metrics(image * 0).absolute_volume_difference == pytest.approx(wanted)
 
 
+def test_no_volume_of_several_volumes() -> None:
+    mask = make_volume(np.ones((3, 4, 5), np.uint8), name="cow_mask")
+    for axis, words in (("time", "is a series; select a frame"), ("rater", "has an axis rater")):
+        several = xr.concat([mask, mask], axis)
+        for call in (
+            several.isles.volume,
+            several.isles.volumes,
+            lambda several=several: analysis.mask_overlaps(mask, {"both": several}, 1.0),
+        ):
+            with pytest.raises(errors.GeometryError, match=words):
+                call()
+    assert mask.isel(z=0).isles.volume() == pytest.approx(mask.isles.volume() / 3)
+
+
 # --- statistics ---
 
 
@@ -164,6 +178,51 @@ def test_statistics_within_the_infarct(store: Path, release: Path, subject: str,
         assert (row["min"], row["max"]) == (finite.min(), finite.max())
         wanted = finite.quantile([0.05, 0.5, 0.975]).tolist()
         assert row[["p5", "p50", "p97.5"]].tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_what_was_computed_from_a_map_is_none(store: Path) -> None:
+    """By NumPy: names, attributes and NaN stay in arithmetic, what 0 and less mean does not."""
+    for scan in variants(store, ODD):
+        tmax, flow = scan["tmax"], scan["cbf"]
+        region = (scan["ncct"] > 0) & (scan["ncct"] < 80)
+        inside = region.values
+        reversed_x = tmax.isel(x=slice(None, None, -1))
+        for kept in (tmax, tmax.isel(y=slice(5, 40)), tmax.compute(), tmax.chunk(z=2), reversed_x):
+            part = region.sel(z=kept["z"], y=kept["y"], x=kept["x"])
+            values = kept.values[part.values]
+            wanted = values[was_computed(values, "tmax")].astype(np.float64)
+            assert 0 < wanted.size < values.size
+            assert kept.isles.statistics(part).loc["tmax", "mean"] == pytest.approx(wanted.mean(), rel=1e-12)
+            np.testing.assert_array_equal(kept.isles.computed(), was_computed(kept.values, "tmax"))
+        for made in (tmax - 5, (tmax - flow).rename("tmax"), tmax.where(region)):
+            values = made.values[inside].astype(np.float64)
+            with pytest.warns(errors.UncomputedWarning, match="give computed=True"):
+                row = made.isles.statistics(region).loc["tmax"]
+            assert (row["mean"], row["left_out"]) == (pytest.approx(values.mean(), rel=1e-9), 0)
+            np.testing.assert_array_equal(made.isles.computed(), np.isfinite(made.values))
+            assert made.isles.statistics(region, computed=False).loc["tmax"].equals(row)
+            wanted = values[was_computed(values, "tmax")]
+            assert made.isles.statistics(region, computed=True).loc["tmax", "mean"] == pytest.approx(wanted.mean())
+        late = tmax > 6
+        assert late.isles.statistics(region).loc["tmax", "mean"] == pytest.approx(late.values[inside].mean())
+        acquired = isles24_zarr.open_scan(store, ODD, "ctp")["tmax"].isles.resample_like(scan)
+        values = acquired.values[inside]
+        wanted = values[was_computed(values, "tmax")].astype(np.float64)
+        assert acquired.isles.statistics(region).loc["tmax", "mean"] == pytest.approx(wanted.mean())
+
+
+@pytest.mark.filterwarnings("ignore::isles24_zarr.errors.PerfusionWarning")
+def test_chunks_in_space_do_not_matter(store: Path) -> None:
+    whole = isles24_zarr.open_scan(store, ODD)
+    scan = whole.chunk(z=4, y=20)
+    for smoothing in (None, 8):
+        found, wanted = (each.isles.perfusion_maps(smoothing=smoothing).compute() for each in (scan, whole))
+        xr.testing.assert_allclose(found, wanted)
+    pd.testing.assert_frame_equal(scan.isles.arterial_inputs(), whole.isles.arterial_inputs())
+    acquired = isles24_zarr.open_scan(store, ODD, "ctp")["tmax"]
+    placed = acquired.isles.resample_like(scan)
+    late = acquired.isles.resample_like(whole).values > 6
+    assert (placed > 6).isles.volume() == pytest.approx(late.sum() * whole.isles.voxel_volume / 1000)
 
 
 def test_statistics_by_label(store: Path, release: Path) -> None:
@@ -228,6 +287,19 @@ def test_slices_and_axes_in_another_order() -> None:
     assert turned.loc["image", "mean"] == pytest.approx(values[mask > 0.5].mean())
     part = analysis.mask_statistics(image.isel(z=2), region.isel(z=2), 1.0)
     assert part.loc["image", "mean"] == pytest.approx(values[2][mask[2] > 0.5].mean())
+
+
+def test_a_plain_mask_has_the_order_of_the_image() -> None:
+    """Of a cube, another order is not found by the shape."""
+    rng = np.random.default_rng(1)
+    image = make_volume(rng.random((6, 6, 6))).transpose("x", "y", "z")
+    mask = rng.random((6, 6, 6)) > 0.8
+    other = image > 0.5
+    assert image.isles.statistics(mask).loc["image", "mean"] == pytest.approx(image.values[mask].mean())
+    both = analysis.mask_overlaps(mask, {"other": other}, 1000.0).loc["other", "overlap"]
+    assert both == np.count_nonzero(other.values & mask)
+    series = xr.concat([image, image * 2], "time").assign_coords(time=[0.0, 1.0]).transpose("x", "time", "y", "z")
+    np.testing.assert_allclose(series.isles.time_curve(mask), image.values[mask].mean() * np.array([1, 2]))
 
 
 def test_what_is_left_of_a_lazy_scan(store: Path) -> None:

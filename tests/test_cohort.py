@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import threading
@@ -375,6 +376,19 @@ def test_what_a_function_may_return(cohort: xr.DataTree) -> None:
     assert not isinstance(row["ncct"], xr.DataArray | np.ndarray)
     assert "is an array of shape (12, 56, 48)" in columns(lambda scan: scan["ncct"])["error"]
     assert "give yours another name" in columns(lambda _: {"error": 1})["error"]
+    lesions = columns(lambda scan: scan.isles.perfusion_lesions())
+    wanted = cohort.isles.scan("sub-stroke0001").isles.perfusion_lesions()
+    assert lesions == {**dataclasses.asdict(wanted), "error": None}
+    table = cohort.isles.scan("sub-stroke0001").isles.statistics("tmax", threshold=0.5)
+    row = columns(lambda scan: scan.isles.statistics("tmax", threshold=0.5))
+    assert row == {**table.iloc[0].to_dict(), "error": None}
+    assert "a table of 13 rows" in columns(lambda scan: scan.isles.volumes())["error"]
+    date = np.datetime64("2024-02-03", "ns")
+    plain = {"date": date, "none": None, "whole": np.int16(4), "yes": True}
+    python = {"date": pd.Timestamp(date), "none": None, "whole": 4, "yes": True, "error": None}
+    assert columns(lambda _: plain) == python
+    for nested in ({"a": {"b": 1}}, {"a": (1, 2)}, {"a": [1]}, {"a": object()}, {"a": dask.delayed(len)("ab")}):
+        assert "'a' is a " in columns(lambda _, nested=nested: nested)["error"]
     assert cohort.isles.map(len, progress=False).index.equals(cohort.isles.table.index)
     nobody = cohort.isles.select("age > 200").isles.map(measured)
     assert nobody.shape == (0, 1)

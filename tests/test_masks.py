@@ -219,6 +219,17 @@ def test_fractions_stay_and_whatever_needs_labels_says_where_it_cut(tmp_path: Pa
     assert gzip.decompress((out / LESION).read_bytes()) == gzip.decompress((release / LESION).read_bytes())
 
 
+def test_a_slice_of_fractions_all_of_which_are_near_a_label(tmp_path: Path, client: Client) -> None:
+    voxels = np.zeros(SHAPE, np.float32)
+    voxels[1:3, 2, 0], voxels[2:5, 3, 1] = 5e-4, 0.9
+    store = convert(make_release(tmp_path / "train", voxels, 0.0), client)
+    mask = isles24_zarr.open_scan(store, S)["lesion_mask"]
+    slices = [mask.isel(z=[k]).isles.labels(threshold=0.5) for k in range(mask.sizes["z"])]
+    np.testing.assert_array_equal(xr.concat(slices, "z"), turned(voxels) >= 0.5)
+    with pytest.raises(MaskError, match="two stored values"):
+        (mask.isel(z=0) + 0).isles.labels(threshold=0.5)
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_what_has_no_labels_is_kept_reported_and_refused(tmp_path: Path, client: Client, name: str) -> None:
     voxels, slope, words = OTHER[name]

@@ -90,6 +90,32 @@ def test_masks_stay_labels(name: str) -> None:
     assert 0 <= float(soft.min()) <= float(soft.max()) <= 1
 
 
+def test_what_was_computed_of_a_mask_is_none() -> None:
+    """Name and flags stay in arithmetic, what they say of the values does not."""
+    labels = np.random.default_rng(4).integers(0, 2, SHAPE).astype(np.uint8)
+    affine, shape = TARGETS["turned"]
+    reference = make_volume(np.zeros(shape), affine)
+    flags = {"flag_values": [0, 1], "flag_meanings": "background lesion"}
+    cases: dict[str, tuple[Any, bool]] = {
+        "soft": (labels * np.float32(0.7), True),
+        "numbers": (labels * 37.5 + 100, False),
+        "other labels": (labels * np.uint8(37) + np.uint8(100), False),
+    }
+    for values, is_mask in cases.values():
+        image = make_volume(values, SOURCE, name="lesion_mask").assign_attrs(flags)
+        truth = wanted(values, SOURCE, affine, shape, order=1)
+        found = resampled_like(image, reference, method="linear")
+        np.testing.assert_allclose(found, np.nan_to_num(truth) if is_mask else truth, atol=1e-4)
+    for name, given in (("lesion_mask", labels), ("lesion_mask", labels.astype(float)), ("mine", labels)):
+        image = make_volume(given, SOURCE, name=name).assign_attrs(flags)
+        with pytest.raises(errors.MaskError, match="take the nearest"):
+            resampled_like(image, reference, method="linear")
+    image = make_volume(labels * np.uint8(200), SOURCE, name="picture")
+    truth = wanted(image.values, SOURCE, affine, shape, order=1)
+    np.testing.assert_allclose(resampled_like(image, reference, method="linear"), truth, atol=1e-3)
+    assert resampled_like(image, reference).dtype == np.uint8
+
+
 def test_a_series_and_parts_of_it() -> None:
     rng = np.random.default_rng(2)
     frames = rng.standard_normal((5, *SHAPE)).astype(np.float32)
@@ -123,6 +149,9 @@ def test_one_slice_and_one_voxel() -> None:
     image = make_volume(np.arange(24.0).reshape(1, 4, 6), np.diag([1.0, 1, 5, 1]))
     for method in ("nearest", "linear"):
         np.testing.assert_array_equal(resampled_like(image, image, method=method).values, image.values)
+        # beside it by what is left of double precision
+        beside = make_volume(image.values, np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 5, 1e-8], [0, 0, 0, 1]]))
+        np.testing.assert_allclose(resampled_like(image, beside, method=method), image, rtol=1e-6)
     with pytest.raises(errors.GeometryError, match="no axis z"):
         resampled_like(image.isel(z=0), image)
     with pytest.raises(errors.GeometryError, match="no axis x"):

@@ -86,16 +86,17 @@ class ImageAccessor(SeriesAccessor):
         Returns
         -------
         xarray.DataArray
-            Booleans of the same shape, lazy if the image is; see `analysis.computed_voxels`.
+            Booleans of the same shape, lazy if the image is; see `analysis.computed_voxels`. Of what was computed from
+            a map, also by ``where``, all that is finite: see `analysis.map_name`.
 
         Examples
         --------
         >>> scan["tmax"].isles.computed().dtype
         dtype('bool')
         """
-        from isles24_zarr.analysis import computed_voxels
+        from isles24_zarr.analysis import computed_voxels, map_name
 
-        where: xr.DataArray = computed_voxels(self._scan, str(self._scan.name))
+        where: xr.DataArray = computed_voxels(self._scan, map_name(self._scan))
         return where.rename("computed")
 
     def volume(self, *, label: int | None = None, threshold: float | None = None) -> float:
@@ -156,6 +157,7 @@ class ImageAccessor(SeriesAccessor):
         by_label: bool = False,
         percentiles: Sequence[float] = (5, 25, 50, 75, 95),
         threshold: float | None = None,
+        computed: bool | None = None,
     ) -> pd.DataFrame:
         """Describe the values of this image inside of a mask.
 
@@ -163,7 +165,7 @@ class ImageAccessor(SeriesAccessor):
         ----------
         mask
             On the same grid: booleans, labels or fractions.
-        by_label, percentiles, threshold
+        by_label, percentiles, threshold, computed
             As for `ScanAccessor.statistics`.
 
         Returns
@@ -186,7 +188,13 @@ class ImageAccessor(SeriesAccessor):
         from isles24_zarr.analysis import mask_statistics
 
         return mask_statistics(
-            self._scan, mask, self.voxel_volume, by_label=by_label, percentiles=percentiles, threshold=threshold
+            self._scan,
+            mask,
+            self.voxel_volume,
+            by_label=by_label,
+            percentiles=percentiles,
+            threshold=threshold,
+            computed=computed,
         )
 
     def challenge_metrics(

@@ -85,6 +85,7 @@ class MeasuresAccessor(ScanPerfusionAccessor):
         by_label: bool = False,
         percentiles: Sequence[float] = (5, 25, 50, 75, 95),
         threshold: float | None = None,
+        computed: bool | None = None,
     ) -> pd.DataFrame:
         """Describe the values of an image inside of a mask.
 
@@ -100,6 +101,9 @@ class MeasuresAccessor(ScanPerfusionAccessor):
             From 0 to 100.
         threshold
             Fraction from which on voxels of a soft mask count.
+        computed
+            Leave out voxels of perfusion maps in which nothing was computed; by default of maps as they were opened,
+            and not of what was computed from them. See `analysis.mask_statistics`.
 
         Returns
         -------
@@ -129,6 +133,7 @@ class MeasuresAccessor(ScanPerfusionAccessor):
             by_label=by_label,
             percentiles=percentiles,
             threshold=threshold,
+            computed=computed,
         )
 
     def perfusion_lesions(

@@ -15,17 +15,20 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.errors import GeometryError
-from isles24_zarr.format import DASK_CHUNK_BYTES, dask_chunks, stored_layout
+from isles24_zarr.format import DASK_CHUNK_BYTES, dask_chunks, record_of, stored_layout
 from isles24_zarr.geometry import same_grid, scan_grid
 from isles24_zarr.vocabulary import PERFUSION_MAPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from numpy.typing import ArrayLike
 
 SPATIAL: Final = ("z", "y", "x")
 """The order in which functions on blocks get the axes of a volume; ``time`` comes before."""
+
+RESAMPLED: Final = "isles24_zarr_resampled"
+"""Key of the encoding of an image as it was opened, but for its grid."""
 
 
 def canonical_axes(image: xr.DataArray) -> xr.DataArray:
@@ -60,6 +63,19 @@ def check_time_axis(series: xr.DataArray) -> None:
         raise GeometryError(name_of(series), "has no time axis")
 
 
+def spatial_axes(image: xr.DataArray) -> xr.DataArray:
+    """Return an image with the axes z, y, x, those that it has, in this order.
+
+    Raises
+    ------
+    GeometryError
+        It has another axis.
+    """
+    if "time" in image.dims:
+        raise GeometryError(name_of(image), "is a series; select a frame, as time=0, or take a time curve")
+    return canonical_axes(image)
+
+
 def volume_axes(image: xr.DataArray) -> xr.DataArray:
     """Return a volume with the axes z, y, x.
 
@@ -75,14 +91,19 @@ def volume_axes(image: xr.DataArray) -> xr.DataArray:
 
 
 def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.DataArray:
-    """Return another image, such as a mask, with the spatial axes of an image in its order.
+    """Return another image, such as a mask, on the grid of an image.
 
     Parameters
     ----------
     image
-        ((time,) z, y, x), or a slice of that.
+        ((time,) z, y, x), or a slice of that, in any order, as the user has given it.
     other
         With the spatial axes of the image. A plain array has them in the image's order.
+
+    Returns
+    -------
+    xarray.DataArray
+        The other one with the axes z, y, x, those that it has, in this order.
 
     Raises
     ------
@@ -95,22 +116,30 @@ def on_same_grid(image: xr.DataArray, other: xr.DataArray | ArrayLike) -> xr.Dat
         values = np.asarray(other)
         if values.shape != shape:
             raise GeometryError(name_of(image), f"has the shape {shape}, an array of shape {values.shape} is not on it")
-        return xr.DataArray(values, dims=spatial)
+        return canonical_axes(xr.DataArray(values, dims=spatial))
     if set(other.dims) != set(spatial):
         dims = [", ".join(map(str, dims)) or "none" for dims in (other.dims, spatial)]
         raise GeometryError(name_of(other), f"has the axes {dims[0]}, those of {name_of(image)} are {dims[1]}")
     if not {"x", "y", "z"} & {*image.coords, *other.coords}:  # neither says where it lies
         if any(image.sizes[dim] != other.sizes[dim] for dim in spatial):
             raise GeometryError(name_of(other), f"has another shape than {name_of(image)}")
-        return other.transpose(*spatial)
+        return canonical_axes(other)
     if not same_grid(scan_grid(image), scan_grid(other)):
         raise GeometryError(name_of(other), f"is not on the grid of {name_of(image)}")
-    return other.transpose(*spatial)
+    return canonical_axes(other)
 
 
 def on_dask(image: xr.DataArray) -> xr.DataArray:
     """Return an image on Dask, in blocks of about `DASK_CHUNK_BYTES` where it is not yet."""
     return image if image.chunks is not None else image.chunk(_cuts(image))
+
+
+def loaded_coordinates(image: xr.DataArray | xr.Dataset) -> dict[Hashable, xr.Variable]:
+    """Return the coordinates of an image in memory, by name: they are small.
+
+    ``chunk`` puts on Dask those that are no index, too, and data in other chunks cannot be attached to them.
+    """
+    return {name: each.variable.compute() for name, each in image.coords.items()}
 
 
 def whole_curves(series: xr.DataArray) -> xr.DataArray:
@@ -131,8 +160,10 @@ def whole_curves(series: xr.DataArray) -> xr.DataArray:
         beside = math.prod(sizes.values()) // size
         sizes[dim] = min(size, max(step, room // beside // step * step))
     if series.chunks is None:
-        return series.chunk({"time": -1, **sizes})
-    return series.copy(data=_put_together(series.data, (), list(sizes.values())))
+        data = series.chunk({"time": -1, **sizes}).data
+    else:
+        data = _put_together(series.data, (), list(sizes.values()))
+    return series.assign_coords(loaded_coordinates(series)).copy(data=data)
 
 
 def _put_together(series: Any, cut: tuple[slice, ...], sizes: list[int]) -> Any:
@@ -162,14 +193,41 @@ def computed_voxels(values: Any, image: str) -> Any:
     Parameters
     ----------
     values
-        An array of any kind, in physical units.
+        An array of any kind, in physical units. Booleans and unsigned integers are masks, and no map.
     image
-        Its name, which tells whether it is a map.
+        Its name, which tells whether it is a map: see `map_name`.
     """
     finite = np.isfinite(values)
-    if image == "tmax":
-        return finite & (values > 0)
-    return finite & (values != 0) if image in PERFUSION_MAPS else finite
+    if image not in PERFUSION_MAPS or values.dtype.kind not in "if":
+        return finite
+    return finite & (values > 0 if image == "tmax" else values != 0)
+
+
+def is_as_opened(image: xr.DataArray) -> bool:
+    """Tell whether the values of an image are still those of a store, all of them or some, maybe on another grid.
+
+    Names and attributes stay in arithmetic: a difference of two Tmax maps is called ``tmax``, and all of it means
+    something. What tells is the encoding, which xarray keeps where it selects, loads, chunks, copies or turns, and
+    drops where it computes, also in ``where``, ``fillna`` and ``astype``. Data that were put into a ``copy`` it misses.
+    """
+    return bool(image.encoding) and (RESAMPLED in image.encoding or record_of(image) is not None)
+
+
+def map_name(image: xr.DataArray) -> str:
+    """Return the name of an image for `computed_voxels`, empty unless its values are those of a store.
+
+    Parameters
+    ----------
+    image
+        Of a scan, a result of a pipeline, or what was made of one; see `is_as_opened`.
+
+    Examples
+    --------
+    >>> from isles24_zarr.analysis import map_name
+    >>> map_name(scan["tmax"].isel(z=slice(2, 5))), map_name(scan["tmax"] - 6)
+    ('tmax', '')
+    """
+    return str(image.name) if is_as_opened(image) else ""
 
 
 def name_of(image: xr.DataArray) -> str:
@@ -271,7 +329,7 @@ def _cuts(image: xr.DataArray, *others: xr.DataArray) -> dict[Any, tuple[int, ..
     cuts = {dim: (size,) for dim, size in image.sizes.items()}
     on_dask = [array for array in (image, *others) if array.chunks is not None]
     if on_dask:
-        return cuts | {dim: sizes for array in reversed(on_dask) for dim, sizes in array.chunksizes.items()}
+        return cuts | {dim: sizes for array in reversed(on_dask) for dim, sizes in array.variable.chunksizes.items()}
     if stored_layout(image.variable):
         sizes = dask_chunks(image.to_dataset(name="image"))
     else:

@@ -64,8 +64,9 @@ def time_curve(
     MaskError
         The values of the mask are neither labels nor fractions between 0 and 1.
     """
+    check_time_axis(series)
+    region = on_same_grid(series, mask)  # before axes are moved: those of a plain mask are in the order given
     series = series_axes(series)
-    region = on_same_grid(series, mask)
     rule = label_rule(region, threshold)
     box = marked_box(region, rule, label)
     cut = series.isel(box)

@@ -10,15 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis.blockwise import SPATIAL, block_results, canonical_axes, name_of, on_dask, on_same_grid
+from isles24_zarr.analysis.blockwise import (
+    SPATIAL,
+    block_results,
+    canonical_axes,
+    is_as_opened,
+    name_of,
+    on_dask,
+    on_same_grid,
+)
 from isles24_zarr.conventions import SOFT_MASK_THRESHOLD
 from isles24_zarr.errors import MaskError, SoftMaskWarning, UnknownNameError
-from isles24_zarr.format import mask_values, merged, stored_layout, values_of
+from isles24_zarr.format import MaskKind, MaskValues, mask_values, merged, record_of, stored_layout, values_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -84,16 +92,30 @@ def label_rule(mask: xr.DataArray, threshold: float | None = None, *, stacklevel
         return LabelRule(dtype=np.dtype(np.uint8) if kind == "b" else mask.dtype.newbyteorder("="))
     if kind not in "if":
         raise MaskError(name, f"has values of type {mask.dtype}")
-    found = mask_values(merged(block_results(_values, mask)))
-    if found.kind == "other":
+    found = values_in(mask)
+    # all values of a part of a soft mask, such as a slice, may be near 0 or 1: of the whole it is known what they are
+    soft = found.kind == "soft" or (found.kind == "other" and recorded_kind(mask) == "soft")
+    if found.kind == "other" and not soft:
         raise MaskError(name, found.why)
-    if found.kind == "labels":
+    if not soft:
         return LabelRule(dtype=found.dtype)
     if threshold is None:
         counted = f"voxels of {SOFT_MASK_THRESHOLD:g} and more were counted"
         advice = "to choose, give threshold=, or what is inside, as mask >= 0.3"
-        warnings.warn(f"{name} {found.why}; {counted}; {advice}", SoftMaskWarning, stacklevel=stacklevel)
+        message = f"{name} holds fractions between 0 and 1; {counted}; {advice}"
+        warnings.warn(message, SoftMaskWarning, stacklevel=stacklevel)
     return LabelRule(dtype=np.dtype(np.uint8), threshold=SOFT_MASK_THRESHOLD if threshold is None else threshold)
+
+
+def values_in(mask: xr.DataArray) -> MaskValues:
+    """Read a mask of whole or floating-point numbers, block by block, and return what its values mean."""
+    return mask_values(merged(block_results(_values, mask)))
+
+
+def recorded_kind(mask: xr.DataArray) -> MaskKind | None:
+    """Return what was recorded of a mask of a release, all of it or some; None where its values may be others."""
+    record = (record_of(mask) or {}) if is_as_opened(mask) else {}
+    return cast("MaskKind | None", record.get("mask", {}).get("kind"))
 
 
 def _values(block: NDArray[Any]) -> Any:

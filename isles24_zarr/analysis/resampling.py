@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis.blockwise import SPATIAL, canonical_axes, name_of, on_dask
+from isles24_zarr.analysis.blockwise import (
+    RESAMPLED,
+    SPATIAL,
+    canonical_axes,
+    is_as_opened,
+    loaded_coordinates,
+    name_of,
+    on_dask,
+)
+from isles24_zarr.analysis.masks import recorded_kind, values_in
 from isles24_zarr.errors import GeometryError, MaskError, UnknownNameError
 from isles24_zarr.geometry import Grid, scan_grid, world_from_voxel
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from isles24_zarr.format import MaskKind
 
 ResamplingMethod = Literal["nearest", "linear"]
 METHODS: Final = ("nearest", "linear")
@@ -49,7 +60,8 @@ def resampled_like(
     -------
     xarray.DataArray
         ((time,) z, y, x), lazy, on Dask. Outside of the image masks are 0; all else is NaN, for which integers become
-        float32 (64 bits for 32) where the reference reaches beyond the image.
+        float32 (64 bits for 32) where the reference reaches beyond the image. Masks are booleans, whatever has the name
+        or the flags of labels and holds such, or fractions, and, for the nearest, whatever is of type uint8.
 
     Raises
     ------
@@ -81,19 +93,24 @@ def resampled_like(
         raise UnknownNameError(repr(method), f"is no method of resampling, there are {', '.join(METHODS)}")
     image = on_dask(canonical_axes(image))
     source, target = _grid_of(image), _grid_of(reference)
-    if method == "linear" and _is_mask(image) and image.dtype != np.dtype(bool):
+    kind = _mask_kind(image)
+    if method == "linear" and kind == "labels":
         raise MaskError(name_of(image), "labels cannot be interpolated linearly; take the nearest")
     sampling = _Sampling(
         to_source=np.linalg.inv(source.affine) @ target.affine, source_shape=source.shape[::-1], method=method
     )
-    dtype, fill = _type_and_fill(image, method, within=sampling.is_within(target.shape[::-1]))
-    frames = [image.chunksizes["time"]] if "time" in image.dims else []
+    # labels without a meaning, as of a prediction, cannot be told from an image of 8 bits but by the method
+    mask = kind != "other" or (image.dtype == np.uint8 and method == "nearest")
+    dtype, fill = _type_and_fill(image, method, mask=mask, within=sampling.is_within(target.shape[::-1]))
+    frames = [image.variable.chunksizes["time"]] if "time" in image.dims else []
     values = _assembled(image, sampling, [*frames, *_cuts(target.shape[::-1])], dtype, fill)
-    coords = {name: each for name, each in reference.coords.items() if "time" not in (name, *each.dims)}
-    coords |= {"time": image.coords["time"]} if frames else {}
+    coords = {name: each for name, each in loaded_coordinates(reference).items() if "time" not in (name, *each.dims)}
+    coords |= {"time": loaded_coordinates(image)["time"]} if frames else {}
     dims = [dim for dim in ("time", *SPATIAL) if dim != "time" or frames]
     attributes = {name: value for name, value in image.attrs.items() if name != "file_orientation"}
-    return xr.DataArray(values, dims=dims, coords=coords, name=image.name, attrs=attributes)
+    result = xr.DataArray(values, dims=dims, coords=coords, name=image.name, attrs=attributes)
+    result.encoding = {RESAMPLED: True} if is_as_opened(image) else {}
+    return result
 
 
 def _grid_of(image: xr.DataArray | xr.Dataset) -> Grid:
@@ -106,16 +123,34 @@ def _grid_of(image: xr.DataArray | xr.Dataset) -> Grid:
     return grid
 
 
-def _is_mask(image: xr.DataArray) -> bool:
+def _mask_kind(image: xr.DataArray) -> MaskKind:
+    """Return whether an image is labels, a mask that may be interpolated (soft), or no mask (other).
+
+    Its name and its attributes stay in arithmetic, and only say what is to be looked for: what was recorded of the
+    image as it was opened, else its values, which are read, tell whether it is a mask still.
+    """
+    if image.dtype == np.dtype(bool):
+        return "soft"
     kind = IMAGES.get(str(image.name))
-    return image.dtype in (bool, np.uint8) or "flag_values" in image.attrs or (kind is not None and bool(kind.labels))
+    flags = np.ravel(image.attrs.get("flag_values", [])).tolist()
+    meanings = set(flags or [label for label, _ in (kind.labels if kind else ())])
+    if not meanings or image.dtype.kind not in "iuf":
+        return "other"
+    recorded = recorded_kind(image)
+    if recorded is not None:
+        return recorded
+    found = values_in(image)
+    known = found.kind != "labels" or meanings.issuperset(found.labels or [found.highest])
+    return found.kind if known else "other"
 
 
-def _type_and_fill(image: xr.DataArray, method: ResamplingMethod, *, within: bool) -> tuple[np.dtype[Any], float]:
+def _type_and_fill(
+    image: xr.DataArray, method: ResamplingMethod, *, mask: bool, within: bool
+) -> tuple[np.dtype[Any], float]:
     """Return the type of the result, and what stands where the image has no value."""
-    if method == "nearest" and (_is_mask(image) or within):
+    if method == "nearest" and (mask or within):
         return image.dtype, 0
-    return np.result_type(image.dtype, np.float32), 0 if _is_mask(image) else np.nan
+    return np.result_type(image.dtype, np.float32), 0 if mask else np.nan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -218,7 +253,11 @@ def _linear(part: NDArray[Any], index: list[NDArray[np.float64]], dtype: np.dtyp
     for steps in itertools.product((0, 1), repeat=3):
         share = np.prod([part if step else 1 - part for step, part in zip(steps, weight, strict=True)], axis=0)
         used = np.flatnonzero(share)  # what weighs nothing may lie outside, or not be finite
-        at = [first[used] + step for first, step in zip(low, steps, strict=True)]
+        # along an axis of one voxel there is no second
+        at = [
+            np.minimum(first[used] + step, size - 1)
+            for first, step, size in zip(low, steps, part.shape[-3:], strict=True)
+        ]
         values[..., used] += part[..., at[0], at[1], at[2]] * share[used].astype(dtype)
     return values
 

@@ -7,16 +7,24 @@ block by block, whatever their size. What is kept of them is said where it is mo
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis.blockwise import block_results, canonical_axes, computed_voxels, name_of, on_same_grid
+from isles24_zarr.analysis.blockwise import (
+    block_results,
+    computed_voxels,
+    map_name,
+    name_of,
+    on_same_grid,
+    spatial_axes,
+)
 from isles24_zarr.analysis.masks import LabelRule, label_rule
 from isles24_zarr.analysis.metrics import dice_coefficient
 from isles24_zarr.conventions import MM3_PER_ML
-from isles24_zarr.errors import GeometryError, UnknownNameError
+from isles24_zarr.errors import UncomputedWarning, UnknownNameError
 from isles24_zarr.vocabulary import IMAGES
 
 if TYPE_CHECKING:
@@ -51,9 +59,12 @@ def mask_volume(
 
     Raises
     ------
+    GeometryError
+        It has an axis besides z, y and x.
     MaskError
         Its values are neither labels nor fractions between 0 and 1.
     """
+    mask = spatial_axes(mask)
     rule = label_rule(mask, threshold)
     voxels: int = sum(block_results(functools.partial(_count, rule, label), mask))
     return voxels * voxel_volume / MM3_PER_ML
@@ -69,7 +80,7 @@ def label_volumes(mask: xr.DataArray, voxel_volume: float, *, threshold: float |
     Parameters
     ----------
     mask
-        Any axes, labels, 0 outside. Its name tells what the labels mean, see `vocabulary.IMAGES`.
+        (z, y, x), labels, 0 outside. Its name tells what the labels mean, see `vocabulary.IMAGES`.
     voxel_volume
         In mm^3.
     threshold
@@ -84,11 +95,14 @@ def label_volumes(mask: xr.DataArray, voxel_volume: float, *, threshold: float |
 
     Raises
     ------
+    GeometryError
+        It has an axis besides z, y and x.
     MaskError
         Its values are neither labels nor fractions between 0 and 1.
     """
     import pandas as pd
 
+    mask = spatial_axes(mask)
     kind = IMAGES.get(str(mask.name))
     names = {label: name for label, name in (kind.labels if kind else ()) if label}
     counts: dict[int, int] = dict.fromkeys(names, 0)
@@ -126,6 +140,7 @@ def mask_statistics(
     by_label: bool = False,
     percentiles: Sequence[float] = (5, 25, 50, 75, 95),
     threshold: float | None = None,
+    computed: bool | None = None,
 ) -> pd.DataFrame:
     """Describe the values of an image inside of a mask.
 
@@ -144,6 +159,10 @@ def mask_statistics(
         From 0 to 100.
     threshold
         Of a soft mask, as for `mask_volume`; ``attrs["threshold"]`` of the result repeats it.
+    computed
+        Whether what was not computed is left out: by default of maps as they were opened, or on another grid. What was
+        computed from a map has its name, and may mean something by 0 and less: that is left out with True alone, as
+        after ``where``, and counted without a word with False.
 
     Returns
     -------
@@ -161,6 +180,11 @@ def mask_statistics(
     UnknownNameError
         A percentile is not between 0 and 100.
 
+    Warns
+    -----
+    UncomputedWarning
+        The image has the name of a map, but may be none any more, and values were counted that a map would not have.
+
     Notes
     -----
     All numbers are computed in double precision. Exact percentiles need all values: memory holds those inside of the
@@ -168,23 +192,24 @@ def mask_statistics(
     """
     import pandas as pd
 
-    if "time" in image.dims:
-        raise GeometryError(name_of(image), "is a series; select a frame, as time=0, or take a time curve")
     wrong = [value for value in percentiles if not 0 <= value <= 100]
     if wrong:
         raise UnknownNameError(wrong[0], "is not between 0 and 100, which percentiles are")
-    image = canonical_axes(image)
-    region = on_same_grid(image, mask)
+    turned = spatial_axes(image)
+    region = on_same_grid(image, mask)  # before axes are moved: those of a plain mask are in the order given
     rule = label_rule(region, threshold)
-    parts = block_results(functools.partial(_values_inside, rule), image, region)
+    parts = block_results(functools.partial(_values_inside, rule), turned, region)
     values = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    describe = functools.partial(_description, name=str(image.name), voxel_volume=voxel_volume, percentiles=percentiles)
+    holding = _holding(image, values, computed=computed)
+    describe = functools.partial(_description, voxel_volume=voxel_volume, percentiles=percentiles)
     if by_label:
-        rows: dict[Any, Any] = {label: describe(values[labels == label]) for label in np.unique(labels).tolist()}
+        rows: dict[Any, Any] = {
+            label: describe(values[labels == label], holding[labels == label]) for label in np.unique(labels).tolist()
+        }
     else:
-        rows = {str(image.name): describe(values)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(describe(values[:0])))
+        rows = {str(image.name): describe(values, holding)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(describe(values[:0], holding[:0])))
     table.attrs.update(rule.note)
     return table.rename_axis("label" if by_label else "image")
 
@@ -194,10 +219,28 @@ def _values_inside(rule: LabelRule, image: NDArray[Any], mask: NDArray[Any]) -> 
     return image[labels != 0], labels[labels != 0]
 
 
+def _holding(image: xr.DataArray, values: NDArray[Any], *, computed: bool | None) -> NDArray[np.bool_]:
+    """Return which values of an image count, and warn where that could be meant otherwise."""
+    as_map: NDArray[np.bool_] = computed_voxels(values, str(image.name))
+    if computed or (computed is None and map_name(image)):
+        return as_map
+    finite: NDArray[np.bool_] = np.isfinite(values)
+    doubtful = int(np.count_nonzero(finite & ~as_map))
+    if computed is None and doubtful:
+        below = " and below" if image.name == "tmax" else ""
+        message = (
+            f"{name_of(image)} is not the map as it was opened, {doubtful} voxels of 0{below} were counted: give "
+            "computed=True to leave them out, computed=False to count them"
+        )
+        # 4: the caller of the function that describes
+        warnings.warn(message, UncomputedWarning, stacklevel=4)
+    return finite
+
+
 def _description(
-    values: NDArray[Any], *, name: str, voxel_volume: float, percentiles: Sequence[float]
+    values: NDArray[Any], holding: NDArray[np.bool_], *, voxel_volume: float, percentiles: Sequence[float]
 ) -> dict[str, float]:
-    finite = values[computed_voxels(values, name)].astype(np.float64)
+    finite = values[holding].astype(np.float64)
     counts = {
         "voxels": int(finite.size),
         "left_out": int(values.size - finite.size),
@@ -252,8 +295,7 @@ def mask_overlaps(
     rows = {}
     note: dict[str, float] = {}
     for name, given in others.items():
-        other = canonical_axes(given)
-        region = on_same_grid(other, mask)
+        other, region = spatial_axes(given), on_same_grid(given, mask)
         rules = label_rule(other, threshold), label_rule(region, threshold)
         note |= rules[0].note | rules[1].note
         counts = np.array(block_results(functools.partial(_joint_counts, *rules), other, region)).sum(axis=0)

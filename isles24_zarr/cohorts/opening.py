@@ -182,8 +182,9 @@ def mapped_subjects(
         As from `open_cohort`.
     function
         Called with the scan of a subject as `open_scan` gives it. Returns a mapping or a pandas Series, whose keys
-        become columns, or a single value, whose column is named after the function (``"value"`` for a lambda). Values
-        are numbers, text or lazy ones of no dimension; arrays are refused, a table is no place for voxels.
+        become columns, the same as a dataclass or a DataFrame of one row, or a single value, whose column is named
+        after the function (``"value"`` for a lambda). Values are numbers, text, dates or None, or lazy ones of no
+        dimension; all else is refused: a table is no place for voxels, nor for mappings and lists.
     subjects
         Names; all of the cohort by default.
     space
@@ -265,11 +266,19 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _columns(result: Any, name: str) -> dict[str, Any]:
     """Return what a function gave as values by column."""
+    import pandas as pd
+
     if isinstance(result, xr.Dataset):
         result = dict(result.data_vars)
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        result = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    if isinstance(result, pd.DataFrame):
+        if len(result) != 1:
+            raise TypeError(f"a table of {len(result)} rows is not one row of another; return values by column")
+        result = {key: column.iloc[0] for key, column in result.items()}
     if not isinstance(result, Mapping):
         # a Series knows its keys, like a mapping
-        result = result.to_dict() if hasattr(result, "to_dict") and hasattr(result, "index") else {name: result}
+        result = result.to_dict() if isinstance(result, pd.Series) else {name: result}
     columns = {str(key): _plain(value, key) for key, value in result.items()}
     if ERROR in columns:
         raise ValueError(f"the column {ERROR!r} says what failed, give yours another name")
@@ -278,11 +287,17 @@ def _columns(result: Any, name: str) -> dict[str, Any]:
 
 def _plain(value: Any, key: Hashable) -> Any:
     """Return a value of no dimension, computed if need be, as Python has it."""
-    if not hasattr(value, "ndim"):
-        return value
-    if value.ndim:
-        raise TypeError(f"{key!r} is an array of shape {tuple(value.shape)}, not a single value")
-    return np.asarray(value).item()
+    import pandas as pd
+
+    if isinstance(getattr(value, "ndim", None), int):
+        if value.ndim:
+            raise TypeError(f"{key!r} is an array of shape {tuple(value.shape)}, not a single value")
+        single = np.asarray(value)
+        # as Python has them, dates of nanoseconds would be whole numbers
+        value = pd.Series(single[()]).iloc[0] if single.dtype.kind in "mM" else single.item()
+    if not pd.api.types.is_scalar(value):
+        raise TypeError(f"{key!r} is a {type(value).__name__}, not a number, text or date; return those by column")
+    return value
 
 
 def _frame_of_rows(rows: Sequence[_Row], index: pd.Index[Any]) -> pd.DataFrame:

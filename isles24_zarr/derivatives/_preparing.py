@@ -312,7 +312,7 @@ def _check_grid(
 
 def _block_length(array: xr.DataArray, axis: str) -> int:
     """Return how many voxels are computed together along an axis."""
-    return int(array.chunksizes[axis][0]) if array.chunks is not None else 1
+    return int(array.variable.chunksizes[axis][0]) if array.chunks is not None else 1
 
 
 def _canonical_shape(array: xr.DataArray) -> tuple[int, ...]:

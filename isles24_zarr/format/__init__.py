@@ -22,6 +22,7 @@ from isles24_zarr.format.documents import (
 )
 from isles24_zarr.format.encodings import DASK_CHUNK_BYTES, dask_chunks, record_of, stored_layout
 from isles24_zarr.format.labels import (
+    MaskKind,
     MaskValues,
     labels_from_stored,
     mask_values,
@@ -77,6 +78,7 @@ __all__ = [
     "DerivativeRecord",
     "GridPlan",
     "GridRecord",
+    "MaskKind",
     "MaskValues",
     "RootRecord",
     "SourceRecord",

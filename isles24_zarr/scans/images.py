@@ -67,13 +67,15 @@ def nifti_image(image: xr.DataArray, *, like: str | xr.DataArray | None = None) 
     VoxelTypeError
         NIfTI does not hold values of this type.
     """
-    grid = scan_grid(image)
     missing = [name for name in SPATIAL if name not in image.dims]
     if missing:
         raise GeometryError(name_of(image), f"has no axis {', '.join(missing)}; select a slice of one, as z=[5]")
     others = [str(dim) for dim in image.dims if dim not in SPATIAL]
     if len(others) > 1:
         raise GeometryError(name_of(image), f"has the axes {', '.join(others)} besides z, y and x, NIfTI takes one")
+    if like is not None:  # axes of a file are told from ascending ones
+        image = image.isel({axis: slice(None, None, -1) for axis in SPATIAL if _descends(image, axis)})
+    grid = scan_grid(image)
     values = np.asarray(image.transpose(..., *SPATIAL).values)
     orientation = _orientation(image, like)
     of_file = _image_of_file(image, values, grid)
@@ -129,6 +131,10 @@ def nifti_class(header: bytes) -> type[NiftiImage]:
     """Return the class of nibabel for a file that begins so."""
     second = len(header) >= 544 and header[:4] in (b"\x1c\2\0\0", b"\0\0\2\x1c")
     return nib.Nifti2Image if second else nib.Nifti1Image
+
+
+def _descends(image: xr.DataArray, axis: str) -> bool:
+    return axis in image.coords and bool(image[axis][0] > image[axis][-1])
 
 
 def _orientation(image: xr.DataArray, like: str | xr.DataArray | None) -> Orientation | None:

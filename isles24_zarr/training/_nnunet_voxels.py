@@ -144,7 +144,7 @@ def volume_slabs(image: xr.DataArray) -> Iterator[NDArray[Any]]:
         A slab cannot be read.
     """
     if image.chunks is not None:
-        lengths = image.chunksizes["z"]
+        lengths = image.variable.chunksizes["z"]
     else:
         chunk = (record_of(image) or {}).get("chunk_shape", (1, 1, 1))[-3]
         fitting = DASK_CHUNK_BYTES // (image.sizes["y"] * image.sizes["x"] * _WIDEST)
