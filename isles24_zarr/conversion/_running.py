@@ -87,7 +87,11 @@ class Run:
         kept: dict[str, tuple[Problem, ...]] = {}
         by_subject = {job.subject.name: job for job in jobs if job.record}
         changed = [
-            task for job in jobs if job.record for task in job.tasks(self.source, self.target) if not task.unchanged
+            task
+            for job in jobs
+            if job.record
+            for task in job.tasks(self.source, self.target)
+            if not (task.unchanged or task.plan.image in job.afresh)
         ]
         with self._completed(check_file, changed, "checking changed files") as results:
             for task, result in results:

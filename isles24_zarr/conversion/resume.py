@@ -59,9 +59,20 @@ class PreviousRun:
     images: frozenset[str]
     damage: str | None = None
 
-
-NO_RUN: Final = PreviousRun(record=None, images=frozenset())
-"""Of a subject that is new, or to be converted afresh."""
+    def without(self, images: Collection[str]) -> PreviousRun:
+        """Return what there would be, had these images never been converted; without any, nothing at all."""
+        rest, record = self.images - set(images), self.record
+        if not rest or record is None:
+            return PreviousRun(record=None, images=rest)
+        arrays = {path: file for path, file in record.arrays.items() if path.rpartition("/")[2] in rest}
+        dropped = set(record.arrays.values()) - set(arrays.values())
+        record = dataclasses.replace(
+            record,
+            images={name: groups for name, groups in record.images.items() if name in rest},
+            arrays=arrays,
+            files={path: size for path, size in record.files.items() if path not in dropped},
+        )
+        return PreviousRun(record=record, images=rest, damage=self.damage)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,6 +95,8 @@ class Job:
         All files that are considered.
     problems
         What was found so far.
+    afresh
+        Names of images of which nothing that the store holds is used.
     """
 
     subject: Subject
@@ -94,6 +107,7 @@ class Job:
     stamps_alone: bool
     files: tuple[SourceFile, ...]
     problems: list[Problem]
+    afresh: frozenset[str]
     same: set[str] = dataclasses.field(default_factory=set)
     pending: set[str] = dataclasses.field(default_factory=set)
     present: set[str] = dataclasses.field(default_factory=set)
@@ -183,6 +197,7 @@ def decided_job(
     *,
     wanted: frozenset[str],
     earlier: PreviousRun,
+    afresh: frozenset[str] = frozenset(),
     prune: bool = False,
 ) -> tuple[Job | None, list[Problem]]:
     """Decide whether a subject is converted, and what is to be told if not.
@@ -196,7 +211,9 @@ def decided_job(
     wanted
         Names of images that were asked for; what the store holds of others stays.
     earlier
-        What the store holds.
+        What the store holds, without what is converted afresh.
+    afresh
+        Names of images that are converted, whatever the store holds of them.
     prune
         Convert without the files that are not in the release any more.
     """
@@ -213,7 +230,7 @@ def decided_job(
                 kept = dataclasses.replace(kept, message=what, severity="error")
             return None, [kept]
     changed = [file.path for file in files if not is_recorded(file, record)]
-    cause = _cause(record, earlier.damage, gone)
+    cause = _cause(record, earlier.damage, gone) or ("its images are converted afresh" if afresh else "")
     if record and not cause and not changed:
         return None, list(record.problems)
     plan = only_images(subject_plan(subject, headers), wanted)
@@ -227,6 +244,7 @@ def decided_job(
         stamps_alone=not cause and record is not None and {file.path: file.size for file in files} == record.files,
         files=tuple(files),
         problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
+        afresh=afresh,
     )
     return job, []
 
@@ -284,17 +302,20 @@ def is_recorded(file: SourceFile, record: SubjectRecord | None) -> bool:
 
 
 def prepare(store: Store, job: Job) -> None:
-    """Take back the commit of a subject and clear away what is no part of its plan."""
+    """Take back the commit of a subject and clear away what is no part of its plan, or converted afresh."""
     name = job.subject.name
+    stays = {grid.name: {array.image for array in grid.arrays} - job.afresh for grid in job.plan.grids}
+    if job.afresh and not any(stays.values()):
+        remove(store, name)
+        return
     remove_partial_objects(store, name)
     groups = child_names(store, name)
     withdraw(store, name, groups)
-    planned = {grid.name: {array.image for array in grid.arrays} for grid in job.plan.grids}
     for group in groups:
-        if group not in planned:
+        if not stays.get(group):
             remove(store, f"{name}/{group}")
             continue
         remove_partial_objects(store, f"{name}/{group}")
         for member in child_names(store, f"{name}/{group}"):
-            if member not in planned[group]:
+            if member not in stays[group]:
                 remove(store, f"{name}/{group}/{member}")
