@@ -12,7 +12,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import openpyxl
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -166,6 +168,31 @@ def test_files_that_vanish_cost_nothing(source: Path, target: Path, client: Clie
     forced = isles24_zarr.convert(source, target, subjects=[S], overwrite=True, client=client, progress=False)
     assert forced.converted == (S,)
     assert NCCT not in arrays_by_source(target)
+
+
+def test_a_damaged_table_costs_no_values(source: Path, target: Path, client: Client) -> None:
+    whole = (source / BASELINE).read_bytes()
+    before = documents(target)
+    (source / BASELINE).write_bytes(whole[:3000])
+    write(source / NCCT, random_voxels((20, 20, 8), "int16", 3))
+    report = again(source, target, client)
+    assert (report.ok, report.converted) == (False, ())
+    (problem,) = [problem for problem in report.problems if problem.path == BASELINE]
+    assert "the subject stays as it was converted before, use --overwrite to convert what there is" in problem.message
+    after = documents(target)
+    assert {name: after[name] for name in before if name.startswith(S)} == {
+        name: before[name] for name in before if name.startswith(S)
+    }
+    # asked for, what there is is converted; then there is nothing to lose by the table, and other files count again
+    forced = isles24_zarr.convert(source, target, subjects=[S], overwrite=True, client=client, progress=False)
+    assert forced.converted == (S,)
+    assert np.isnan(isles24_zarr.open_cohort(target).isles.table.loc[S, "age"])
+    write(source / NCCT, random_voxels((20, 20, 8), "int16", 4))
+    assert again(source, target, client).converted == (S,)
+    (source / BASELINE).write_bytes(whole)
+    assert again(source, target, client).converted == (S,)
+    expected = pd.read_excel(source / BASELINE).iloc[0]
+    assert isles24_zarr.open_cohort(target).isles.table.loc[S, "age"] == expected["Age"]
 
 
 def unlink(path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject, says_the_same
 from isles24_zarr.conversion._ingest import FileCheck, FileResult, FileTask, check_file, convert_file
-from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare, table_paths
+from isles24_zarr.conversion.resume import Job, kept_as_it_was, lost_table, prepare, table_paths
 from isles24_zarr.errors import Problem
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from distributed import Client
@@ -84,12 +84,12 @@ class Run:
         """Read changed files of what the store has: what was good before is not given up for damage, or for nothing."""
         from isles24_zarr.tasks import TaskLost
 
-        kept: dict[str, tuple[Problem, ...]] = {}
         by_subject = {job.subject.name: job for job in jobs if job.record}
+        kept = self._with_lost_tables(by_subject.values())
         changed = [
             task
-            for job in jobs
-            if job.record
+            for job in by_subject.values()
+            if job.subject.name not in kept
             for task in job.tasks(self.source, self.target)
             if not (task.unchanged or task.plan.image in job.afresh)
         ]
@@ -98,7 +98,7 @@ class Run:
                 path, name = task.plan.source.path, task.plan.subject
                 check = FileCheck(problem=_lost(task, result)) if isinstance(result, TaskLost) else result
                 if check.problem:
-                    kept[name] = (kept_as_it_was(name, path, check.problem),)
+                    kept[name] = (kept_as_it_was(name, by_subject[name].record, path, check.problem),)
                 elif check.same:
                     by_subject[name].same.add(path)
         for name, job in by_subject.items():
@@ -108,6 +108,16 @@ class Run:
                 kept[name] = job.record.problems
         return kept
 
+    def _with_lost_tables(self, jobs: Iterable[Job]) -> dict[str, tuple[Problem, ...]]:
+        """Read the tables of committed subjects; return those of whom one cannot be read any more, and why."""
+        kept: dict[str, tuple[Problem, ...]] = {}
+        for job in jobs:
+            name = job.subject.name
+            job.clinical, failed = clinical_record(job.subject, self.source)
+            if problem := lost_table(job, job.clinical, failed):
+                kept[name] = (kept_as_it_was(name, job.record, problem.path, problem),)
+        return kept
+
     def _is_the_same(self, job: Job) -> bool:
         """Tell whether all that has changed of a subject are stamps of its files; tables count by what they say."""
         record = job.record
@@ -115,7 +125,7 @@ class Run:
             return False
         sizes = {file.path: file.size for file in job.files}
         tables = {path for path in table_paths(record) & set(job.changed) if sizes.get(path) == record.files[path]}
-        if tables and says_the_same(job.subject, self.source, record):
+        if tables and job.clinical and says_the_same(job.subject, job.clinical, record):
             job.same |= tables
         return job.stamps_alone and set(job.changed) <= job.same
 
@@ -141,7 +151,7 @@ class Run:
 
     def _commit(self, job: Job) -> None:
         self.confirm()
-        clinical = clinical_record(job.subject, self.source)
+        clinical = job.clinical or clinical_record(job.subject, self.source)[0]
         again = job.unsettled | {problem.path for problem in (*job.problems, *clinical.problems) if problem.passing}
         problems = publish_subject(
             self.target.opened(read_only=False),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+    from isles24_zarr.clinical import ClinicalRecord
     from isles24_zarr.conversion._ingest import FileResult
     from isles24_zarr.nifti import Header
     from isles24_zarr.release import Source, SourceFile, Subject
@@ -97,6 +98,8 @@ class Job:
         What was found so far.
     afresh
         Names of images of which nothing that the store holds is used.
+    clinical
+        What its tables say, once they were read.
     """
 
     subject: Subject
@@ -108,6 +111,7 @@ class Job:
     files: tuple[SourceFile, ...]
     problems: list[Problem]
     afresh: frozenset[str]
+    clinical: ClinicalRecord | None = None
     same: set[str] = dataclasses.field(default_factory=set)
     pending: set[str] = dataclasses.field(default_factory=set)
     present: set[str] = dataclasses.field(default_factory=set)
@@ -224,11 +228,7 @@ def decided_job(
     gone = _vanished(subject, files, record)
     for path in sorted({*record.arrays.values(), *gone}) if record else ():
         if (path in gone and not prune) or path in unreadable:
-            kept = kept_as_it_was(subject.name, path, unreadable.get(path))
-            if record and record.format_version != FORMAT_VERSION:
-                what = f"{kept.message}; until then nothing reads it, as it is of an older format"
-                kept = dataclasses.replace(kept, message=what, severity="error")
-            return None, [kept]
+            return None, [kept_as_it_was(subject.name, record, path, unreadable.get(path))]
     changed = [file.path for file in files if not is_recorded(file, record)]
     cause = _cause(record, earlier.damage, gone) or ("its images are converted afresh" if afresh else "")
     if record and not cause and not changed:
@@ -262,6 +262,16 @@ def table_paths(record: SubjectRecord) -> set[str]:
     return {path for path in record.files if path.startswith("phenotype/") or "/phenotype/" in path}
 
 
+def lost_table(job: Job, clinical: ClinicalRecord, failed: Iterable[Problem]) -> Problem | None:
+    """Return why a table cannot be read whose values the commit has, and would lose; none where nothing is to lose."""
+    record = job.record
+    if record is None or all(clinical.values.get(name) is not None for name in record.clinical):
+        return None
+    tables, before = table_paths(record), {(each.path, each.message) for each in record.problems}
+    new = (each for each in failed if each.path in tables and (each.path, each.message) not in before)
+    return next(new, None)
+
+
 def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[str]) -> str:
     if record is None:
         return FIRST_TIME
@@ -276,12 +286,14 @@ def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[st
     return ""
 
 
-def kept_as_it_was(subject: str, path: str, problem: Problem | None) -> Problem:
+def kept_as_it_was(subject: str, record: SubjectRecord | None, path: str, problem: Problem | None) -> Problem:
     """Tell that a committed subject was left alone, because a file of it is damaged or gone."""
     what = problem.message.split(";", maxsplit=1)[0] if problem else "is not in the release any more"
     option = "--overwrite" if problem else "--prune"
     advice = f"the subject stays as it was converted before, use {option} to convert what there is"
     severity = problem.severity if problem else "notice"
+    if record and record.format_version != FORMAT_VERSION:
+        advice, severity = f"{advice}; until then nothing reads it, as it is of an older format", "error"
     return Problem(path=path, message=f"{what}; {advice}", severity=severity, subject=subject)
 
 
