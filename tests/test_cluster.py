@@ -70,6 +70,16 @@ def test_tasks_of_a_group_follow_each_other() -> None:
         assert [task for task, _ in done] == [9, 1, 8, 5, 3]
 
 
+def test_a_group_begins_when_workers_would_soon_have_nothing_to_do() -> None:
+    with dask_client(None, 1) as client:
+        tasks, groups, told = [1] * 12, [name for name in "abc" for _ in range(4)], list[str]()
+        done = completed_tasks(
+            client, order_and_progress, tasks, sizes=tasks, groups=groups, begin=told.append, title="", progress=False
+        )
+        assert [len(told) for _ in done] == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
+        assert told == ["a", "b", "c"]
+
+
 def test_the_callers_client_stays_open(client: Client) -> None:
     with dask_client(client, None) as given:
         assert given is client

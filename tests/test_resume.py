@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 import openpyxl
 import pandas as pd
@@ -21,7 +22,7 @@ import xarray as xr
 import isles24_zarr
 from isles24_zarr.conversion import _commit as commit
 from isles24_zarr.conversion import resume
-from isles24_zarr.errors import StoreLockedError
+from isles24_zarr.errors import StoreLockedError, StoreWriteError
 from tests.nifti_files import random_voxels, write
 from tests.oracle import arrays_by_source, assert_identical_stores, assert_same_image, chunk_files, documents
 
@@ -193,6 +194,31 @@ def test_a_damaged_table_costs_no_values(source: Path, target: Path, client: Cli
     assert again(source, target, client).converted == (S,)
     expected = pd.read_excel(source / BASELINE).iloc[0]
     assert isles24_zarr.open_cohort(target).isles.table.loc[S, "age"] == expected["Age"]
+
+
+def test_a_failed_update_leaves_the_subjects_whose_turn_has_not_come(
+    source: Path, target: Path, client: Client, tmp_path: Path
+) -> None:
+    names = sorted(folder.name for folder in (source / "raw_data").iterdir())
+    for name in names:
+        file = source / NCCT.replace(S, name)
+        image = nib.load(file)
+        write(file, np.asarray(image.dataobj).astype("int16")[::-1], image.affine)
+    folders = [target / name / "space-ncct" / "ncct" for name in names]
+    for folder in folders:
+        subprocess.run(["chattr", "+i", folder], check=True)
+    try:
+        with pytest.raises(StoreWriteError):
+            again(source, target, client)
+    finally:
+        for folder in folders:
+            subprocess.run(["chattr", "-i", folder], check=True)
+    whole = [name for name in names if (target / name / "zarr.json").exists()]
+    assert len(whole) == len(names) - 1
+    assert isles24_zarr.verify(target, subjects=whole, fast=True, client=client, progress=False).ok
+    assert set(again(source, target, client).converted) == set(names)
+    isles24_zarr.convert(source, tmp_path / "new.zarr", client=client, progress=False)
+    assert_identical_stores(tmp_path / "new.zarr", target)
 
 
 def unlink(path: Path) -> None:

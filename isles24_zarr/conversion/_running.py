@@ -65,13 +65,20 @@ class Run:
         kept = self._checked(jobs)
         by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
         store = self.target.opened(read_only=False)
-        for job in by_subject.values():
-            prepare(store, job)
+        waiting = dict(by_subject)
+
+        def begin(name: str) -> None:
+            """Take back the commit of a subject, not before it is its turn."""
+            if job := waiting.pop(name, None):
+                self.confirm()
+                prepare(store, job)
+
         tasks = [task for job in by_subject.values() for task in job.tasks(self.source, self.target)]
-        for job in by_subject.values():
+        for name, job in by_subject.items():
             if not job.pending:
+                begin(name)
                 self._commit(job)
-        with self._completed(convert_file, tasks, "converting") as results:
+        with self._completed(convert_file, tasks, "converting", begin) as results:
             for task, result in results:
                 job = by_subject[task.plan.subject]
                 is_lost = isinstance(result, TaskLost)
@@ -130,7 +137,9 @@ class Run:
         return job.stamps_alone and set(job.changed) <= job.same
 
     @contextlib.contextmanager
-    def _completed(self, function: Any, tasks: list[FileTask], title: str) -> Iterator[Iterator[tuple[FileTask, Any]]]:
+    def _completed(
+        self, function: Any, tasks: list[FileTask], title: str, begin: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Iterator[tuple[FileTask, Any]]]:
         from isles24_zarr.tasks import arrivals, completed_arrivals, completed_tasks
 
         if not tasks or self.client is None:
@@ -139,12 +148,25 @@ class Run:
         if self.folder and self.source.streamed:
             by_path = {task.plan.source.path: task for task in tasks}
             nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
-            arriving, total = arrivals(self.source, by_path, nbytes, self.folder), sum(nbytes.values())
+
+            def begun(arrival: Any) -> Any:
+                begin(arrival.task.plan.subject)
+                return arrival
+
+            arriving = map(begun, arrivals(self.source, by_path, nbytes, self.folder))
+            total = sum(nbytes.values())
             done = completed_arrivals(self.client, function, arriving, total=total, title=title, progress=self.progress)
         else:
             sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
             done = completed_tasks(
-                self.client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=self.progress
+                self.client,
+                function,
+                tasks,
+                sizes=sizes,
+                groups=subjects,
+                begin=begin,
+                title=title,
+                progress=self.progress,
             )
         with contextlib.closing(done):
             yield done

@@ -157,7 +157,8 @@ def convert(
         (`OldStoreError`), which is brought up to date as a whole; or, before anything is written, something would be
         left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
     StoreWriteError, SpoolError
-        Writing failed. What was committed before stays; the same call resumes.
+        Writing failed. What was committed before stays, but for the few subjects that were just being replaced; the
+        same call resumes.
 
     Examples
     --------
