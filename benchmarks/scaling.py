@@ -174,7 +174,7 @@ def _measure_lead(results: Results, release: Path, folder: Path, *, repeats: int
     files = [*subject.images.values(), *subject.tables.values()]
 
     def commit() -> None:
-        clinical = clinical_record(subject, source)
+        clinical, _ = clinical_record(subject, source)
         publish_subject(opened, plan, present=present, files=files, clinical=clinical, problems=())
 
     with _workers(len(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))) as client:

@@ -6,16 +6,19 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 
 from isles24_zarr.errors import ClusterLostError, SchedulerNotFoundError, StoreWriteError
+from isles24_zarr.tasks import _processes
 from isles24_zarr.tasks.cluster import TaskLost, advance, completed_tasks, connected_client, dask_client
 
 if TYPE_CHECKING:
@@ -67,6 +70,16 @@ def test_tasks_of_a_group_follow_each_other() -> None:
         assert [task for task, _ in done] == [9, 1, 8, 5, 3]
 
 
+def test_a_group_begins_when_workers_would_soon_have_nothing_to_do() -> None:
+    with dask_client(None, 1) as client:
+        tasks, groups, told = [1] * 12, [name for name in "abc" for _ in range(4)], list[str]()
+        done = completed_tasks(
+            client, order_and_progress, tasks, sizes=tasks, groups=groups, begin=told.append, title="", progress=False
+        )
+        assert [len(told) for _ in done] == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
+        assert told == ["a", "b", "c"]
+
+
 def test_the_callers_client_stays_open(client: Client) -> None:
     with dask_client(client, None) as given:
         assert given is client
@@ -110,6 +123,29 @@ def test_an_interrupt_while_tasks_are_submitted_is_an_interrupt(
     monkeypatch.setattr(client, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(completed_tasks(client, order_and_progress, [1, 2, 3], sizes=[1, 1, 1], title="", progress=False))
+
+
+def test_an_interrupt_while_workers_start_waits_until_they_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives a signal to any thread that does not mask it, as one that is older than the mask."""
+    own_cluster, starting, clusters = _processes._own_cluster, threading.Event(), list[_processes.OwnCluster]()
+
+    def interrupt() -> None:
+        starting.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def interrupted(workers: int | None) -> _processes.OwnCluster:
+        starting.set()
+        older.join()
+        clusters.append(own_cluster(workers))
+        return clusters[0]
+
+    older = threading.Thread(target=interrupt)
+    older.start()
+    monkeypatch.setattr(_processes, "_own_cluster", interrupted)
+    with pytest.raises(KeyboardInterrupt), dask_client(None, 1):
+        pytest.fail("the interrupt is lost")
+    assert clusters[0].status == Status.closed
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_scheduler_that_leaves() -> None:

@@ -16,8 +16,9 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
+from isles24_zarr.conversion import forecast
 from isles24_zarr.errors import DestinationError, UnknownNameError
-from isles24_zarr.format import chunking
+from isles24_zarr.format import COORDINATES, chunking
 from tests.nifti_files import OBLIQUE, random_voxels, write
 from tests.oracle import (
     arrays_by_source,
@@ -157,6 +158,38 @@ def test_overwrite_converts_again(release: Path, store: Path, client: Client, tm
     report = isles24_zarr.convert(release, copy, subjects=[S], overwrite=True, client=client, progress=False)
     assert report.images == 18
     assert_identical_stores(store, copy)
+
+
+def test_overwrite_of_named_images_leaves_the_others(
+    release: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    source, copy = shutil.copytree(release, tmp_path / "train"), shutil.copytree(store, tmp_path / "copy.zarr")
+    options: dict[str, Any] = {"overwrite": True, "images": ["ncct"]}
+    shard = next(path for name, path in chunk_files(copy / S).items() if name.startswith("space-ncct/ncct/c/"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    of_images = [name for name in chunk_files(copy) if "/space-" in name and name.split("/")[2] not in COORDINATES]
+    before = {name: chunk_files(copy)[name].stat().st_ino for name in of_images}
+    told = forecast(source, copy, **options)
+    assert {array.image for array in told.arrays} == {"ncct"}
+    assert {array.path for array in told.arrays}.isdisjoint(told.standing)
+    assert len(told.arrays) + len(told.standing) == len({name.split("/c/")[0] for name in before})
+    report = isles24_zarr.convert(source, copy, client=client, progress=False, **options)
+    assert report.images == len(told.arrays)
+    assert len(report.converted) == 3
+    assert_identical_stores(store, copy)
+    after = {name: chunk_files(copy)[name].stat().st_ino for name in of_images}
+    assert {name.split("/")[2] for name in of_images if before[name] != after[name]} == {"ncct"}
+    # and what vanished of the others costs nothing, as without the option; of the named ones it goes
+    for image in ("cta", "ncct"):
+        (source / f"raw_data/{S}/ses-01/{S}_ses-01_{image}.nii.gz").unlink()
+        report = isles24_zarr.convert(source, copy, client=client, progress=False, overwrite=True, images=["ncct"])
+        assert S not in report.converted
+        assert_identical_stores(store, copy)
+    isles24_zarr.convert(
+        source, copy, subjects=[S], overwrite=True, images=["ncct", "cta"], client=client, progress=False
+    )
+    with isles24_zarr.open_scan(copy, S) as scan, isles24_zarr.open_scan(store, S) as whole:
+        assert set(whole.data_vars) - set(scan.data_vars) == {"ncct"}
 
 
 def test_a_foreign_folder_is_never_touched(release: Path, tmp_path: Path) -> None:

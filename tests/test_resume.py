@@ -12,14 +12,17 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import nibabel as nib
+import numpy as np
 import openpyxl
+import pandas as pd
 import pytest
 import xarray as xr
 
 import isles24_zarr
 from isles24_zarr.conversion import _commit as commit
 from isles24_zarr.conversion import resume
-from isles24_zarr.errors import StoreLockedError
+from isles24_zarr.errors import StoreLockedError, StoreWriteError
 from tests.nifti_files import random_voxels, write
 from tests.oracle import arrays_by_source, assert_identical_stores, assert_same_image, chunk_files, documents
 
@@ -166,6 +169,56 @@ def test_files_that_vanish_cost_nothing(source: Path, target: Path, client: Clie
     forced = isles24_zarr.convert(source, target, subjects=[S], overwrite=True, client=client, progress=False)
     assert forced.converted == (S,)
     assert NCCT not in arrays_by_source(target)
+
+
+def test_a_damaged_table_costs_no_values(source: Path, target: Path, client: Client) -> None:
+    whole = (source / BASELINE).read_bytes()
+    before = documents(target)
+    (source / BASELINE).write_bytes(whole[:3000])
+    write(source / NCCT, random_voxels((20, 20, 8), "int16", 3))
+    report = again(source, target, client)
+    assert (report.ok, report.converted) == (False, ())
+    (problem,) = [problem for problem in report.problems if problem.path == BASELINE]
+    assert "the subject stays as it was converted before, use --overwrite to convert what there is" in problem.message
+    after = documents(target)
+    assert {name: after[name] for name in before if name.startswith(S)} == {
+        name: before[name] for name in before if name.startswith(S)
+    }
+    # asked for, what there is is converted; then there is nothing to lose by the table, and other files count again
+    forced = isles24_zarr.convert(source, target, subjects=[S], overwrite=True, client=client, progress=False)
+    assert forced.converted == (S,)
+    assert np.isnan(isles24_zarr.open_cohort(target).isles.table.loc[S, "age"])
+    write(source / NCCT, random_voxels((20, 20, 8), "int16", 4))
+    assert again(source, target, client).converted == (S,)
+    (source / BASELINE).write_bytes(whole)
+    assert again(source, target, client).converted == (S,)
+    expected = pd.read_excel(source / BASELINE).iloc[0]
+    assert isles24_zarr.open_cohort(target).isles.table.loc[S, "age"] == expected["Age"]
+
+
+def test_a_failed_update_leaves_the_subjects_whose_turn_has_not_come(
+    source: Path, target: Path, client: Client, tmp_path: Path
+) -> None:
+    names = sorted(folder.name for folder in (source / "raw_data").iterdir())
+    for name in names:
+        file = source / NCCT.replace(S, name)
+        image = nib.load(file)
+        write(file, np.asarray(image.dataobj).astype("int16")[::-1], image.affine)
+    folders = [target / name / "space-ncct" / "ncct" for name in names]
+    for folder in folders:
+        subprocess.run(["chattr", "+i", folder], check=True)
+    try:
+        with pytest.raises(StoreWriteError):
+            again(source, target, client)
+    finally:
+        for folder in folders:
+            subprocess.run(["chattr", "-i", folder], check=True)
+    whole = [name for name in names if (target / name / "zarr.json").exists()]
+    assert len(whole) == len(names) - 1
+    assert isles24_zarr.verify(target, subjects=whole, fast=True, client=client, progress=False).ok
+    assert set(again(source, target, client).converted) == set(names)
+    isles24_zarr.convert(source, tmp_path / "new.zarr", client=client, progress=False)
+    assert_identical_stores(tmp_path / "new.zarr", target)
 
 
 def unlink(path: Path) -> None:

@@ -127,8 +127,14 @@ def _groups_by_image(arrays: Iterable[ArrayPlan]) -> dict[str, list[str]]:
     return groups
 
 
-def clinical_record(subject: Subject, source: Source) -> ClinicalRecord:
-    """Read the phenotype tables of a subject; one that cannot be read is among the problems."""
+def clinical_record(subject: Subject, source: Source) -> tuple[ClinicalRecord, list[Problem]]:
+    """Read the phenotype tables of a subject.
+
+    Returns
+    -------
+    tuple
+        What they say, with all problems; and those of them that say why a table could not be read.
+    """
     records, problems = [], []
     for table, file in subject.tables.items():
         try:
@@ -138,13 +144,12 @@ def clinical_record(subject: Subject, source: Source) -> ClinicalRecord:
         except SourceError as error:
             problems.append(Problem.from_error(error, subject=subject.name))
     merged = merged_record(records)
-    return dataclasses.replace(merged, problems=(*problems, *merged.problems))
+    return dataclasses.replace(merged, problems=(*problems, *merged.problems)), problems
 
 
-def says_the_same(subject: Subject, source: Source, record: SubjectRecord) -> bool:
+def says_the_same(subject: Subject, clinical: ClinicalRecord, record: SubjectRecord) -> bool:
     """Tell whether the tables of a subject say, and were found to say, what was recorded of them."""
     tables = {file.path for file in subject.tables.values()}
-    clinical = clinical_record(subject, source)
     before = {(each.path, each.message) for each in record.problems if each.path in tables}
     now = {(each.path, each.message) for each in clinical.problems}
     return (clinical.values, clinical.unread, now) == (record.clinical, record.clinical_unread, before)

@@ -105,8 +105,8 @@ def forecast(
     jobs, found = request.jobs(opened, chosen.values(), headers, odd)
     converted = {job.subject.name for job in jobs}
     unchanged = [name for name in chosen if name not in converted]
-    standing = [] if overwrite else [plan.path for job in jobs for plan in standing_arrays(opened, job)]
-    room = room_for(target, opened, jobs, overwrite=overwrite)
+    standing = [plan.path for job in jobs for plan in standing_arrays(opened, job)]
+    room = room_for(target, opened, jobs)
     return Forecast(
         store=target.url,
         unchanged=tuple(unchanged),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from isles24_zarr import vocabulary
-from isles24_zarr.conversion.resume import NO_RUN, Job, decided_job, only_images, previous_run
+from isles24_zarr.conversion.resume import Job, decided_job, only_images, previous_run
 from isles24_zarr.errors import DestinationError, NotAStoreError, OldStoreError, Problem, SourceError
 from isles24_zarr.format import RootRecord, SubjectPlan, subject_plan
 from isles24_zarr.nifti import Header, read_header
@@ -143,9 +143,7 @@ def is_outdated(target: StorePlace, *, in_part: bool) -> bool:
     return False
 
 
-def voxel_files(
-    source: Source, target: StorePlace, subjects: Iterable[Subject], wanted: frozenset[str], *, overwrite: bool
-) -> set[str]:
+def voxel_files(source: Source, target: StorePlace, subjects: Iterable[Subject], wanted: frozenset[str]) -> set[str]:
     """Return the paths of all images whose voxels may be read of an archive behind HTTP; none of other sources.
 
     Beside those that are wanted, these are the images that an earlier run has written: they are compared or replaced.
@@ -154,7 +152,7 @@ def voxel_files(
         return set()
     store, paths = target.opened(read_only=True), set()
     for subject in subjects:
-        images = wanted if overwrite else wanted | previous_run(store, subject.name).images
+        images = wanted | previous_run(store, subject.name).images
         paths |= {file.path for (_, image), file in subject.images.items() if image in images}
     return paths
 
@@ -166,6 +164,7 @@ def decided_jobs(
     problems: Iterable[Problem],
     *,
     wanted: frozenset[str],
+    in_part: bool,
     overwrite: bool,
     prune: bool,
 ) -> tuple[list[Job], list[Problem]]:
@@ -177,18 +176,25 @@ def decided_jobs(
         What is there.
     subjects, headers, problems
         Those of the release that were chosen, and what their files say or why they cannot be used.
-    wanted
-        Names of images.
+    wanted, in_part
+        Names of images, and whether these were asked for by name.
     overwrite
-        As if nothing were there.
+        As if nothing were there of them.
     prune
         Without the files that are not in the release any more.
     """
     unreadable = {problem.path: problem for problem in problems}
     jobs, others = [], []
     for subject in subjects:
-        earlier = NO_RUN if overwrite else previous_run(store, subject.name)
-        job, found = decided_job(subject, headers, unreadable, wanted=wanted, earlier=earlier, prune=prune)
+        earlier, afresh = previous_run(store, subject.name), frozenset[str]()
+        if overwrite:
+            present = earlier.images | {image for _, image in subject.images}
+            # one that no subject of the release has any more is none that could be wanted
+            afresh = present & wanted if in_part else present
+            earlier = earlier.without(afresh)
+        job, found = decided_job(
+            subject, headers, unreadable, wanted=wanted, earlier=earlier, afresh=afresh, prune=prune
+        )
         others += found
         if job:
             jobs.append(job)

@@ -38,10 +38,10 @@ class Request:
         From where, where to, and all that is there.
     chosen
         The subjects that are asked for, but for those who were removed for good.
-    wanted
-        Names of images.
+    wanted, in_part
+        Names of images, and whether these were asked for by name.
     overwrite
-        Convert what is there, too.
+        Convert what is there of them, too.
     update
         Who was removed, and who is in the store alone.
     outdated
@@ -53,6 +53,7 @@ class Request:
     release: Release
     chosen: Mapping[str, Subject]
     wanted: frozenset[str]
+    in_part: bool
     overwrite: bool
     update: Update
     outdated: bool
@@ -85,6 +86,7 @@ class Request:
             release=release,
             chosen=update.admitted(target.opened(read_only=True), chosen),
             wanted=wanted,
+            in_part=images is not None,
             overwrite=overwrite,
             update=update,
             outdated=outdated,
@@ -104,6 +106,7 @@ class Request:
             headers or {},
             problems,
             wanted=self.wanted,
+            in_part=self.in_part,
             overwrite=self.overwrite,
             prune=self.update.prune,
         )

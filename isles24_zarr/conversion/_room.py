@@ -64,14 +64,14 @@ def _is_compressed(plan: ArrayPlan) -> bool:
 
 
 def standing_arrays(store: Store, job: Job) -> list[ArrayPlan]:
-    """Return the arrays of a job that are in the store already, from files of the same size."""
+    """Return the arrays of a job that are in the store already, from files of the same size, and stay there."""
     if not child_names(store, job.subject.name):
         return []
-    records = ((plan, written_record(store, plan)) for plan in job.plan.arrays)
+    records = ((plan, written_record(store, plan)) for plan in job.plan.arrays if plan.image not in job.afresh)
     return [plan for plan, found in records if found and found[1]["source"].get("size") == plan.source.size]
 
 
-def room_for(target: StorePlace, store: Store, jobs: Iterable[Job], *, overwrite: bool) -> Room:
+def room_for(target: StorePlace, store: Store, jobs: Iterable[Job]) -> Room:
     """Look at the room for some jobs.
 
     Parameters
@@ -80,12 +80,10 @@ def room_for(target: StorePlace, store: Store, jobs: Iterable[Job], *, overwrite
         Where they write.
     jobs
         What is to be done.
-    overwrite
-        All that the store holds of their subjects is deleted first.
     """
     estimated = least = freed = 0
     for job in jobs:
-        standing = [] if overwrite else standing_arrays(store, job)
+        standing = standing_arrays(store, job)
         written = [plan for plan in job.plan.arrays if plan not in standing]
         estimated += sum(map(estimated_bytes, written))
         least += sum(map(least_bytes, written))
@@ -110,7 +108,7 @@ def free_bytes(target: StorePlace) -> int | None:
     return usage.free if usage.total else None  # some network file systems know of no sizes
 
 
-def check_room(target: StorePlace, store: Store, jobs: Sequence[Job], *, overwrite: bool) -> None:
+def check_room(target: StorePlace, store: Store, jobs: Sequence[Job]) -> None:
     """Make sure that there is room for the least that jobs can take, and warn where the usual will not fit.
 
     Raises
@@ -125,7 +123,7 @@ def check_room(target: StorePlace, store: Store, jobs: Sequence[Job], *, overwri
     """
     if free_bytes(target) is None:
         return
-    room = room_for(target, store, jobs, overwrite=overwrite)
+    room = room_for(target, store, jobs)
     if room.free is None or room.free >= room.estimated:
         return
     numbers = f"about {_megabytes(room.estimated)} MB are to be written, and {_megabytes(room.free)} MB are free"

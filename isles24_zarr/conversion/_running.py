@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion._commit import clinical_record, publish_subject, restamp_subject, says_the_same
 from isles24_zarr.conversion._ingest import FileCheck, FileResult, FileTask, check_file, convert_file
-from isles24_zarr.conversion.resume import Job, kept_as_it_was, prepare, table_paths
+from isles24_zarr.conversion.resume import Job, kept_as_it_was, lost_table, prepare, table_paths
 from isles24_zarr.errors import Problem
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from distributed import Client
@@ -65,13 +65,20 @@ class Run:
         kept = self._checked(jobs)
         by_subject = {job.subject.name: job for job in jobs if job.subject.name not in kept}
         store = self.target.opened(read_only=False)
-        for job in by_subject.values():
-            prepare(store, job)
+        waiting = dict(by_subject)
+
+        def begin(name: str) -> None:
+            """Take back the commit of a subject, not before it is its turn."""
+            if job := waiting.pop(name, None):
+                self.confirm()
+                prepare(store, job)
+
         tasks = [task for job in by_subject.values() for task in job.tasks(self.source, self.target)]
-        for job in by_subject.values():
+        for name, job in by_subject.items():
             if not job.pending:
+                begin(name)
                 self._commit(job)
-        with self._completed(convert_file, tasks, "converting") as results:
+        with self._completed(convert_file, tasks, "converting", begin) as results:
             for task, result in results:
                 job = by_subject[task.plan.subject]
                 is_lost = isinstance(result, TaskLost)
@@ -84,17 +91,21 @@ class Run:
         """Read changed files of what the store has: what was good before is not given up for damage, or for nothing."""
         from isles24_zarr.tasks import TaskLost
 
-        kept: dict[str, tuple[Problem, ...]] = {}
         by_subject = {job.subject.name: job for job in jobs if job.record}
+        kept = self._with_lost_tables(by_subject.values())
         changed = [
-            task for job in jobs if job.record for task in job.tasks(self.source, self.target) if not task.unchanged
+            task
+            for job in by_subject.values()
+            if job.subject.name not in kept
+            for task in job.tasks(self.source, self.target)
+            if not (task.unchanged or task.plan.image in job.afresh)
         ]
         with self._completed(check_file, changed, "checking changed files") as results:
             for task, result in results:
                 path, name = task.plan.source.path, task.plan.subject
                 check = FileCheck(problem=_lost(task, result)) if isinstance(result, TaskLost) else result
                 if check.problem:
-                    kept[name] = (kept_as_it_was(name, path, check.problem),)
+                    kept[name] = (kept_as_it_was(name, by_subject[name].record, path, check.problem),)
                 elif check.same:
                     by_subject[name].same.add(path)
         for name, job in by_subject.items():
@@ -104,6 +115,16 @@ class Run:
                 kept[name] = job.record.problems
         return kept
 
+    def _with_lost_tables(self, jobs: Iterable[Job]) -> dict[str, tuple[Problem, ...]]:
+        """Read the tables of committed subjects; return those of whom one cannot be read any more, and why."""
+        kept: dict[str, tuple[Problem, ...]] = {}
+        for job in jobs:
+            name = job.subject.name
+            job.clinical, failed = clinical_record(job.subject, self.source)
+            if problem := lost_table(job, job.clinical, failed):
+                kept[name] = (kept_as_it_was(name, job.record, problem.path, problem),)
+        return kept
+
     def _is_the_same(self, job: Job) -> bool:
         """Tell whether all that has changed of a subject are stamps of its files; tables count by what they say."""
         record = job.record
@@ -111,12 +132,14 @@ class Run:
             return False
         sizes = {file.path: file.size for file in job.files}
         tables = {path for path in table_paths(record) & set(job.changed) if sizes.get(path) == record.files[path]}
-        if tables and says_the_same(job.subject, self.source, record):
+        if tables and job.clinical and says_the_same(job.subject, job.clinical, record):
             job.same |= tables
         return job.stamps_alone and set(job.changed) <= job.same
 
     @contextlib.contextmanager
-    def _completed(self, function: Any, tasks: list[FileTask], title: str) -> Iterator[Iterator[tuple[FileTask, Any]]]:
+    def _completed(
+        self, function: Any, tasks: list[FileTask], title: str, begin: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Iterator[tuple[FileTask, Any]]]:
         from isles24_zarr.tasks import arrivals, completed_arrivals, completed_tasks
 
         if not tasks or self.client is None:
@@ -125,19 +148,32 @@ class Run:
         if self.folder and self.source.streamed:
             by_path = {task.plan.source.path: task for task in tasks}
             nbytes = {path: task.plan.nbytes for path, task in by_path.items()}
-            arriving, total = arrivals(self.source, by_path, nbytes, self.folder), sum(nbytes.values())
+
+            def begun(arrival: Any) -> Any:
+                begin(arrival.task.plan.subject)
+                return arrival
+
+            arriving = map(begun, arrivals(self.source, by_path, nbytes, self.folder))
+            total = sum(nbytes.values())
             done = completed_arrivals(self.client, function, arriving, total=total, title=title, progress=self.progress)
         else:
             sizes, subjects = [task.plan.nbytes for task in tasks], [task.plan.subject for task in tasks]
             done = completed_tasks(
-                self.client, function, tasks, sizes=sizes, groups=subjects, title=title, progress=self.progress
+                self.client,
+                function,
+                tasks,
+                sizes=sizes,
+                groups=subjects,
+                begin=begin,
+                title=title,
+                progress=self.progress,
             )
         with contextlib.closing(done):
             yield done
 
     def _commit(self, job: Job) -> None:
         self.confirm()
-        clinical = clinical_record(job.subject, self.source)
+        clinical = job.clinical or clinical_record(job.subject, self.source)[0]
         again = job.unsettled | {problem.path for problem in (*job.problems, *clinical.problems) if problem.passing}
         problems = publish_subject(
             self.target.opened(read_only=False),

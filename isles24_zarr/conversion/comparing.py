@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 from isles24_zarr.clinical import MAX_TABLE_BYTES
-from isles24_zarr.conversion._commit import says_the_same
+from isles24_zarr.conversion._commit import clinical_record, says_the_same
 from isles24_zarr.conversion._planning import chosen_subjects, listed_release
 from isles24_zarr.conversion.removal import removed_subjects
 from isles24_zarr.conversion.resume import is_recorded, table_paths
@@ -209,7 +209,8 @@ def _read(
         if isinstance(digest, SourceError):
             problems.append(Problem.from_error(digest, subject=each.subject, image=each.image))
         elif each.image is None:
-            same = says_the_same(subjects[each.subject], source, records[each.subject])
+            clinical, _ = clinical_record(subjects[each.subject], source)
+            same = says_the_same(subjects[each.subject], clinical, records[each.subject])
         if not same:
             found[each.path] = dataclasses.replace(each, state="changed")
     return found

@@ -122,7 +122,7 @@ def convert(
     workers
         Number of those processes, by default one for each core.
     overwrite
-        Convert the chosen subjects afresh, whatever the store holds of them.
+        Convert the chosen images of the chosen subjects afresh, whatever the store holds of them.
     prune
         Remove what the store holds and the release has no more: images and tables of the chosen subjects, and, where no
         subjects are named, whole subjects with all that pipelines have of them. Without it, they stay, with a notice.
@@ -157,7 +157,8 @@ def convert(
         (`OldStoreError`), which is brought up to date as a whole; or, before anything is written, something would be
         left out (`LeftOutError`) or the disk is much too small (`NoRoomError`).
     StoreWriteError, SpoolError
-        Writing failed. What was committed before stays; the same call resumes.
+        Writing failed. What was committed before stays, but for the few subjects that were just being replaced; the
+        same call resumes.
 
     Examples
     --------
@@ -182,7 +183,7 @@ def convert(
     place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
     needed = request.needed()
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
-        voxels = voxel_files(origin, target, needed, request.wanted, overwrite=overwrite)
+        voxels = voxel_files(origin, target, needed, request.wanted)
         origin, headers, odd = read_headers(origin, needed, release.dictionary, voxels, folder, progress=progress)
         dictionary = read_dictionary(origin, release)
         problems = [*release.problems, *dictionary.problems]
@@ -190,7 +191,7 @@ def convert(
         chosen = update.begun(zarr_store, request.chosen, confirm)
         jobs, found = request.jobs(zarr_store, chosen.values(), headers, odd)
         problems += found
-        check_room(target, zarr_store, jobs, overwrite=overwrite)
+        check_room(target, zarr_store, jobs)
         conversion = _Conversion(request=request, source=origin, dictionary=dictionary, confirm=confirm)
         kept: Mapping[str, tuple[Problem, ...]] = {}
         if jobs or request.outdated or not is_complete(zarr_store, dictionary, extra_images=release.extra_images):
@@ -271,8 +272,6 @@ class _Conversion:
         """
         target = self.request.target
         store = target.opened(read_only=False)
-        for job in jobs if self.request.overwrite else ():
-            remove(store, job.subject.name)
         remove_partial_objects(store, "")
         if self.request.outdated:
             remove(store, PHENOTYPE)  # of the older version: nobody is to read it under the new number

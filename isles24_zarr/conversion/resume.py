@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+    from isles24_zarr.clinical import ClinicalRecord
     from isles24_zarr.conversion._ingest import FileResult
     from isles24_zarr.nifti import Header
     from isles24_zarr.release import Source, SourceFile, Subject
@@ -59,9 +60,20 @@ class PreviousRun:
     images: frozenset[str]
     damage: str | None = None
 
-
-NO_RUN: Final = PreviousRun(record=None, images=frozenset())
-"""Of a subject that is new, or to be converted afresh."""
+    def without(self, images: Collection[str]) -> PreviousRun:
+        """Return what there would be, had these images never been converted; without any, nothing at all."""
+        rest, record = self.images - set(images), self.record
+        if not rest or record is None:
+            return PreviousRun(record=None, images=rest)
+        arrays = {path: file for path, file in record.arrays.items() if path.rpartition("/")[2] in rest}
+        dropped = set(record.arrays.values()) - set(arrays.values())
+        record = dataclasses.replace(
+            record,
+            images={name: groups for name, groups in record.images.items() if name in rest},
+            arrays=arrays,
+            files={path: size for path, size in record.files.items() if path not in dropped},
+        )
+        return PreviousRun(record=record, images=rest, damage=self.damage)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,6 +96,10 @@ class Job:
         All files that are considered.
     problems
         What was found so far.
+    afresh
+        Names of images of which nothing that the store holds is used.
+    clinical
+        What its tables say, once they were read.
     """
 
     subject: Subject
@@ -94,6 +110,8 @@ class Job:
     stamps_alone: bool
     files: tuple[SourceFile, ...]
     problems: list[Problem]
+    afresh: frozenset[str]
+    clinical: ClinicalRecord | None = None
     same: set[str] = dataclasses.field(default_factory=set)
     pending: set[str] = dataclasses.field(default_factory=set)
     present: set[str] = dataclasses.field(default_factory=set)
@@ -183,6 +201,7 @@ def decided_job(
     *,
     wanted: frozenset[str],
     earlier: PreviousRun,
+    afresh: frozenset[str] = frozenset(),
     prune: bool = False,
 ) -> tuple[Job | None, list[Problem]]:
     """Decide whether a subject is converted, and what is to be told if not.
@@ -196,7 +215,9 @@ def decided_job(
     wanted
         Names of images that were asked for; what the store holds of others stays.
     earlier
-        What the store holds.
+        What the store holds, without what is converted afresh.
+    afresh
+        Names of images that are converted, whatever the store holds of them.
     prune
         Convert without the files that are not in the release any more.
     """
@@ -207,13 +228,9 @@ def decided_job(
     gone = _vanished(subject, files, record)
     for path in sorted({*record.arrays.values(), *gone}) if record else ():
         if (path in gone and not prune) or path in unreadable:
-            kept = kept_as_it_was(subject.name, path, unreadable.get(path))
-            if record and record.format_version != FORMAT_VERSION:
-                what = f"{kept.message}; until then nothing reads it, as it is of an older format"
-                kept = dataclasses.replace(kept, message=what, severity="error")
-            return None, [kept]
+            return None, [kept_as_it_was(subject.name, record, path, unreadable.get(path))]
     changed = [file.path for file in files if not is_recorded(file, record)]
-    cause = _cause(record, earlier.damage, gone)
+    cause = _cause(record, earlier.damage, gone) or ("its images are converted afresh" if afresh else "")
     if record and not cause and not changed:
         return None, list(record.problems)
     plan = only_images(subject_plan(subject, headers), wanted)
@@ -227,6 +244,7 @@ def decided_job(
         stamps_alone=not cause and record is not None and {file.path: file.size for file in files} == record.files,
         files=tuple(files),
         problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
+        afresh=afresh,
     )
     return job, []
 
@@ -244,6 +262,16 @@ def table_paths(record: SubjectRecord) -> set[str]:
     return {path for path in record.files if path.startswith("phenotype/") or "/phenotype/" in path}
 
 
+def lost_table(job: Job, clinical: ClinicalRecord, failed: Iterable[Problem]) -> Problem | None:
+    """Return why a table cannot be read whose values the commit has, and would lose; none where nothing is to lose."""
+    record = job.record
+    if record is None or all(clinical.values.get(name) is not None for name in record.clinical):
+        return None
+    tables, before = table_paths(record), {(each.path, each.message) for each in record.problems}
+    new = (each for each in failed if each.path in tables and (each.path, each.message) not in before)
+    return next(new, None)
+
+
 def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[str]) -> str:
     if record is None:
         return FIRST_TIME
@@ -258,12 +286,14 @@ def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[st
     return ""
 
 
-def kept_as_it_was(subject: str, path: str, problem: Problem | None) -> Problem:
+def kept_as_it_was(subject: str, record: SubjectRecord | None, path: str, problem: Problem | None) -> Problem:
     """Tell that a committed subject was left alone, because a file of it is damaged or gone."""
     what = problem.message.split(";", maxsplit=1)[0] if problem else "is not in the release any more"
     option = "--overwrite" if problem else "--prune"
     advice = f"the subject stays as it was converted before, use {option} to convert what there is"
     severity = problem.severity if problem else "notice"
+    if record and record.format_version != FORMAT_VERSION:
+        advice, severity = f"{advice}; until then nothing reads it, as it is of an older format", "error"
     return Problem(path=path, message=f"{what}; {advice}", severity=severity, subject=subject)
 
 
@@ -284,17 +314,20 @@ def is_recorded(file: SourceFile, record: SubjectRecord | None) -> bool:
 
 
 def prepare(store: Store, job: Job) -> None:
-    """Take back the commit of a subject and clear away what is no part of its plan."""
+    """Take back the commit of a subject and clear away what is no part of its plan, or converted afresh."""
     name = job.subject.name
+    stays = {grid.name: {array.image for array in grid.arrays} - job.afresh for grid in job.plan.grids}
+    if job.afresh and not any(stays.values()):
+        remove(store, name)
+        return
     remove_partial_objects(store, name)
     groups = child_names(store, name)
     withdraw(store, name, groups)
-    planned = {grid.name: {array.image for array in grid.arrays} for grid in job.plan.grids}
     for group in groups:
-        if group not in planned:
+        if not stays.get(group):
             remove(store, f"{name}/{group}")
             continue
         remove_partial_objects(store, f"{name}/{group}")
         for member in child_names(store, f"{name}/{group}"):
-            if member not in planned[group]:
+            if member not in stays[group]:
                 remove(store, f"{name}/{group}/{member}")

@@ -1,7 +1,7 @@
 """Work on Dask: a client, tasks and their progress, files read ahead."""
 
+from isles24_zarr.tasks._workers import COMPUTED_HERE
 from isles24_zarr.tasks.cluster import (
-    COMPUTED_HERE,
     TaskLost,
     advance,
     completed_tasks,

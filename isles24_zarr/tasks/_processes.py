@@ -170,22 +170,25 @@ def _interrupts_deferred() -> Iterator[None]:
     """Let interrupts wait while a cluster starts, which would otherwise leave processes behind.
 
     A terminal sends Ctrl-C to all processes. Threads that start now inherit the mask, and so do the workers, for good:
-    it is left to the process that can end them in order. SIGTERM is what ends workers, and must not be masked.
+    it is left to the process that can end them in order. SIGTERM is what ends workers, and must not be masked. Of older
+    threads one may get the interrupt that is masked here, and Python would raise it here all the same: it is noted down
+    and sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     resource_tracker.ensure_running()  # which would lift the mask of the thread that starts it
     caught: list[int] = []
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {each: handler for each, handler in handlers.items() if callable(handler)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    if callable(handler):
-        signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    for each in handlers:
+        signal.signal(each, lambda number, _: caught.append(number))
     try:
         yield
     finally:
-        if callable(handler):
-            signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # what has waited for that is noted down, too
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
         if caught:
-            raise KeyboardInterrupt
+            signal.raise_signal(caught[0])

@@ -293,3 +293,33 @@ class _Memory:
 
 MEMORY: Final = _Memory()
 """Of this process."""
+
+
+class _ComputedHere:
+    """While a task is inside, what it computes with Dask is computed in its own thread.
+
+    Tasks of a worker would send it to the cluster again, and those of a thread to other threads: then more than one
+    chunk for each task is in memory. Dask's configuration belongs to the process, in which other tasks may be inside as
+    well: the first one sets it, the last one puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._setting: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._setting = dask.config.set(scheduler="synchronous")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._setting.__exit__(None, None, None)
+
+
+COMPUTED_HERE: Final = _ComputedHere()
+"""Of this process."""

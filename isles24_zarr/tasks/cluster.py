@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import threading
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-import dask.config
 from dask.base import compute as dask_compute
 from dask.delayed import delayed
 from distributed import CancelledError, Client, KilledWorker, as_completed, default_client, get_worker
@@ -29,6 +28,9 @@ Result = TypeVar("Result")
 Key = TypeVar("Key")
 
 RETRIES: Final = 2
+"""Of a task that failed. They are ours, and not Dask's, so that it is known that there are any."""
+_WAITING: Final = 2
+"""Tasks for each thread, beyond which no further group is begun."""
 _CONNECT_SECONDS: Final = "10s"
 
 
@@ -106,6 +108,7 @@ def completed_tasks(
     *,
     sizes: Sequence[int] | None,
     groups: Sequence[str] | None = None,
+    begin: Callable[[str], None] = lambda _: None,
     title: str,
     progress: bool,
 ) -> Generator[tuple[Task, Result | TaskLost]]:
@@ -125,7 +128,11 @@ def completed_tasks(
         What to run, and how many bytes each of them handles; without sizes, the bar counts tasks.
     groups
         What each task belongs to. Tasks of a group follow each other, the group with the largest task is first: what is
-        done after the last task of a group is done while others run, and not for all of them at the end.
+        done after the last task of a group is done while others run, and not for all of them at the end. A group begins
+        when workers would soon have nothing to do, and no task has failed: where tasks are ended, few groups are left
+        in their midst.
+    begin
+        Called with a group before its first task is run.
     title
         Of the progress bar.
     progress
@@ -145,10 +152,18 @@ def completed_tasks(
     """
     weights = [1] * len(tasks) if sizes is None else sizes
     bar = ProgressBar(title, total=sum(weights), in_bytes=sizes is not None, shown=progress)
+    waiting, begun = deque(_order(weights, groups)), set[str]()
     with running_tasks(client, function, bar) as running:
-        for index in _order(weights, groups):
-            running.submit(index, tasks[index], nbytes=0 if sizes is None else sizes[index], weight=weights[index])
-        while len(running):
+        while waiting or len(running):
+            while waiting:
+                index = waiting[0]
+                if groups is not None and groups[index] not in begun:
+                    if running.is_retrying() or len(running) > _WAITING * _threads(client):
+                        break
+                    begin(groups[index])
+                    begun.add(groups[index])
+                waiting.popleft()
+                running.submit(index, tasks[index], nbytes=0 if sizes is None else sizes[index], weight=weights[index])
             index, result = running.result()
             yield tasks[index], result
 
@@ -184,12 +199,16 @@ class RunningTasks(Generic[Key]):
         weight
             On the bar.
         """
-        self._ended.add(self._submit(_Submitted(key, task, nbytes, weight), RETRIES))
+        self._ended.add(self._submit(_Submitted(key, task, nbytes, weight)))
 
-    def _submit(self, what: _Submitted[Key], retries: int) -> Any:
+    def is_retrying(self) -> bool:
+        """Tell whether a task has failed and is run again."""
+        return any(what.failures for what in self.futures.values())
+
+    def _submit(self, what: _Submitted[Key]) -> Any:
         call = packed(self._function, what.task, nbytes=what.nbytes, topic=self.topic)
         # as bytes, which any worker can read; kept at once, since an interrupt may come at any moment
-        self.futures[future := self._client.submit(loads, call, pure=False, retries=retries)] = what
+        self.futures[future := self._client.submit(loads, call, pure=False)] = what
         return future
 
     def result(self) -> tuple[Key, Any]:
@@ -202,13 +221,20 @@ class RunningTasks(Generic[Key]):
             except (KilledWorker, MemoryError):
                 self._again.append(what)
                 continue
+            except (CancelledError, CommClosedError):
+                raise
+            except Exception:
+                if what.failures == RETRIES:
+                    raise
+                self._ended.add(self._submit(what._replace(failures=what.failures + 1)))
+                continue
             self._bar.finish(what.weight)
             return what.key, result
         return self._result_alone(self._again.pop(0))
 
     def _result_alone(self, what: _Submitted[Key]) -> tuple[Key, Any]:
         """Run a lost task again: Dask blames all that a dead worker held; alone, one shows whether it was to blame."""
-        future = self._submit(what, 0)
+        future = self._submit(what)
         try:
             result = future.result()
         except (KilledWorker, MemoryError) as error:
@@ -223,6 +249,7 @@ class _Submitted(NamedTuple, Generic[Key]):
     task: object
     nbytes: int
     weight: int
+    failures: int = 0
 
 
 @contextlib.contextmanager
@@ -266,6 +293,12 @@ def _cluster_errors() -> Iterator[None]:
         raise ClusterLostError("the Dask cluster", "has gone while tasks were running") from error
     except ImportError as error:
         raise WorkerMismatchError("a Dask worker", f"cannot load what it is to run ({error})") from error
+
+
+def _threads(client: Client) -> int:
+    with contextlib.suppress(OSError):  # the scheduler has gone, as the next result tells
+        return sum(client.nthreads().values())
+    return 0
 
 
 def _order(weights: Sequence[int], groups: Sequence[str] | None) -> list[int]:
@@ -362,33 +395,3 @@ def current_client(client: Client | None) -> Client | None:
     with contextlib.suppress(ValueError):
         client = default_client()
     return client
-
-
-class _ComputedHere:
-    """While a task is inside, what it computes with Dask is computed in its own thread.
-
-    Tasks of a worker would send it to the cluster again, and those of a thread to other threads: then more than one
-    chunk for each task is in memory. Dask's configuration belongs to the process, in which other tasks may be inside as
-    well: the first one sets it, the last one puts it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._setting: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._setting = dask.config.set(scheduler="synchronous")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._setting.__exit__(None, None, None)
-
-
-COMPUTED_HERE: Final = _ComputedHere()
-"""Of this process."""
