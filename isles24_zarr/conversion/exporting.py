@@ -141,10 +141,9 @@ def export(
     chosen = selected_names([*records, *(name for name, _ in damaged)], subjects, of=target.url)
     stored = {*vocabulary.IMAGES, *(image for record in records.values() for image in record.images)}
     wanted = selected_names(stored, images, of="the images of a release and of this store")
-    tables = images is None and pipelines is None
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        others = _other_participants(folder, records.keys() & set(chosen)) if tables else None
+        others = _other_participants(folder, records.keys() & set(chosen)) if images is pipelines is None else None
     problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]
     records = {name: records[name] for name in chosen if name in records}
     tasks = list(_tasks(target, records, wanted, folder, problems)) if images or pipelines is None else []
@@ -171,7 +170,7 @@ def export(
                     message = result.why if isinstance(result, TaskLost) else result.message
                     path = task.record.path
                     problems.append(Problem(path=path, message=message, subject=path.split("/")[-3]))
-    if tables:
+    if others is not None:
         with _write_errors(folder):
             _write_tables(folder, records, others)
     return ExportReport(
@@ -281,7 +280,7 @@ def _write_descriptions(
         _write_whole(folder / path, text)
 
 
-def _other_participants(folder: Path, subjects: Collection[str]) -> pd.DataFrame | None:
+def _other_participants(folder: Path, subjects: Collection[str]) -> pd.DataFrame:
     """Return the rows, as texts, of others whose files an earlier export has written: these stay.
 
     Raises
@@ -293,7 +292,7 @@ def _other_participants(folder: Path, subjects: Collection[str]) -> pd.DataFrame
 
     path = folder / _PARTICIPANTS
     if not path.exists():
-        return None
+        return pd.DataFrame()
     try:
         rows = pd.read_csv(path, sep="\t", dtype=str, na_filter=False, encoding="utf-8").set_index("participant_id")
     except (ValueError, KeyError) as error:
