@@ -22,7 +22,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
-from isles24_zarr.errors import StoreDamageError, StoreLockedError, UnknownNameError
+from isles24_zarr.errors import StoreDamageError, StoreLockedError, StoreWriteError, UnknownNameError, VoxelTypeError
 from tests.nifti_files import write
 from tests.test_derivatives import (
     S,
@@ -167,6 +167,92 @@ def test_lost_results_can_be_saved_again_or_removed(saved: Path) -> None:
     # a pipeline whose document cannot be read can be taken out still
     (saved / "derivatives/mine/zarr.json").write_text("{")
     isles24_zarr.remove(saved, derivative="mine")
+    assert verified(saved) == []
+
+
+def contents(target: Path) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in files_of(target).items()}
+
+
+def one_of_two_fails(scan: xr.Dataset) -> dict[str, Any]:
+    """The second is found to be something else when the shard of the first is written, but for one subject."""
+    good = scan["ncct"] / 2
+    kind = "int64" if scan.attrs["subject"] != "sub-stroke0004" else good.dtype
+    return {"a": good, "b": good.copy(data=good.data.map_blocks(lambda block: block.astype(kind), dtype=good.dtype))}
+
+
+@pytest.mark.parametrize("on_workers", [False, True])
+def test_what_fails_leaves_nothing_behind(target: Path, client: Client, *, on_workers: bool) -> None:
+    scan, given = opened(target), client if on_workers else None
+    cohort = isles24_zarr.open_cohort(target)
+    before = contents(target)
+    with pytest.raises(VoxelTypeError, match="computed as int64"):
+        scan.isles.save(one_of_two_fails(scan), "mine", client=given)
+    assert contents(target) == before
+    rows = cohort.isles.derive(one_of_two_fails, "mine", subjects=[S], client=given, progress=False)
+    assert rows["state"].tolist() == ["failed"]
+    assert contents(target) == before
+    assert verified(target) == []
+    # beside results that were committed, by others and of others: these stay
+    scan.isles.save({"late": scan["tmax"] > 6}, "mine")
+    before = contents(target)
+    with pytest.raises(VoxelTypeError):
+        scan.isles.save(one_of_two_fails(scan), "mine", client=given)
+    assert contents(target) == before
+    rows = cohort.isles.derive(one_of_two_fails, "mine", client=given, progress=False)
+    assert rows["state"].tolist() == ["failed", "failed", "written"]
+    assert subjects_listed(target) == [S, "sub-stroke0004"]
+    assert list(opened(target, pipeline="mine")) == ["late"]
+    assert verified(target) == []
+
+
+def test_a_file_that_fails_leaves_nothing_behind(saved: Path, release: Path, tmp_path: Path) -> None:
+    source = next(release.glob(f"raw_data/{S}/ses-01/{S}_ses-01_ncct.nii.gz"))
+    whole, cut_short = (Path(tmp_path / f"{S}_{name}.nii.gz") for name in ("whole", "half"))
+    shutil.copy(source, whole)
+    shutil.copy(source, cut_short)
+    cut(cut_short)
+    before = contents(saved)
+    assert not isles24_zarr.add(saved, "mine", [cut_short], overwrite=True).ok
+    assert not isles24_zarr.add(saved, "other", [cut_short]).ok
+    assert contents(saved) == before
+    report = isles24_zarr.add(saved, "mine", [cut_short, whole], overwrite=True)
+    assert list(report.added) == [f"{GROUP}/space-ncct/whole"]
+    assert verified(saved) == []
+    scan = opened(saved)
+    np.testing.assert_array_equal(opened(saved, pipeline="mine")["half"], scan["ncct"].values / 2)
+
+
+def test_a_commit_that_fails_keeps_the_earlier_one(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from isles24_zarr.writing import _results
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before, scan = contents(saved), opened(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(_results, "write_subject", full)
+        with pytest.raises(StoreWriteError, match="No space left"):
+            scan.isles.save({"half": scan["ncct"] / 4}, "mine", overwrite=True)
+    assert contents(saved) == before
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_damage_is_not_committed_with_the_next_result(saved: Path, *, lost: bool) -> None:
+    """Of an array beside the new ones, what was committed counts, and not what its document has become."""
+    path = saved / GROUP / "space-ncct/half/zarr.json"
+    before = path.read_bytes()
+    if lost:
+        path.unlink()
+    else:
+        edit(path)
+    assert len(isles24_zarr.verify(saved, workers=1, progress=False).problems) == 1
+    scan = opened(saved)
+    scan.isles.save({"third": scan["ncct"]}, "mine")
+    assert path.read_bytes() == before
+    commit = json.loads((saved / GROUP / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+    assert commit["space-ncct/half"] == json.loads(before)
+    assert list(opened(saved, pipeline="mine")) == ["half", "late", "third"]
     assert verified(saved) == []
 
 
@@ -520,6 +606,57 @@ def test_results_in_versions(release: Path, target: Path, tmp_path: Path, client
     isles24_zarr.remove(url, derivative="again")
     assert isles24_zarr.open_cohort(url).isles.pipelines == ["halves", "mine"]
     assert isles24_zarr.verify(url, workers=1, progress=False).problems == ()
+
+
+def test_replaced_results_in_versions(release: Path, target: Path, tmp_path: Path, client: Client) -> None:
+    """Their shards have other keys in the folder; the repository has the same voxels, and is resumed."""
+    icechunk = pytest.importorskip("icechunk")
+    scan, folder, other = opened(target), tmp_path / "repo", isles24_zarr.open_scan(target, "sub-stroke0002")
+    for number in range(4):
+        scan.isles.save({"a": scan["ncct"] + number, "b": scan["tmax"]}, "mine", overwrite=True)
+        if number == 0:
+            other.isles.save({"a": other["ncct"]}, "mine")
+            assert not any(path.endswith("c.0.0.0") for path in files_of(target))
+            continue
+        dotted = [path for path in files_of(target) if path.endswith("c.0.0.0")]
+        assert len(dotted) == 2 * (number % 2)
+        (target / GROUP / "space-ncct/a/notes.txt").write_text("lies there beside what is committed")
+        for again in (False, True):
+            report = isles24_zarr.convert(release, target, icechunk=folder, client=client, progress=False)
+            assert report.ok
+            assert ("mine" in report.snapshots) is not again
+        url = f"icechunk://{folder}"
+        assert isles24_zarr.verify(url, workers=1, progress=False).problems == ()
+        found = isles24_zarr.open_scan(url, S, pipeline="mine")
+        np.testing.assert_array_equal(found["a"], scan["ncct"].values + number)
+        np.testing.assert_array_equal(found["b"], scan["tmax"].values)
+        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
+        plain = zarr.open_group(repository.readonly_session("main").store, mode="r", use_consolidated=False)
+        np.testing.assert_array_equal(plain[f"{GROUP}/space-ncct/a"][...], scan["ncct"].values + number)
+    # a new seal is none for what was edited
+    scan.isles.save({"a": scan["ncct"]}, "mine", overwrite=True)
+    edit(target / GROUP / "zarr.json")
+    with pytest.raises(StoreDamageError, match="was edited"):
+        isles24_zarr.convert(release, target, icechunk=folder, client=client, progress=False)
+
+
+def test_files_in_versions(release: Path, target: Path, tmp_path: Path, client: Client) -> None:
+    """On several grids; and one that cannot be read neither comes in nor takes out what it was to replace."""
+    pytest.importorskip("icechunk")
+    isles24_zarr.convert(release, target, icechunk=tmp_path / "repo", client=client, progress=False)
+    url, files = f"icechunk://{tmp_path}/repo", []
+    for name in ("ncct", "cta"):
+        files.append(tmp_path / f"{S}_{name}.nii.gz")
+        shutil.copy(next(release.glob(f"raw_data/{S}/ses-01/*_{name}.nii.gz")), files[-1])
+    report = isles24_zarr.add(url, "reader", files)
+    assert sorted(report.added) == [f"derivatives/reader/{S}/space-{name}/{name}" for name in ("cta", "ncct")]
+    cut(files[0])
+    assert not isles24_zarr.add(url, "reader", files, overwrite=True).ok
+    assert not isles24_zarr.add(url, "other", files).ok
+    assert isles24_zarr.verify(url, workers=1, progress=False).problems == ()
+    scan = isles24_zarr.open_scan(url, S)
+    again = isles24_zarr.open_scan(url, S, pipeline="reader")
+    np.testing.assert_array_equal(again["ncct"], scan["ncct"].values)
 
 
 def test_memory_and_secrets_stay_out(target: Path) -> None:

@@ -228,6 +228,49 @@ def test_paths_of_a_hostile_store_stay_below_the_destination(store: Path, client
     assert not (tmp_path / "evil").exists()
 
 
+def test_parts_add_up_to_the_whole(store: Path, client: Client, tmp_path: Path) -> None:
+    """Whose rows are there, and whose files: those of all parts; a row goes with its files."""
+    isles24_zarr.export(store, tmp_path / "whole", client=client, progress=False)
+    names = ["sub-stroke0002", "sub-stroke0001", "sub-stroke0004"]
+    for name in names:
+        isles24_zarr.export(store, tmp_path / "parts", subjects=[name], client=client, progress=False)
+    for kind in ("tsv", "json"):
+        assert (tmp_path / f"parts/participants.{kind}").exists()
+    whole, parts = (pd.read_csv(tmp_path / f"{each}/participants.tsv", sep="\t") for each in ("whole", "parts"))
+    pd.testing.assert_frame_equal(parts, whole, check_dtype=False)
+    isles24_zarr.export(store, tmp_path / "parts", subjects=names[:1], client=client, progress=False)
+    again = pd.read_csv(tmp_path / "parts/participants.tsv", sep="\t")
+    pd.testing.assert_frame_equal(again, whole, check_dtype=False)
+    shutil.rmtree(tmp_path / "parts/phenotype/sub-stroke0001")
+    isles24_zarr.export(store, tmp_path / "parts", subjects=names[:1], client=client, progress=False)
+    left = pd.read_csv(tmp_path / "parts/participants.tsv", sep="\t", index_col="participant_id")
+    assert list(left.index) == ["sub-stroke0002", "sub-stroke0004"]
+
+
+@pytest.mark.parametrize("text", ["name\tage\nx\t1\n", "", "participant_id\tage\nx\t1\t2\t3\ny\t1\t2\t3\t4\n", "\xff"])
+def test_another_table_of_participants_is_not_written_over(store: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "out/participants.tsv"
+    path.parent.mkdir()
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DestinationError, match="is no table of participants"):
+        isles24_zarr.export(store, tmp_path / "out", progress=False)
+    assert [each.name for each in path.parent.iterdir()] == ["participants.tsv"]
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_nothing_is_exported_into_the_store(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path(shutil.copytree(store, tmp_path / "x.zarr"))
+    (tmp_path / "link").symlink_to(own)
+    monkeypatch.chdir(own / "phenotype")
+    before = sorted(own.rglob("*"))
+    for place in (own, own / "out", tmp_path / "link", tmp_path / "link/a/b", "..", ".", "../../x.zarr/out"):
+        with pytest.raises(DestinationError, match="is in the store"):
+            isles24_zarr.export(own, place, progress=False)
+    with pytest.raises(DestinationError, match="is in the store"):
+        isles24_zarr.export(tmp_path / "link", own / "out", progress=False)
+    assert sorted(own.rglob("*")) == before
+
+
 def test_wrong_requests(store: Path, release: Path, tmp_path: Path) -> None:
     with pytest.raises(NotAStoreError):
         isles24_zarr.export(release, tmp_path / "out", progress=False)

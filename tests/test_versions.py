@@ -348,6 +348,22 @@ def test_places_that_cannot_be_committed_to(
     assert not (tmp_path / "x.zarr").exists()
 
 
+def test_a_repository_and_its_store_are_places_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x.zarr")
+    for inner, outer in (
+        ("x.zarr", "x.zarr"),
+        ("x.zarr/repo", "x.zarr"),
+        ("link", "x.zarr"),
+        ("repo", "repo/x.zarr"),
+        ("s3://b/x.zarr/repo", "s3://b/x.zarr"),
+    ):
+        names = [each if "://" in each else str(tmp_path / each) for each in (inner, outer)]
+        with pytest.raises(DestinationError, match="is in the store"):
+            versions.repository_place(names[0], {}, StorePlace.of(names[1]))
+    assert [each.name for each in tmp_path.iterdir()] == ["link"]
+    versions.repository_place(str(tmp_path / "x.zarr-versions"), {}, StorePlace.of(tmp_path / "x.zarr"))
+
+
 def test_who_commits_meanwhile_is_told_of(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = versions.repository_place(str(tmp_path / "repo"), {})
     copy = versions._copy

@@ -1,8 +1,9 @@
 """A store as versions: each of its subjects committed to an Icechunk repository, by one process.
 
-Objects are copied as they are, nothing is decoded. With each subject come the root and a cohort table of the subjects
-that are there by then, so that every version is a whole store. A subject whose seal is that of the repository is the
-same one, and is left alone: an interrupted run is resumed by the next.
+Objects are copied as they are, nothing is decoded; but keys of shards become those that Icechunk takes, where a result
+was replaced and has others (``c.0.0.0``, see `writing`). With each subject come the root and a cohort table of the
+subjects that are there by then, so that every version is a whole store. A subject whose seal is that of the repository
+is the same one, and is left alone: an interrupted run is resumed by the next.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from isles24_zarr.conversion._commit import cohort_dataset
 from isles24_zarr.conversion._updating import left_out
 from isles24_zarr.conversion.removal import remember, removed_subjects, take_out
 from isles24_zarr.errors import DestinationError, NotAStoreError, Problem, StoreDamageError
-from isles24_zarr.format import DERIVATIVES, PHENOTYPE, RootRecord, pipeline_path, pipelines_of, recorded_of
+from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
+    DERIVATIVES,
+    PHENOTYPE,
+    RootRecord,
+    listed_members,
+    pipeline_path,
+    pipelines_of,
+    recorded_of,
+    seal,
+)
 from isles24_zarr.store import (
     LOCAL,
     ZARR_JSON,
@@ -37,10 +48,10 @@ from isles24_zarr.store import (
 )
 from isles24_zarr.version import PACKAGE_VERSION
 from isles24_zarr.vocabulary import SUBJECT_NAME
-from isles24_zarr.writing import list_subjects, listed_subjects, write_dataset, write_group
+from isles24_zarr.writing import list_subjects, listed_subjects, write_dataset, write_document, write_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from zarr.abc.store import Store
 
@@ -48,13 +59,20 @@ if TYPE_CHECKING:
     from isles24_zarr.format import SubjectRecord
 
 
-def repository_place(repository: str, options: Mapping[str, Any]) -> Place:
+def repository_place(repository: str, options: Mapping[str, Any], store: StorePlace | None = None) -> Place:
     """Return the place of a repository that a caller names, a path or a URL, if a store can be committed to it.
+
+    Parameters
+    ----------
+    repository, options
+        Where it is or is to be, and options for it where that is a bucket.
+    store
+        Which is to be committed, and stays a place of its own.
 
     Raises
     ------
     DestinationError
-        It holds something else.
+        It holds something else, or one of store and repository lies in the other.
     UnknownNameError, StoreWriteError, MissingExtraError
         It is no branch, cannot be opened or made, or Icechunk is not installed.
     """
@@ -62,12 +80,15 @@ def repository_place(repository: str, options: Mapping[str, Any]) -> Place:
     if not is_versioned(url):
         url = f"icechunk+{url}" if url.startswith("s3://") else f"{LOCAL}{url}"
     place = Place.of(url)
+    if store is not None:
+        store.check_outside(place.url)
+        StorePlace.of(place.url).check_outside(store.url)
     writable_repository(place, options)
-    store = opened_version(place.url, options)
+    version = opened_version(place.url, options)
     try:
-        read_root(store)
+        read_root(version)
     except NotAStoreError:
-        if child_names(store, "") or read_document(store, "") is not None:
+        if child_names(version, "") or read_document(version, "") is not None:
             raise DestinationError(place.url, "holds something else; give a new repository or branch") from None
     return place
 
@@ -152,7 +173,7 @@ def commit_versions(
 def _root(store: Store, removed: Collection[str]) -> Store:
     """Return a store of the root alone, as it is, but for who was removed for good."""
     draft = MemoryStore()
-    _copy_objects(store, draft, [ZARR_JSON])
+    _copy_objects(store, draft, {ZARR_JSON: ZARR_JSON})
     remember(draft, removed)
     return draft
 
@@ -202,15 +223,16 @@ def _commit_derivatives(
         new = [
             subject
             for subject in subjects
-            if (seal := _seal(store, pipeline_path(pipeline, subject)))
-            and seal != _seal(there, pipeline_path(pipeline, subject))
+            if (found := _seal(_slashed(read_document(store, path := pipeline_path(pipeline, subject)) or {}, path)))
+            and found != _seal(read_document(there, path) or {})
         ]
         if not new:
             continue
         known = set(pipelines_of(read_document(there, DERIVATIVES)))
         write_group(there, DERIVATIVES, {"pipelines": sorted({*known, pipeline})})
         listed = listed_subjects(there, pipeline)  # which may be of others than the pipeline of the store has
-        _copy_objects(store, there, [f"{pipeline_path(pipeline)}/{ZARR_JSON}"])
+        about = f"{pipeline_path(pipeline)}/{ZARR_JSON}"
+        _copy_objects(store, there, {about: about})
         for subject in new:
             _copy(store, there, pipeline_path(pipeline, subject))
         list_subjects(there, pipeline, {*listed, *new}, set(listed_subjects(there, pipeline)) - {*listed, *new})
@@ -218,8 +240,8 @@ def _commit_derivatives(
         snapshots[pipeline] = snapshot
 
 
-def _seal(store: Store, path: str) -> Any:
-    return recorded_of((read_document(store, path) or {}).get("attributes", {})).get("seal")
+def _seal(document: Mapping[str, Any]) -> Any:
+    return recorded_of(document.get("attributes", {})).get("seal")
 
 
 @contextlib.contextmanager
@@ -237,28 +259,101 @@ def _write_whole(
     root: Store, target: Store, subjects: Mapping[str, SubjectRecord], dictionary: Mapping[str, DictionaryEntry]
 ) -> None:
     """Write a root, and the table of these subjects."""
-    _copy_objects(root, target, [ZARR_JSON])
+    _copy_objects(root, target, {ZARR_JSON: ZARR_JSON})
     draft = MemoryStore()
     write_dataset(draft, PHENOTYPE, cohort_dataset(dict(sorted(subjects.items())), dictionary))
     _copy(draft, target, PHENOTYPE)
 
 
 def _copy(source: Store, target: Store, path: str) -> None:
-    """Replace a group by that of another store: documents from the top down, as Icechunk wants them, then chunks."""
+    """Replace a group by that of another store, as its document lists it, and by nothing that lies there beside that.
+
+    Documents come from the top down, as Icechunk wants them, then chunks.
+
+    Raises
+    ------
+    StoreDamageError
+        The document is lost, or a shard that it lists is lost or cut short.
+    """
+    listed = read_document(source, path)
+    if listed is None:
+        raise StoreDamageError(f"{source}/{path}/{ZARR_JSON}", "is lost")
+    sizes, keys = listed_keys(source, path), {}
+    for name, member in listed_members(listed, path).items():
+        below = f"{path}/{name}/"
+        shards = recorded_of(member["attributes"]).get("shards")
+        if shards is None and member.get("node_type") == "array":  # of a coordinate or column, all that is there
+            shards = {key.removeprefix(below): size for key, size in sizes.items() if key.startswith(below)}
+        for key, size in (shards or {}).items():
+            if sizes.get(f"{below}{key}") != size:
+                raise StoreDamageError(f"{source}/{below}{key}", "is lost or cut short")
+            if key != ZARR_JSON:
+                keys[f"{below}{key}"] = f"{below}{_slashed_key(key)}"
     sync(target.delete_dir(path))
-    sizes = listed_keys(source, path)
-    document = read_document(source, path) or {}
-    for name, member in document.get("consolidated_metadata", {}).get("metadata", {}).items():
-        for key, size in recorded_of(member.get("attributes", {})).get("shards", {}).items():
-            if sizes.get(f"{path}/{name}/{key}") != size:
-                raise StoreDamageError(f"{source}/{path}/{name}/{key}", "is lost or cut short")
-    documents = sorted((key for key in sizes if key.endswith(ZARR_JSON)), key=lambda key: (key.count("/"), key))
-    _copy_objects(source, target, [*documents, *(key for key in sizes if not key.endswith(ZARR_JSON))])
+    document = _slashed(listed, path)
+    write_document(target, path, document)
+    members = listed_members(document, path)
+    for name in sorted(members, key=lambda name: (name.count("/"), name)):
+        write_document(target, f"{path}/{name}", _whole_member(members, name))
+    _copy_objects(source, target, keys)
 
 
-def _copy_objects(source: Store, target: Store, keys: Iterable[str]) -> None:
-    for key in keys:
+def _slashed(document: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """Return the document of a group with the keys of shards that Icechunk takes; sealed anew where these are others.
+
+    Raises
+    ------
+    StoreDamageError
+        It was edited after it was written, which a new seal would hide.
+    """
+    members = listed_members(document, path)
+    slashed = {name: _slashed_member(member) for name, member in members.items()}
+    if slashed == members:
+        return document
+    if _seal(document) != seal(document):
+        raise StoreDamageError(f"{path}/{ZARR_JSON}", "was edited after it was written; 'verify' tells more")
+    for name, member in slashed.items():
+        if member.get("node_type") == "group":
+            slashed[name] = {**member, "attributes": _sealed(_whole_member(slashed, name))["attributes"]}
+    listed = {**document["consolidated_metadata"], "metadata": slashed}
+    return _sealed({**document, "consolidated_metadata": listed})
+
+
+def _slashed_member(member: Mapping[str, Any]) -> dict[str, Any]:
+    encoding = member.get("chunk_key_encoding", {})
+    if encoding.get("configuration", {}).get("separator") != ".":
+        return dict(member)
+    recorded = recorded_of(member["attributes"])
+    shards = {_slashed_key(key): size for key, size in recorded["shards"].items()}
+    return {
+        **member,
+        "chunk_key_encoding": {**encoding, "configuration": {**encoding["configuration"], "separator": "/"}},
+        "attributes": {**member["attributes"], ATTRIBUTE_KEY: {**recorded, "shards": dict(sorted(shards.items()))}},
+    }
+
+
+def _slashed_key(key: str) -> str:
+    return key.replace(".", "/")
+
+
+def _whole_member(members: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return the document of a member as it is written: that of a group lists what is in it."""
+    member = dict(members[name])
+    if member.get("node_type") == "group":
+        inside = {path.removeprefix(f"{name}/"): each for path, each in members.items() if path.startswith(f"{name}/")}
+        member["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
+    return member
+
+
+def _sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    recorded = {**recorded_of(document["attributes"]), "seal": seal(document)}
+    return {**document, "attributes": {**document["attributes"], ATTRIBUTE_KEY: recorded}}
+
+
+def _copy_objects(source: Store, target: Store, keys: Mapping[str, str]) -> None:
+    """Copy objects, by their keys there and here."""
+    for key, new in keys.items():
         found = sync(source.get(key, default_buffer_prototype()))
         if found is None:
             raise StoreDamageError(f"{source}/{key}", "is lost")
-        sync(target.set(key, found))
+        sync(target.set(new, found))

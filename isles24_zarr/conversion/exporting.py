@@ -19,20 +19,22 @@ from isles24_zarr import vocabulary
 from isles24_zarr.clinical import UnreadCellError, guarded_text, value_from_cell
 from isles24_zarr.conversion._derivative_files import derivative_arrays, derivative_records, descriptions, sidecar
 from isles24_zarr.errors import DestinationError, Isles24Error, Problem, SourceError, StoreDamageError, UnsafePathError
-from isles24_zarr.format import ArrayRecord, SubjectRecord
+from isles24_zarr.format import PHENOTYPE, ArrayRecord, SubjectRecord
 from isles24_zarr.nifti import VoxelStream, whole_file, write_nifti
 from isles24_zarr.release import Stray, classified, selected_names
 from isles24_zarr.store import StorePlace, committed_subjects, file_blocks, read_members, read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    import pandas as pd
     from distributed import Client
     from numpy.typing import NDArray
 
     from isles24_zarr.format import DerivativeRecord
 
+_PARTICIPANTS: Final = "participants.tsv"
 _DURATIONS: Final = [name for name, variable in vocabulary.CLINICAL.items() if variable.kind == "duration"]
 
 
@@ -109,7 +111,7 @@ def export(
     Raises
     ------
     NotAStoreError, StoreVersionError, UnknownNameError, DestinationError
-        There is nothing to export, or no place to write to.
+        There is nothing to export, or no place to write to: the destination may not be in the store.
 
     Notes
     -----
@@ -117,9 +119,9 @@ def export(
     added from a file, as that file, byte for byte once decompressed.
 
     Phenotype tables come back as one CSV per subject and session below ``phenotype/``, and as ``participants.tsv`` with
-    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. A text that spreadsheet programs would
-    compute has an apostrophe before it, which `convert` takes away again; ``participants.tsv`` has spaces for line
-    breaks.
+    ``participants.json`` (BIDS 1.10, Modality agnostic files) for the cohort. Rows of subjects that an earlier
+    export has written there stay. A text that spreadsheet programs would compute has an apostrophe before it, which
+    `convert` takes away again; ``participants.tsv`` has spaces for line breaks.
 
     Examples
     --------
@@ -131,6 +133,7 @@ def export(
 
     started = time.monotonic()
     target, folder = StorePlace.of(store, storage_options), Path(destination).expanduser().absolute()
+    target.check_outside(folder)
     opened = target.opened(read_only=True)
     read_root(opened)
     damaged: list[tuple[str, StoreDamageError]] = []
@@ -140,6 +143,7 @@ def export(
     wanted = selected_names(stored, images, of="the images of a release and of this store")
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        others = _other_participants(folder, records.keys() & set(chosen)) if images is pipelines is None else None
     problems = [Problem.from_error(error, subject=name) for name, error in damaged if name in chosen]
     records = {name: records[name] for name in chosen if name in records}
     tasks = list(_tasks(target, records, wanted, folder, problems)) if images or pipelines is None else []
@@ -166,9 +170,9 @@ def export(
                     message = result.why if isinstance(result, TaskLost) else result.message
                     path = task.record.path
                     problems.append(Problem(path=path, message=message, subject=path.split("/")[-3]))
-    if images is None and pipelines is None:
+    if others is not None:
         with _write_errors(folder):
-            _write_tables(folder, records)
+            _write_tables(folder, records, others)
     return ExportReport(
         destination=str(folder),
         written=done[True],
@@ -276,8 +280,28 @@ def _write_descriptions(
         _write_whole(folder / path, text)
 
 
-def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord]) -> None:
-    """Write clinical values as CSV per subject and session, and as the participants of BIDS."""
+def _other_participants(folder: Path, subjects: Collection[str]) -> pd.DataFrame:
+    """Return the rows, as texts, of others whose files an earlier export has written: these stay.
+
+    Raises
+    ------
+    DestinationError
+        There is a table that no export has written.
+    """
+    import pandas as pd
+
+    path = folder / _PARTICIPANTS
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        rows = pd.read_csv(path, sep="\t", dtype=str, na_filter=False, encoding="utf-8").set_index("participant_id")
+    except (ValueError, KeyError) as error:
+        raise DestinationError(path, f"is no table of participants ({error}); move it away") from error
+    return rows[[name not in subjects and (folder / PHENOTYPE / str(name)).is_dir() for name in rows.index]]
+
+
+def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord], others: pd.DataFrame | None = None) -> None:
+    """Write clinical values as CSV per subject and session, and as the participants of BIDS, beside rows of others."""
     import pandas as pd
 
     frame = pd.DataFrame([_cells(each) for each in subjects.values()])
@@ -288,7 +312,7 @@ def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord]) -> None:
         columns = [name for name in frame.columns if (name in outcome) == (table == vocabulary.OUTCOME)]
         headers = {name: vocabulary.CLINICAL[name].column for name in columns if name in vocabulary.CLINICAL}
         for name in subjects:
-            path = folder / "phenotype" / name / f"ses-{session:02d}" / f"{name}_ses-{session:02d}_{table}.csv"
+            path = folder / PHENOTYPE / name / f"ses-{session:02d}" / f"{name}_ses-{session:02d}_{table}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             row = frame.loc[[name], columns].copy()
             for column in row.columns.intersection(_DURATIONS):
@@ -298,7 +322,9 @@ def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord]) -> None:
             _write_whole(path, text)
     # tools for TSV read line by line; the whole text is in the CSV
     lines = frame.map(lambda cell: " ".join(cell.splitlines()) if isinstance(cell, str) else cell)
-    _write_whole(folder / "participants.tsv", lines.to_csv(sep="\t", na_rep="n/a"))
+    if others is not None and len(others):
+        lines = pd.concat([lines, others]).sort_index()
+    _write_whole(folder / _PARTICIPANTS, lines.to_csv(sep="\t", na_rep="n/a"))
     described = {
         name: {"LongName": variable.long_name, **({"Units": variable.units} if variable.units else {})}
         for name, variable in vocabulary.CLINICAL.items()

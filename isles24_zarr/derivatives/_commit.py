@@ -8,10 +8,28 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion import committing, store_errors
-from isles24_zarr.format import ATTRIBUTE_KEY, FORMAT_VERSION, pipeline_path, recorded_of
-from isles24_zarr.store import is_versioned, read_root
+from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.format import (
+    ATTRIBUTE_KEY,
+    DERIVATIVES,
+    FORMAT_VERSION,
+    DerivativeRecord,
+    pipeline_path,
+    pipelines_of,
+    recorded_of,
+    subjects_of,
+)
+from isles24_zarr.store import child_names, is_versioned, read_document, read_root
 from isles24_zarr.version import PACKAGE_VERSION
-from isles24_zarr.writing import remove_shards, write_derivative, write_result_grid, written_document
+from isles24_zarr.writing import (
+    list_pipelines,
+    remove,
+    remove_shards,
+    tidy,
+    write_derivative,
+    write_result_grid,
+    written_document,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +37,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from isles24_zarr.derivatives._preparing import Pipeline
-    from isles24_zarr.format import ArrayPlan, DerivativeRecord
+    from isles24_zarr.format import ArrayPlan
     from isles24_zarr.scans import ScanPlace
     from isles24_zarr.store import StorePlace
 
@@ -67,6 +85,55 @@ def writing(target: StorePlace) -> Iterator[Writer]:
         yield Writer(store=store, confirm=confirm, publish=lambda _: None)
 
 
+@contextlib.contextmanager
+def taken_back(writer: Writer, pipeline: str, subject: str) -> Iterator[None]:
+    """Take out again what is written meanwhile, where that fails; what a kill leaves is the next run's."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # what failed first is what is told
+            take_back(writer, pipeline, [subject])
+        raise
+
+
+def take_back(writer: Writer, pipeline: str, subjects: Iterable[str]) -> None:
+    """Bring what a pipeline has of subjects back to what is committed, so that what failed leaves nothing behind.
+
+    Parameters
+    ----------
+    writer
+        Of the store. Of an Icechunk repository, all that was not committed is dropped anyway.
+    pipeline
+        Its group goes, too, where nothing was ever committed to it.
+    subjects
+        Who; results whose document cannot be read stay as they are.
+
+    Raises
+    ------
+    StoreLockedError
+        The lock was lost: what lies there now may be another's.
+    """
+    if not writer.shared:
+        return
+    store = writer.store
+    for subject in subjects:
+        writer.confirm()
+        path = pipeline_path(pipeline, subject)
+        with contextlib.suppress(StoreDamageError):
+            document = read_document(store, path)
+            if document is None:
+                remove(store, path)
+            else:
+                tidy(store, DerivativeRecord.from_document(document, path))
+    path = pipeline_path(pipeline)
+    with contextlib.suppress(StoreDamageError):
+        # one that lists subjects has lost them, which is not to be forgotten
+        if not child_names(store, path) and not subjects_of(read_document(store, path)):
+            if pipeline in pipelines_of(read_document(store, DERIVATIVES)):
+                list_pipelines(store, set(), {pipeline})
+            remove(store, path)
+
+
 def commit_results(
     store: Store,
     place: ScanPlace,
@@ -94,7 +161,15 @@ def commit_results(
     for group in sorted({array.partition("/")[0] for array in arrays}):
         names = [array.partition("/")[2] for array in arrays if array.startswith(f"{group}/")]
         if group == place.group:
-            grids[group] = write_result_grid(store, f"{path}/{group}", place.path, grid_attributes, names)
+            written = {plan.image for plan in plans}
+            # of results that are not these, what was committed: what lies there may have been edited since, or lost
+            results = {
+                name: written_document(store, f"{path}/{group}/{name}")
+                if earlier is None or name in written
+                else earlier.members[f"{group}/{name}"]
+                for name in names
+            }
+            grids[group] = write_result_grid(store, f"{path}/{group}", place.path, grid_attributes, results)
         elif earlier:
             grids[group] = earlier.grid_document(group)
     documents = [grids[group]["consolidated_metadata"]["metadata"][name] for group, _, name in _parts(arrays)]

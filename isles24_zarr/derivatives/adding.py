@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from isles24_zarr.derivatives._commit import commit_results, writing
+from isles24_zarr.derivatives._commit import commit_results, take_back, taken_back, writing
 from isles24_zarr.derivatives._preparing import Pipeline, Prepared
 from isles24_zarr.derivatives._stored import (
     check_length,
@@ -166,9 +166,14 @@ def add(
     for whom, paths in by_subject.items():
         with writing(target) as writer:
             candidates = list(_candidates(writer.store, target, whom, paths, problems, name=name, space=space))
-            for group in dict.fromkeys(candidate.grid_group for candidate in candidates):
+            groups = dict.fromkeys(candidate.grid_group for candidate in candidates) if writer.shared else ()
+            for group in groups:
                 own = [candidate for candidate in candidates if candidate.grid_group == group]
                 added |= _added(writer, own, whose, problems, overwrite=overwrite)
+        if not writer.shared:
+            for candidate in candidates:  # a commit has all that was written before it: a file that fails has none
+                with writing(target) as writer:
+                    added |= _added(writer, [candidate], whose, problems, overwrite=overwrite)
     return AddReport(store=target.url, added=added, problems=tuple(problems))
 
 
@@ -331,17 +336,21 @@ def _added(
             place=place, pipeline=pipeline, grid_attributes=attributes, plans=tuple(of), values={}, earlier=earlier
         )
 
-    clear_places(store, results(plans.values()))
     written: dict[Path, ArrayPlan] = {}
-    for file, plan in plans.items():
-        try:
-            written[file] = _written(store, file, plan)
-            problems += mask_notices(written[file])
-        except (SourceError, StoreDamageError) as error:
-            problems.append(Problem.from_error(error, subject=place.subject))
+    with taken_back(writer, pipeline.name, place.subject):
+        clear_places(store, results(plans.values()))
+        for file, plan in plans.items():
+            try:
+                written[file] = _written(store, file, plan)
+                problems += mask_notices(written[file])
+            except (SourceError, StoreDamageError) as error:
+                problems.append(Problem.from_error(error, subject=place.subject))
+        if written:
+            writer.confirm()
+            commit_results(store, place, pipeline, attributes, tuple(written.values()), earlier)
+        if len(written) < len(plans):
+            take_back(writer, pipeline.name, [place.subject])
     if written:
-        writer.confirm()
-        commit_results(store, place, pipeline, attributes, tuple(written.values()), earlier)
         writer.publish(f"{pipeline.name}: {place.subject}")
     return {plan.path: str(file) for file, plan in written.items()}
 

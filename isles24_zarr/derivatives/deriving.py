@@ -16,7 +16,7 @@ import numpy as np
 from dask.base import tokenize
 
 from isles24_zarr.cohorts import cohort_target, subject_names
-from isles24_zarr.derivatives._commit import Writer, commit_results, writing
+from isles24_zarr.derivatives._commit import Writer, commit_results, take_back, writing
 from isles24_zarr.derivatives._preparing import Pipeline, prepared
 from isles24_zarr.derivatives._stored import earlier_record, image_records, stored_grid
 from isles24_zarr.derivatives._writing import write_results
@@ -178,11 +178,14 @@ def _derived_tasks(
                     commit(task, derived)
 
             threaded_tasks(work, tasks, title=title, progress=progress)
-            return rows
-        with dask_client(client, None, target.url):
-            there = functools.partial(_derived, function)
-            for task, found in completed_tasks(client, there, tasks, sizes=None, title=title, progress=progress):
-                commit(task, _Derived(written=None, error=found.why) if isinstance(found, TaskLost) else found)
+        else:
+            with dask_client(client, None, target.url):
+                there = functools.partial(_derived, function)
+                for task, found in completed_tasks(client, there, tasks, sizes=None, title=title, progress=progress):
+                    commit(task, _Derived(written=None, error=found.why) if isinstance(found, TaskLost) else found)
+        # of those only: others are as they were committed
+        if failed := [name for name, (state, _) in rows.items() if state == "failed"]:
+            take_back(writer, pipeline.name, failed)
     return rows
 
 
@@ -206,13 +209,16 @@ def _tasks(
     for place in places:
         try:
             record = earlier_record(store, place, pipeline.name, overwrite=overwrite)
+            state = "missing" if overwrite else _state(store, place, pipeline, record)
+            kept = record is not None and state == "kept"
+            in_place = not is_versioned(place.target.url)  # a run that was killed leaves no half of a version
+            if record is not None and kept and in_place:
+                tidy(store, record)
         except StoreDamageError as error:
             rows[place.subject] = "failed", str(error)
             continue
-        state = "missing" if overwrite else _state(store, place, pipeline, record)
-        if record is not None and state == "kept":
-            if not is_versioned(place.target.url):  # a run that was killed leaves no half of a version
-                tidy(store, record)
+        if kept:
+            if in_place:
                 list_subjects(store, pipeline.name, {place.subject}, set())
             rows[place.subject] = "kept", None
         else:

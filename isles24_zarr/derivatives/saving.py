@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from isles24_zarr.derivatives._commit import commit_results, writing
+from isles24_zarr.derivatives._commit import commit_results, taken_back, writing
 from isles24_zarr.derivatives._preparing import Pipeline, prepared
 from isles24_zarr.derivatives._writing import write_results, write_results_on
 from isles24_zarr.scans import open_scan, scan_place
@@ -85,13 +85,14 @@ def save_results(
     with writing(place.target) as writer:
         store = writer.store
         results = prepared(store, place, arrays, whose, sources=sources, overwrite=overwrite)
-        if running is None or not writer.shared:
-            write_results(store, results, "threads", progress=progress)
-        else:
-            with dask_client(running, None, place.target.url):
-                write_results_on(running, store, results, progress=progress)
-        writer.confirm()
-        commit_results(store, place, whose, results.grid_attributes, results.plans, results.earlier)
+        with taken_back(writer, pipeline, place.subject):
+            if running is None or not writer.shared:
+                write_results(store, results, "threads", progress=progress)
+            else:
+                with dask_client(running, None, place.target.url):
+                    write_results_on(running, store, results, progress=progress)
+            writer.confirm()
+            commit_results(store, place, whose, results.grid_attributes, results.plans, results.earlier)
         writer.publish(f"{pipeline}: {place.subject}")
     options = place.target.storage_options
     return open_scan(place.target.url, place.subject, place.group, pipeline=pipeline, storage_options=options)

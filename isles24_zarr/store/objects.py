@@ -107,6 +107,22 @@ class StorePlace:
         except (ValueError, ImportError) as error:
             raise NotAStoreError(self.url, f"cannot be opened ({error})") from error
 
+    def check_outside(self, place: str | os.PathLike[str]) -> None:
+        """Make sure that what is written to another place does not come among the objects of this store.
+
+        Parameters
+        ----------
+        place
+            A folder or URL, which need not be there. Links and relative paths are followed.
+
+        Raises
+        ------
+        DestinationError
+            It is the store, or lies inside it.
+        """
+        if f"{_root(StorePlace.of(place).url)}/".startswith(f"{_root(self.url)}/"):
+            raise DestinationError(place, f"is in the store {self.url}; give a place of its own")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[Callable[[], None]]:
         """Hold the store for writing.
@@ -144,6 +160,14 @@ class StorePlace:
                 with contextlib.suppress(OSError):  # something was written: it stays
                     os.rmdir(self.url)  # noqa: PTH106 - of a string, as in `os.open`
             os.close(folder)
+
+
+def _root(url: str) -> str:
+    """Return below which all of a store lies: a folder, or bucket and prefix."""
+    if not is_versioned(url):
+        return url
+    place = Place.of(url)
+    return f"s3://{place.root}" if place.in_bucket else place.root
 
 
 def _lock_folder(descriptor: int) -> None:

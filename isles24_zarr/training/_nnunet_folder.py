@@ -35,8 +35,7 @@ _CASE_FILE: Final = re.compile(
 @contextlib.contextmanager
 def opened_folder(folder: Path, target: StorePlace) -> Iterator[None]:
     """Hold the folder for writing; it is made if need be."""
-    if "://" not in target.url and folder.resolve().is_relative_to(target.url):
-        raise DestinationError(folder, f"is in the store {target.url}; give a folder of its own")
+    target.check_outside(folder)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with StorePlace.of(folder).locked():

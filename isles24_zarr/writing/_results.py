@@ -36,7 +36,7 @@ from isles24_zarr.store import (
 )
 from isles24_zarr.vocabulary import SUBJECT_NAME
 from isles24_zarr.writing._encoding import encoded_shard
-from isles24_zarr.writing._store import array_document, write_document, write_group, write_subject, written_document
+from isles24_zarr.writing._store import array_document, write_document, write_group, write_subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -105,7 +105,8 @@ def remove_shards(store: Store, path: str, *, but: Iterable[str] = ()) -> None:
 def tidy(store: Store, record: DerivativeRecord) -> None:
     """Bring what lies below a subject of a pipeline back to what its commit says.
 
-    Documents come first: one that speaks of shards that were not committed is replaced before these are deleted.
+    Documents come first: one that speaks of shards that were not committed is replaced before these are deleted. So is
+    one that was edited or lost: the next commit is made of what was committed.
 
     Parameters
     ----------
@@ -119,19 +120,16 @@ def tidy(store: Store, record: DerivativeRecord) -> None:
         shards = recorded_of(document["attributes"]).get("shards", [ONLY_CHUNK])
         keys |= {f"{path}/{key}" for key in shards}
     left = listed_keys(store, record.path).keys() - {f"{record.path}/{key}" for key in keys}
-    if not left:
-        return
-    for path, document in documents.items():
-        content = encoded_document(document)
-        key = f"{record.path}/{path}/{ZARR_JSON}"
-        if read_objects(store, [key])[key] != content:
+    found = read_objects(store, [f"{record.path}/{path}/{ZARR_JSON}" for path in documents])
+    for (path, document), content in zip(documents.items(), found.values(), strict=True):
+        if content != encoded_document(document):
             write_document(store, f"{record.path}/{path}", document)
     for key in sorted(left):
         sync(store.delete(key))
 
 
 def write_result_grid(
-    store: Store, path: str, origin: str, attributes: Mapping[str, Any], arrays: Iterable[str]
+    store: Store, path: str, origin: str, attributes: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Write the group of results on a grid: the coordinates of the grid, as they are, and then its document.
 
@@ -143,8 +141,8 @@ def write_result_grid(
         Path of the grid of the images.
     attributes
         Of the grid.
-    arrays
-        Names of the results, which are there.
+    results
+        Documents of the results, which are there, by name.
 
     Returns
     -------
@@ -156,8 +154,7 @@ def write_result_grid(
     StoreDamageError
         A coordinate is lost.
     """
-    arrays, members = list(arrays), {}
-    results = {name: written_document(store, f"{path}/{name}") for name in arrays}
+    members: dict[str, Mapping[str, Any]] = {}
     series = any(len(document["shape"]) == 4 for document in results.values())
     for name in COORDINATES if series else COORDINATES[1:]:
         document = read_document(store, f"{origin}/{name}")
