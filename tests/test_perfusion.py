@@ -475,6 +475,18 @@ def test_a_map_comes_back_in_its_place(acquired: tuple[xr.DataTree, Path]) -> No
     assert np.isfinite(np.asarray(image.dataobj)).sum() == np.isfinite(maps["cbf"].values).sum()
 
 
+def test_what_was_not_computed_of_maps_that_were_just_made_is_left_out(acquired: tuple[xr.DataTree, Path]) -> None:
+    cohort, _ = acquired
+    scan = cohort.isles.scan(cohort.isles.subjects[0], space="ctp")
+    maps, brain = scan.isles.perfusion_maps().compute(), scan.isles.brain_mask().compute()
+    for name in ("cbv", "cbf", "mtt", "tmax"):
+        values = maps[name].values[brain.values]
+        wanted = values[np.isfinite(values) & (values > 0 if name == "tmax" else values != 0)]
+        row = maps[name].isles.statistics(brain).iloc[0]
+        assert row["voxels"] == wanted.size
+        assert row["mean"] == pytest.approx(wanted.mean(dtype=np.float64))
+
+
 @pytest.mark.parametrize("name", perfusion.__all__)
 def test_examples(name: str, acquired: tuple[xr.DataTree, Path]) -> None:
     cohort, _ = acquired

@@ -348,7 +348,7 @@ def test_places_that_cannot_be_committed_to(
     assert not (tmp_path / "x.zarr").exists()
 
 
-def test_a_repository_and_its_store_are_places_of_their_own(tmp_path: Path) -> None:
+def test_a_repository_and_its_store_are_places_of_their_own(release: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "x.zarr")
     for inner, outer in (
         ("x.zarr", "x.zarr"),
@@ -362,6 +362,9 @@ def test_a_repository_and_its_store_are_places_of_their_own(tmp_path: Path) -> N
             versions.repository_place(names[0], {}, StorePlace.of(names[1]))
     assert [each.name for each in tmp_path.iterdir()] == ["link"]
     versions.repository_place(str(tmp_path / "x.zarr-versions"), {}, StorePlace.of(tmp_path / "x.zarr"))
+    with pytest.raises(DestinationError, match="is in the store"):
+        isles24_zarr.convert(release, tmp_path / "y.zarr", icechunk=tmp_path / "y.zarr/versions", progress=False)
+    assert not (tmp_path / "y.zarr").exists()
 
 
 def test_who_commits_meanwhile_is_told_of(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

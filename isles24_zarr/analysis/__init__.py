@@ -2,6 +2,7 @@
 
 from isles24_zarr.analysis.arteries import arterial_input_candidates, arterial_of, enhancing_vessels, venous_of
 from isles24_zarr.analysis.blockwise import (
+    AS_NAMED,
     SPATIAL,
     block_results,
     computed_voxels,
@@ -25,6 +26,7 @@ from isles24_zarr.analysis.resampling import ResamplingMethod, resampled_like
 from isles24_zarr.analysis.statistics import label_volumes, mask_overlaps, mask_statistics, mask_volume, windowed
 
 __all__ = [
+    "AS_NAMED",
     "SPATIAL",
     "ChallengeMetrics",
     "CoarseBrain",

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SPATIAL: Final = ("z", "y", "x")
 """The order in which functions on blocks get the axes of a volume; ``time`` comes before."""
 
-RESAMPLED: Final = "isles24_zarr_resampled"
-"""Key of the encoding of an image as it was opened, but for its grid."""
+AS_NAMED: Final = "isles24_zarr_as_named"
+"""Key of the encoding of an image that is what its name says, and in no store: on another grid, or a map just made."""
 
 
 def canonical_axes(image: xr.DataArray) -> xr.DataArray:
@@ -204,13 +204,13 @@ def computed_voxels(values: Any, image: str) -> Any:
 
 
 def is_as_opened(image: xr.DataArray) -> bool:
-    """Tell whether the values of an image are still those of a store, all of them or some, maybe on another grid.
+    """Tell whether the values of an image are still those of a store, or of a map that was made, or some of them.
 
     Names and attributes stay in arithmetic: a difference of two Tmax maps is called ``tmax``, and all of it means
     something. What tells is the encoding, which xarray keeps where it selects, loads, chunks, copies or turns, and
     drops where it computes, also in ``where``, ``fillna`` and ``astype``. Data that were put into a ``copy`` it misses.
     """
-    return bool(image.encoding) and (RESAMPLED in image.encoding or record_of(image) is not None)
+    return bool(image.encoding) and (AS_NAMED in image.encoding or record_of(image) is not None)
 
 
 def map_name(image: xr.DataArray) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from isles24_zarr.analysis.blockwise import (
-    RESAMPLED,
+    AS_NAMED,
     SPATIAL,
     canonical_axes,
     is_as_opened,
@@ -109,7 +109,7 @@ def resampled_like(
     dims = [dim for dim in ("time", *SPATIAL) if dim != "time" or frames]
     attributes = {name: value for name, value in image.attrs.items() if name != "file_orientation"}
     result = xr.DataArray(values, dims=dims, coords=coords, name=image.name, attrs=attributes)
-    result.encoding = {RESAMPLED: True} if is_as_opened(image) else {}
+    result.encoding = {AS_NAMED: True} if is_as_opened(image) else {}
     return result
 
 

@@ -180,7 +180,7 @@ def convert(
         strict=strict,
     )
     origin, target, release, update = request.source, request.target, request.release, request.update
-    place = None if icechunk is None else repository_place(os.fspath(icechunk), options)
+    place = None if icechunk is None else repository_place(os.fspath(icechunk), options, request.target)
     needed = request.needed()
     with store_errors(target), target.locked() as confirm, spool_for(origin, target, spool) as folder:
         voxels = voxel_files(origin, target, needed, request.wanted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xarray as xr
 
-from isles24_zarr.analysis import inside_mask, series_axes, whole_curves
+from isles24_zarr.analysis import AS_NAMED, inside_mask, series_axes, whole_curves
 from isles24_zarr.conventions import HAEMATOCRIT, TISSUE_DENSITY, blood_factor
 from isles24_zarr.errors import UnknownNameError
 from isles24_zarr.geometry import scan_grid
@@ -176,7 +176,7 @@ def perfusion_maps(
     subject = {name: series.attrs[name] for name in ("subject", "space") if name in series.attrs}
     return xr.Dataset(
         {
-            name: (frame.dims, maps[index], {"long_name": long_name, "units": units} | attributes)
+            name: (frame.dims, maps[index], {"long_name": long_name, "units": units} | attributes, {AS_NAMED: True})
             for index, (name, (long_name, units)) in enumerate(MAPS.items())
         },
         coords=frame.coords,
