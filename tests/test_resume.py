@@ -206,15 +206,16 @@ def test_a_failed_update_leaves_the_subjects_whose_turn_has_not_come(
         write(file, np.asarray(image.dataobj).astype("int16")[::-1], image.affine)
     folders = [target / name / "space-ncct" / "ncct" for name in names]
     for folder in folders:
-        subprocess.run(["chattr", "+i", folder], check=True)
+        if subprocess.run(["chattr", "+i", folder], check=False).returncode:
+            pytest.skip("folders of this file system cannot be made immutable")
     try:
         with pytest.raises(StoreWriteError):
-            again(source, target, client)
+            isles24_zarr.convert(source, target, workers=1, progress=False)
     finally:
         for folder in folders:
             subprocess.run(["chattr", "-i", folder], check=True)
     whole = [name for name in names if (target / name / "zarr.json").exists()]
-    assert len(whole) == len(names) - 1
+    assert 0 < len(whole) < len(names)
     assert isles24_zarr.verify(target, subjects=whole, fast=True, client=client, progress=False).ok
     assert set(again(source, target, client).converted) == set(names)
     isles24_zarr.convert(source, tmp_path / "new.zarr", client=client, progress=False)

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isles24_zarr.store import StorePlace
-    from isles24_zarr.training._selection import SHIFTS, Counts, Selection, counts_of, joined
-from isles24_zarr.training.channels import ChannelLike
+    from isles24_zarr.training.channels import ChannelLike
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
