@@ -68,7 +68,6 @@ def test_what_goes_wrong_in_a_worker_is_told_in_one_line(store: Path, tmp_path: 
     cohort = isles24_zarr.open_cohort(copy)
     first, second, third = cohort.isles.subjects
     spoil_chunks(copy / first / "space-ncct/ncct", but=())
-    shutil.rmtree(copy / second)
 
     def flat(scan: xr.Dataset) -> xr.DataArray:
         return scan["ncct"][0]
@@ -81,6 +80,8 @@ def test_what_goes_wrong_in_a_worker_is_told_in_one_line(store: Path, tmp_path: 
     for images, subject, kind, words in wanted:
         part = cohort.isles.select([subject])
         found = part.isles.torch_dataset(images, None, patch=PATCH)
+        if subject == second:  # it goes once the dataset is made
+            shutil.rmtree(copy / second)
         with pytest.raises(kind, match=words) as here:
             found[0]
         with pytest.raises(kind, match=words) as there:
