@@ -18,7 +18,6 @@ import xarray as xr
 from isles24_zarr.analysis.blockwise import (
     SPATIAL,
     block_results,
-    canonical_axes,
     is_as_opened,
     name_of,
     on_dask,
@@ -178,7 +177,7 @@ def inside_mask(image: xr.DataArray, mask: xr.DataArray | ArrayLike) -> xr.DataA
     >>> brain.dims, brain.dtype
     (('z', 'y', 'x'), dtype('bool'))
     """
-    region = canonical_axes(on_same_grid(image, mask))
+    region = on_same_grid(image, mask)
     if region.name is None:
         region = region.rename("the mask")
     if region.dtype != bool:

@@ -191,10 +191,10 @@ def _masks_on_one_grid(*masks: xr.DataArray | ArrayLike) -> list[xr.DataArray]:
     anchor = with_axes[0] if with_axes else xr.DataArray(np.asarray(masks[0]), name="reference")
     if not with_axes and anchor.ndim == 3:
         anchor = anchor.rename(dict(zip(anchor.dims, SPATIAL, strict=True)))
-    volume_axes(anchor)  # raises where it is none
-    placed = [anchor if mask is anchor else on_same_grid(anchor, mask) for mask in masks]
+    turned = volume_axes(anchor)  # plain arrays have the axes of what was given
+    placed = [turned if mask is anchor else on_same_grid(anchor, mask) for mask in masks]
     roles = ("reference", "prediction", "brain")
-    return [volume_axes(mask).rename(mask.name or role) for mask, role in zip(placed, roles, strict=False)]
+    return [mask.rename(mask.name or role) for mask, role in zip(placed, roles, strict=False)]
 
 
 def _voxel_volume(masks: Sequence[xr.DataArray]) -> float:

@@ -108,11 +108,9 @@ def lacking_images(
 def _held_images(cohort: xr.DataTree, target: StorePlace, group: str) -> dict[str, set[str]]:
     """Return the images of the release that each subject has in a group."""
     available = available_images(cohort)
-    keys = {name: f"{name}/{ZARR_JSON}" for name in subject_names(cohort)}
-    objects = read_objects(target.opened(read_only=True), list(keys.values()))
+    subjects = subject_names(cohort)
     held: dict[str, set[str]] = {}
-    for subject, key in keys.items():
-        document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
+    for subject, document in zip(subjects, _documents(target, subjects), strict=True):
         held[subject] = set()
         if document is not None:  # it may have been removed meanwhile
             record = SubjectRecord.from_attributes(document.get("attributes", {}), f"{target.url}/{subject}")
@@ -126,18 +124,22 @@ def _results(target: StorePlace, pipeline: str, subjects: Sequence[str]) -> dict
     """Return the paths of what a pipeline has of each subject, as ``"space-ncct/core"``."""
     from isles24_zarr.derivatives import pipeline_names  # which imports all that writes, in each worker
 
-    store = target.opened(read_only=True)
     pipelines = pipeline_names(target)
     if pipeline not in pipelines:
         what = f"is not in {target.url}, which has the pipelines: {', '.join(pipelines) or 'none'}"
         raise UnknownNameError(f"pipeline {pipeline!r}", what)
-    keys = {name: f"{pipeline_path(pipeline, name)}/{ZARR_JSON}" for name in subjects}
-    objects = read_objects(store, list(keys.values()))
-    found = {}
-    for name, key in keys.items():
-        document = document_from_bytes(objects[key], path=f"{target.url}/{key}")
-        found[name] = DerivativeRecord.from_document(document, key).arrays if document is not None else ()
-    return found
+    paths = [pipeline_path(pipeline, name) for name in subjects]
+    return {
+        name: DerivativeRecord.from_document(document, f"{path}/{ZARR_JSON}").arrays if document is not None else ()
+        for name, path, document in zip(subjects, paths, _documents(target, paths), strict=True)
+    }
+
+
+def _documents(target: StorePlace, groups: Sequence[str]) -> list[dict[str, Any] | None]:
+    """Read the documents of groups at once; None for those that are not there."""
+    keys = [f"{group}/{ZARR_JSON}" for group in groups]
+    objects = read_objects(target.opened(read_only=True), keys)
+    return [document_from_bytes(objects[key], path=f"{target.url}/{key}") for key in keys]
 
 
 def stored_names(channels: Iterable[Channel]) -> list[tuple[str | None, str]]:

@@ -46,10 +46,6 @@ export class Picture {
     return this.states.every((state) => state !== TileState.Waiting);
   }
 
-  get progress(): number {
-    return this.states.filter((state) => state !== TileState.Waiting).length / this.states.length;
-  }
-
   /** Fill in what has been read already, and ask for the rest. */
   load(priority: number, changed: () => void, failed: (error: unknown) => void): void {
     for (const [rank, tile] of this.tiles.entries()) {
