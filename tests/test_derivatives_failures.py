@@ -22,6 +22,7 @@ import xarray as xr
 import zarr
 
 import isles24_zarr
+from isles24_zarr.derivatives import _commit
 from isles24_zarr.errors import StoreDamageError, StoreLockedError, StoreWriteError, UnknownNameError, VoxelTypeError
 from tests.nifti_files import write
 from tests.test_derivatives import (
@@ -204,6 +205,20 @@ def test_what_fails_leaves_nothing_behind(target: Path, client: Client, *, on_wo
     assert subjects_listed(target) == [S, "sub-stroke0004"]
     assert list(opened(target, pipeline="mine")) == ["late"]
     assert verified(target) == []
+
+
+def test_what_failed_first_is_told_and_what_it_left_is_not_hidden(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> None:
+        raise StoreLockedError(str(target), "was lost")
+
+    monkeypatch.setattr(_commit, "take_back", lost)
+    scan = opened(target)
+    with pytest.raises(VoxelTypeError, match="computed as int64") as raised:
+        scan.isles.save(one_of_two_fails(scan), "mine")
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"what was written of {S} could not be taken out again: {target}: was lost;")
 
 
 def test_a_file_that_fails_leaves_nothing_behind(saved: Path, release: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_texts_come_back_and_are_no_formulas(texts: list[str]) -> None:
         seal=None,
     )
     with tempfile.TemporaryDirectory() as folder:
-        _write_tables(Path(folder), {S: committed})
+        _write_tables(Path(folder), {S: committed}, pd.DataFrame())
         (file,) = Path(folder).rglob("*baseline.csv")
         (back,) = rows_from_table(file.read_bytes(), path=file.name)
         people = (Path(folder) / "participants.tsv").read_bytes().decode()

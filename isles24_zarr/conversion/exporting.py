@@ -300,7 +300,7 @@ def _other_participants(folder: Path, subjects: Collection[str]) -> pd.DataFrame
     return rows[[name not in subjects and (folder / PHENOTYPE / str(name)).is_dir() for name in rows.index]]
 
 
-def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord], others: pd.DataFrame | None = None) -> None:
+def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord], others: pd.DataFrame) -> None:
     """Write clinical values as CSV per subject and session, and as the participants of BIDS, beside rows of others."""
     import pandas as pd
 
@@ -322,7 +322,7 @@ def _write_tables(folder: Path, subjects: Mapping[str, SubjectRecord], others: p
             _write_whole(path, text)
     # tools for TSV read line by line; the whole text is in the CSV
     lines = frame.map(lambda cell: " ".join(cell.splitlines()) if isinstance(cell, str) else cell)
-    if others is not None and len(others):
+    if len(others):
         lines = pd.concat([lines, others]).sort_index()
     _write_whole(folder / _PARTICIPANTS, lines.to_csv(sep="\t", na_rep="n/a"))
     described = {

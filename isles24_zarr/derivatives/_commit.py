@@ -8,7 +8,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from isles24_zarr.conversion import committing, store_errors
-from isles24_zarr.errors import StoreDamageError
+from isles24_zarr.errors import Isles24Error, StoreDamageError
 from isles24_zarr.format import (
     ATTRIBUTE_KEY,
     DERIVATIVES,
@@ -90,9 +90,11 @@ def taken_back(writer: Writer, pipeline: str, subject: str) -> Iterator[None]:
     """Take out again what is written meanwhile, where that fails; what a kill leaves is the next run's."""
     try:
         yield
-    except Exception:
-        with contextlib.suppress(Exception):  # what failed first is what is told
+    except Exception as error:
+        try:
             take_back(writer, pipeline, [subject])
+        except (Isles24Error, OSError) as second:  # what failed first is what is told
+            error.add_note(f"what was written of {subject} could not be taken out again: {second}")
         raise
 
 
