@@ -79,8 +79,8 @@ def assert_originals_untouched(store: Path, target: Path) -> None:
     assert all(filecmp.cmp(path, store / name, shallow=False) for name, path in mine.items())
 
 
-def verified(target: Path) -> list[str]:
-    report = isles24_zarr.verify(target, client=None, workers=1, progress=False)
+def verified(target: Path, *, fast: bool = False) -> list[str]:
+    report = isles24_zarr.verify(target, client=None, workers=1, fast=fast, progress=False)
     return [f"{problem.path}: {problem.message}" for problem in report.problems]
 
 

@@ -5,6 +5,7 @@ Processes are real, and so are the signals. Oracles are zarr-python and NumPy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -135,7 +136,7 @@ def test_half_written_results_are_never_opened(saved: Path) -> None:
         isles24_zarr.open_scan(saved, "sub-stroke0002", pipeline="mine")
     (told,) = verified(saved)
     assert "did not end: " in told
-    assert "derive or save them again" in told
+    assert "derive, save or add it again" in told
     other.isles.save({"late": other["tmax"] > 8}, "mine")  # what was left is cleared away
     assert list(isles24_zarr.open_scan(saved, "sub-stroke0002", pipeline="mine")) == ["late"]
     assert verified(saved) == []
@@ -324,6 +325,25 @@ def test_pipelines_without_a_list_of_subjects_are_read_and_get_one(saved: Path) 
     assert verified(saved) == []
 
 
+@pytest.mark.parametrize("place", ["x", "x/zarr.json", "mine/sub-stroke0002", "mine/sub-stroke0002/zarr.json"])
+def test_what_cannot_be_read_hides_no_other_damage(saved: Path, place: str) -> None:
+    """A link to itself is neither file nor folder, whoever asks; a plain file is no group."""
+    path = saved / "derivatives" / place
+    path.parent.mkdir(exist_ok=True)
+    (saved / GROUP / "space-ncct/half/zarr.json").unlink()
+    (other,) = verified(saved)
+    path.symlink_to(path.name)
+    found = verified(saved)
+    assert other in found
+    told = [line for line in found if line.startswith(f"derivatives/{place}")]
+    assert told
+    assert all("Too many levels of symbolic links" in line for line in told)
+    if path.name != "zarr.json":
+        path.unlink()
+        path.write_bytes(b"")
+        assert any("is an object where a group should be" in line for line in verified(saved))
+
+
 def test_a_damaged_document_is_no_crash(saved: Path, release: Path, tmp_path: Path) -> None:
     (saved / GROUP / "zarr.json").write_text("{")
     with pytest.raises(StoreDamageError):
@@ -465,6 +485,7 @@ def test_killed_while_deriving(target: Path, store: Path, tmp_path: Path) -> Non
         check_values(target, {1})
         for line in verified(target):
             assert line.startswith("derivatives/slow/")
+            assert " as a run was ended" in line or " by a run that did not end" in line
     with run(target, tmp_path, step=1) as process:
         assert process.communicate(timeout=SECONDS)[0].startswith("ready")
     assert check_values(target, {1}) == [1, 1, 1]
@@ -481,17 +502,16 @@ def test_killed_while_deriving(target: Path, store: Path, tmp_path: Path) -> Non
     assert_originals_untouched(store, target)
 
 
-def test_each_step_of_a_commit_leaves_a_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped before each single write, as by SIGKILL: old or new results, never half of them."""
+class Killed(BaseException):
+    """As SIGKILL, nothing of ours catches it."""
+
+
+@contextlib.contextmanager
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Stop what runs inside before a single write or deletion; tell whether it was stopped."""
     from zarr.storage import LocalStore
 
-    scan = opened(target)
-    scan.isles.save({"a": scan["ncct"] + 1, "b": scan["ncct"] + 1}, "mine")
-    usual_set, usual_delete = LocalStore.set, LocalStore.delete
-    left = [0]
-
-    class Killed(BaseException):
-        """As SIGKILL, nothing of ours catches it."""
+    left, stopped = [steps], [False]
 
     def counted(usual: Any) -> Any:
         async def act(self: LocalStore, *args: Any, **options: Any) -> None:
@@ -502,17 +522,23 @@ def test_each_step_of_a_commit_leaves_a_whole(target: Path, monkeypatch: pytest.
 
         return act
 
-    number, done = 2, 0
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "set", counted(LocalStore.set))
+        patch.setattr(LocalStore, "delete", counted(LocalStore.delete))
+        try:
+            yield stopped
+        except Killed:
+            stopped[0] = True
+
+
+def test_each_step_of_a_commit_leaves_a_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each single write, as by SIGKILL: old or new results, never half of them."""
+    scan = opened(target)
+    scan.isles.save({"a": scan["ncct"] + 1, "b": scan["ncct"] + 1}, "mine")
+    number = 2
     for steps in range(200):
-        left[0] = steps
-        with monkeypatch.context() as patch:
-            patch.setattr(LocalStore, "set", counted(usual_set))
-            patch.setattr(LocalStore, "delete", counted(usual_delete))
-            try:
-                scan.isles.save({"a": scan["ncct"] + number, "b": scan["ncct"] + number}, "mine", overwrite=True)
-                done += 1
-            except Killed:
-                pass
+        with killed_after(steps, monkeypatch) as stopped:
+            scan.isles.save({"a": scan["ncct"] + number, "b": scan["ncct"] + number}, "mine", overwrite=True)
         found = opened(target, pipeline="mine")
         plain = zarr.open_group(target, mode="r")[f"derivatives/mine/{S}/space-ncct"]
         added = {int(np.unique(found[name].values - scan["ncct"].values)[0]) for name in ("a", "b")}
@@ -520,13 +546,38 @@ def test_each_step_of_a_commit_leaves_a_whole(target: Path, monkeypatch: pytest.
         assert added <= {number, number - 1}
         for name in ("a", "b"):
             assert np.unique(plain[name][...] - scan["ncct"].values).size == 1
-        if done:
+        if not stopped[0]:
             break
         if added == {number}:
             number += 1
-    assert done
+    assert not stopped[0]
     assert steps > 8
     assert verified(target) == []
+
+
+@pytest.mark.parametrize("beside", [None, "other"], ids=["first of the store", "beside another"])
+def test_each_step_of_a_first_commit_loses_nothing(
+    target: Path, beside: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What verify tells of a first run that was stopped is what it left over, once, and no damage to anything else."""
+    scan = opened(target)
+    if beside:
+        scan.isles.save({"a": scan["ncct"] + 1}, beside)
+    told = []
+    for steps in range(200):
+        with killed_after(steps, monkeypatch) as stopped:
+            scan.isles.save({"a": scan["ncct"] + 1, "b": scan["ncct"] > 1}, "mine")
+        lines = verified(target, fast=True)
+        if not stopped[0]:
+            break
+        assert len(lines) <= 1
+        told += [line.partition(": ")[0] for line in lines]
+        if (target / "derivatives/mine").exists():
+            isles24_zarr.remove(target, derivative="mine")
+        assert isles24_zarr.open_cohort(target).isles.pipelines == [beside] * bool(beside)
+    assert not stopped[0]
+    assert lines == verified(target) == []
+    assert set(told) == {"derivatives/mine/", f"derivatives/mine/{S}/", f"derivatives/mine/{S}/zarr.json"}
 
 
 # --- buckets ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isles24_zarr.errors import Problem
+from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format import (
     DERIVATIVES,
     PIPELINE_NAME,
@@ -13,7 +13,7 @@ from isles24_zarr.format import (
     pipelines_of,
     subjects_of,
 )
-from isles24_zarr.store import ZARR_JSON, child_names, listed_keys, read_objects
+from isles24_zarr.store import ZARR_JSON, child_names, listed_keys, read_document, read_objects
 from isles24_zarr.verification._findings import array_findings, findings, group_problems
 from isles24_zarr.verification._recheck import damage
 from isles24_zarr.vocabulary import SUBJECT_NAME
@@ -50,9 +50,14 @@ def derivative_problems(
     """
     problems: list[Problem] = []
     results: dict[str, FoundImage] = {}
-    folders = child_names(store, DERIVATIVES)
+    folders: list[str] = []
     about = f"{DERIVATIVES}/{ZARR_JSON}"
-    if not folders and read_objects(store, [about])[about] is None:
+    with findings(DERIVATIVES, problems):
+        folders = child_names(store, DERIVATIVES)
+    begun = {name for name in folders if PIPELINE_NAME.fullmatch(name) and not _has_commits(store, name)}
+    if begun.issuperset(folders) and not _may_be_there(store, about):
+        for name in sorted(begun):
+            _left_over(store, pipeline_path(name), problems)
         return problems, results
     listed = pipelines_of(group_problems(store, DERIVATIVES, problems)[0])
     present = set(child_names(store, ""))
@@ -65,14 +70,51 @@ def derivative_problems(
             problems.append(damage(f"{path}/{ZARR_JSON}", f"is lost, with all below it: {about} lists the pipeline"))
             continue
         if pipeline not in listed:
+            if pipeline in begun:
+                _left_over(store, path, problems)
+                continue
             problems.append(damage(about, f"does not list the pipeline {pipeline}"))
-        committed = subjects_of(group_problems(store, path, problems)[0])
-        for subject in sorted({*child_names(store, path), *(committed or ())}):
-            if subject in subjects or (strays and subject not in present):
-                results |= _subject_results(store, pipeline, subject, committed, problems)
+        with findings(path, problems):
+            committed = subjects_of(group_problems(store, path, problems)[0])
+            for subject in sorted({*child_names(store, path), *(committed or ())}):
+                if subject in subjects or (strays and subject not in present):
+                    with findings(f"{path}/{subject}", problems):
+                        results |= _subject_results(store, pipeline, subject, committed, problems)
     for record, _ in results.values():
         problems += _outdated(record, images, present)
     return problems, results
+
+
+def _has_commits(store: Store, pipeline: str) -> bool:
+    """Tell whether anything may have been committed to a pipeline.
+
+    A first run writes shards before the documents that name the pipeline: killed in between, it has lost nothing.
+    """
+    path = pipeline_path(pipeline)
+    try:
+        subjects = child_names(store, path)
+        listed = subjects_of(read_document(store, path))
+    except StoreDamageError:  # which is told where it is read again
+        return True
+    return bool(listed) or any(_may_be_there(store, f"{path}/{name}/{ZARR_JSON}") for name in subjects)
+
+
+def _may_be_there(store: Store, key: str) -> bool:
+    """Tell whether there is an object, or one that cannot be read."""
+    try:
+        return read_objects(store, [key])[key] is not None
+    except StoreDamageError:
+        return True
+
+
+def _left_over(store: Store, path: str, problems: list[Problem]) -> None:
+    """Tell of what a run that was killed left where nothing was committed; of an empty folder, nothing."""
+    with findings(path, problems):
+        if listed_keys(store, path):
+            what = "was left over by a run that did not end: no document commits what is there"
+            problems.append(damage(f"{path}/", what))
+        elif _may_be_there(store, path):
+            problems.append(damage(path, "is an object where a group should be"))
 
 
 def _subject_results(
@@ -89,13 +131,10 @@ def _subject_results(
         problems.append(damage(f"{path}/", "is no subject of a pipeline"))
         return {}
     if read_objects(store, [key])[key] is None:
-        count = len(listed_keys(store, path))
         if subject in (committed or ()):
-            what = f"is lost: the pipeline {pipeline} lists results of {subject}; derive or save them again, or remove"
-            problems.append(damage(key, f"{what} them"))
-        elif count:
-            what = f"was left over by a run that did not end: {count} objects without the document that commits them"
-            problems.append(damage(f"{path}/", f"{what}; derive or save them again, or remove them"))
+            problems.append(damage(key, f"is lost: the pipeline {pipeline} lists results of {subject}"))
+        else:
+            _left_over(store, path, problems)
         return {}
     if committed is not None and subject not in committed:
         what = f"is not listed by the pipeline {pipeline}, as a run was ended: derive or save again, or remove"
