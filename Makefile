@@ -18,8 +18,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 # which read and write stores, and start processes; the others compute, or are as long for what they wait for
-VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluster cohort convert dataset export records \
-	resume s3 synthetic tables urls verify versions))
+VERSION_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture cli cluster cohort convert dataset export images \
+	records resume s3 synthetic tables urls verify versions))
 
 QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,accessors architecture charts grid layout masks nifti options \
 	phenotype release rows shards))
