@@ -144,9 +144,9 @@ def test_stages_add_up_to_all(suite: Path) -> None:
             each.values for each in results.of(stages.SECTION) if (each.measure, each.by) == (measure, stages.IN_ALL)
         ]
         assert [sum(run) for run in zip(*runs, strict=True)] == pytest.approx(whole, rel=0.02)
-        # what all of it is for takes time
+        # what all of it is for takes time; a median is beneath the longest run, however unlike the runs are
         for stage in stages.IN_BOUND if measure == stages.CONVERSION else [stages.UNPACK]:
-            assert 0 < stages.by_stage(results, measure)[stage] < min(whole)
+            assert 0 < stages.by_stage(results, measure)[stage] < max(whole)
 
 
 def test_page_shows_targets_and_figures(suite: Path) -> None:
