@@ -137,16 +137,12 @@ def test_stages_add_up_to_all(suite: Path) -> None:
     results, _ = read_json(suite / "results.json")
     assert [title for title, _ in stages.tables(results)] == [*stages.READS, stages.CONVERSION]
     for measure in (*stages.READS, stages.CONVERSION):
-        runs = [
-            each.values for each in results.of(stages.SECTION) if each.measure == measure and each.by != stages.IN_ALL
-        ]
-        (whole,) = [
-            each.values for each in results.of(stages.SECTION) if (each.measure, each.by) == (measure, stages.IN_ALL)
-        ]
-        assert [sum(run) for run in zip(*runs, strict=True)] == pytest.approx(whole, rel=0.02)
-        # what all of it is for takes time; a median is beneath the longest run, however unlike the runs are
+        runs = {each.by: each.values for each in results.of(stages.SECTION) if each.measure == measure}
+        whole = runs.pop(stages.IN_ALL)
+        assert [sum(run) for run in zip(*runs.values(), strict=True)] == pytest.approx(whole, rel=0.02)
+        # what all of it is for takes time, in every run: on a busy machine one is several times as long as another
         for stage in stages.IN_BOUND if measure == stages.CONVERSION else [stages.UNPACK]:
-            assert 0 < stages.by_stage(results, measure)[stage] < max(whole)
+            assert all(0 < part < run for part, run in zip(runs[stage], whole, strict=True))
 
 
 def test_page_shows_targets_and_figures(suite: Path) -> None:

@@ -54,12 +54,12 @@ def derivative_problems(
     about = f"{DERIVATIVES}/{ZARR_JSON}"
     with findings(DERIVATIVES, problems):
         folders = child_names(store, DERIVATIVES)
-    begun = {name for name in folders if PIPELINE_NAME.fullmatch(name) and not _has_commits(store, name)}
-    if begun.issuperset(folders) and not _may_be_there(store, about):
-        for name in sorted(begun):
-            _left_over(store, pipeline_path(name), problems)
-        return problems, results
-    listed = pipelines_of(group_problems(store, DERIVATIVES, problems)[0])
+    of_all: list[Problem] = []
+    listed = pipelines_of(group_problems(store, DERIVATIVES, of_all)[0])
+    unlisted = [name for name in folders if name not in listed and PIPELINE_NAME.fullmatch(name)]
+    begun = {name for name in unlisted if not _has_commits(store, name)}
+    if not begun.issuperset(folders) or _may_be_there(store, about):  # before the first commit there is no document
+        problems += of_all
     present = set(child_names(store, ""))
     for pipeline in sorted({*folders, *listed}):
         path = pipeline_path(pipeline)
@@ -69,10 +69,10 @@ def derivative_problems(
         if pipeline not in folders:
             problems.append(damage(f"{path}/{ZARR_JSON}", f"is lost, with all below it: {about} lists the pipeline"))
             continue
+        if pipeline in begun:
+            _left_over(store, path, problems)
+            continue
         if pipeline not in listed:
-            if pipeline in begun:
-                _left_over(store, path, problems)
-                continue
             problems.append(damage(about, f"does not list the pipeline {pipeline}"))
         with findings(path, problems):
             committed = subjects_of(group_problems(store, path, problems)[0])
