@@ -270,6 +270,49 @@ def test_what_was_lost_is_written_again(
     assert_identical_stores(whole, target)
 
 
+def cut_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [unlink, garble, edit])
+@pytest.mark.parametrize("loss", [unlink, cut_header])
+def test_voxels_without_a_commit_outlive_their_file(
+    source: Path,
+    target: Path,
+    client: Client,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    loss: Callable[[Path], None],
+) -> None:
+    """As after a run that was killed while it replaced the subject, or with a document that is damaged."""
+    whole = shutil.copytree(target, tmp_path / "whole.zarr")
+    file = shutil.copy(source / NCCT, tmp_path)
+    damage(target / S / "zarr.json")
+    loss(source / NCCT)
+    write(source / NCCT.replace(S, OTHER), random_voxels((20, 20, 8), "int16", 3))
+    report = again(source, target, client)
+    assert (report.ok, report.converted) == (False, (OTHER,))
+    (problem,) = [problem for problem in report.problems if problem.path == NCCT and problem.subject == S]
+    option = "--prune" if loss is unlink else "--overwrite"
+    assert f"nothing reads it, as it is not whole; use {option} to convert what there is" in problem.message
+    # its file is back: all is as before, and no voxel is written again
+    shards = (target / S / "space-ncct" / image / "c/0/0/0" for image in ("ncct", "tmax", "lvo_mask"))
+    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards}
+    shutil.copy(file, source / NCCT)
+    assert again(source, target, client).converted == (S,)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
+    assert_identical_stores(whole / S, target / S)
+    # asked for, what there is is converted
+    damage(target / S / "zarr.json")
+    loss(source / NCCT)
+    gone = loss is unlink
+    forced = isles24_zarr.convert(
+        source, target, subjects=[S], prune=gone, overwrite=not gone, client=client, progress=False
+    )
+    assert forced.converted == (S,)
+    assert NCCT not in arrays_by_source(target)
+
+
 def test_what_no_commit_knows_is_cleared_away(source: Path, target: Path, client: Client, tmp_path: Path) -> None:
     whole = shutil.copytree(target, tmp_path / "whole.zarr")
     shutil.copytree(target / S / "space-cta", target / S / "space-old")

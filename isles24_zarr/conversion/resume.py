@@ -1,8 +1,8 @@
 """What an earlier run left, and what is to be done about a subject because of it.
 
 A subject is left alone when its record lists the same files, by path, size and stamp, and all that it lists is there.
-Where stamps alone are others, content decides. One that was committed is never traded for a worse one: it stays as it
-is while one of its files is gone, unless that is to be pruned, or damaged.
+Where stamps alone are others, content decides. Nothing is traded for less: a subject stays as it is, committed or not,
+while the file of an array that the store holds is gone, unless that is to be pruned, or damaged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from isles24_zarr.conversion._ingest import FileTask
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format import (
     FORMAT_VERSION,
+    ArrayRecord,
     SubjectPlan,
     SubjectRecord,
     listed_members,
@@ -50,30 +51,40 @@ class PreviousRun:
     ----------
     record
         Of its commit; None where it is not committed.
-    images
-        Names of the images that were written, committed or not.
+    arrays
+        By path below the subject, the files of all arrays that were written, committed or not; an empty string of one
+        that does not say.
     damage
         The first object that the commit lists and that is lost or cut short.
     """
 
     record: SubjectRecord | None
-    images: frozenset[str]
+    arrays: Mapping[str, str]
     damage: str | None = None
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Names of the images that were written."""
+        return frozenset(map(_image_of, self.arrays))
 
     def without(self, images: Collection[str]) -> PreviousRun:
         """Return what there would be, had these images never been converted; without any, nothing at all."""
-        rest, record = self.images - set(images), self.record
-        if not rest or record is None:
-            return PreviousRun(record=None, images=rest)
-        arrays = {path: file for path, file in record.arrays.items() if path.rpartition("/")[2] in rest}
-        dropped = set(record.arrays.values()) - set(arrays.values())
+        arrays = {path: file for path, file in self.arrays.items() if _image_of(path) not in images}
+        record = self.record
+        if not arrays or record is None:
+            return PreviousRun(record=None, arrays=arrays)
+        dropped = set(self.arrays.values()) - set(arrays.values())
         record = dataclasses.replace(
             record,
-            images={name: groups for name, groups in record.images.items() if name in rest},
+            images={name: groups for name, groups in record.images.items() if name not in images},
             arrays=arrays,
             files={path: size for path, size in record.files.items() if path not in dropped},
         )
-        return PreviousRun(record=record, images=rest, damage=self.damage)
+        return PreviousRun(record=record, arrays=arrays, damage=self.damage)
+
+
+def _image_of(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -166,19 +177,28 @@ def previous_run(store: Store, name: str) -> PreviousRun:
         record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
         members = listed_members(document, name)
     except StoreDamageError:
-        return PreviousRun(record=None, images=_written_images(store, name))
+        return PreviousRun(record=None, arrays=_written_arrays(store, name))
     if record.seal != seal(document):
-        return PreviousRun(record=None, images=_written_images(store, name))
-    return PreviousRun(record=record, images=frozenset(record.images), damage=_damage(store, name, members))
+        return PreviousRun(record=None, arrays=_written_arrays(store, name))
+    return PreviousRun(record=record, arrays=record.arrays, damage=_damage(store, name, members))
 
 
-def _written_images(store: Store, name: str) -> frozenset[str]:
-    return frozenset(
-        image
+def _written_arrays(store: Store, name: str) -> dict[str, str]:
+    """Return the arrays that lie below a subject without a commit, each with its file."""
+    return {
+        f"{group}/{image}": _file_of(store, f"{name}/{group}/{image}")
         for group in child_names(store, name)
         for image in child_names(store, f"{name}/{group}")
         if is_image_name(image)
-    )
+    }
+
+
+def _file_of(store: Store, path: str) -> str:
+    try:
+        document = read_document(store, path)
+        return ArrayRecord.from_document(document, path).source.path if document else ""
+    except StoreDamageError:
+        return ""
 
 
 def _damage(store: Store, name: str, members: Mapping[str, Any]) -> str | None:
@@ -225,8 +245,8 @@ def decided_job(
     wanted |= earlier.images
     files = [file for (_, image), file in subject.images.items() if image in wanted]
     files += subject.tables.values()
-    gone = _vanished(subject, files, record)
-    for path in sorted({*record.arrays.values(), *gone}) if record else ():
+    gone = _vanished(subject, files, earlier)
+    for path in sorted({*earlier.arrays.values(), *gone}):
         if (path in gone and not prune) or path in unreadable:
             return None, [kept_as_it_was(subject.name, record, path, unreadable.get(path))]
     changed = [file.path for file in files if not is_recorded(file, record)]
@@ -249,12 +269,11 @@ def decided_job(
     return job, []
 
 
-def _vanished(subject: Subject, files: Iterable[SourceFile], record: SubjectRecord | None) -> set[str]:
-    """Return what was converted and is not in the release any more: images, and tables."""
-    if record is None:
-        return set()
-    images = set(record.arrays.values()) - {file.path for file in files}
-    return images | (table_paths(record) - {file.path for file in subject.tables.values()})
+def _vanished(subject: Subject, files: Iterable[SourceFile], earlier: PreviousRun) -> set[str]:
+    """Return what was converted and is not in the release any more: images, and tables of a commit."""
+    images = set(earlier.arrays.values()) - {"", *(file.path for file in files)}
+    tables = table_paths(earlier.record) if earlier.record else set()
+    return images | (tables - {file.path for file in subject.tables.values()})
 
 
 def table_paths(record: SubjectRecord) -> set[str]:
@@ -287,12 +306,16 @@ def _cause(record: SubjectRecord | None, damage: str | None, gone: Collection[st
 
 
 def kept_as_it_was(subject: str, record: SubjectRecord | None, path: str, problem: Problem | None) -> Problem:
-    """Tell that a committed subject was left alone, because a file of it is damaged or gone."""
+    """Tell that a subject was left alone, because the file of an array of it is damaged or gone."""
     what = problem.message.split(";", maxsplit=1)[0] if problem else "is not in the release any more"
     option = "--overwrite" if problem else "--prune"
     advice = f"the subject stays as it was converted before, use {option} to convert what there is"
     severity = problem.severity if problem else "notice"
-    if record and record.format_version != FORMAT_VERSION:
+    if record is None:
+        # a run was killed while it wrote the subject, or its document is damaged
+        kept = "what the store holds of the subject stays, and nothing reads it, as it is not whole"
+        advice, severity = f"{kept}; use {option} to convert what there is", "error"
+    elif record.format_version != FORMAT_VERSION:
         advice, severity = f"{advice}; until then nothing reads it, as it is of an older format", "error"
     return Problem(path=path, message=f"{what}; {advice}", severity=severity, subject=subject)
 

@@ -177,7 +177,7 @@ def grid_from_coordinates(
     for name, size in zip("xyz", np.asarray(spacing, dtype=np.float64), strict=True):
         values = np.atleast_1d(np.asarray(coordinates[name], dtype=np.float64))
         if values.size == 0:
-            raise ValueError(f"no {name} coordinate is left")
+            raise ValueError(f"no voxel is left along {name}")
         step = size if values.size == 1 else (values[-1] - values[0]) / (values.size - 1)
         if values.size > 2 and not np.allclose(np.diff(values), step, rtol=1e-6, atol=1e-6 * size):
             raise ValueError(f"the {name} coordinates are not evenly spaced")
