@@ -98,6 +98,37 @@ def test_an_interrupt_while_code_is_made_keeps_its_exit_code(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "finalizer",
+    [
+        "Last = type('Last', (), {'__del__': lambda self: interrupt()})",
+        "Last = lambda: weakref.finalize(type('Any', (), {})(), interrupt)",
+    ],
+)
+def test_an_interrupt_in_a_finalizer_is_not_lost(number: str, finalizer: str) -> None:
+    """Python prints what is raised in one, and goes on."""
+    program = (
+        "import os, signal, time, weakref\n"
+        "from isles24_zarr.cli import _app\n"
+        "if number != 'SIGINT': signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "def interrupt(): os.kill(os.getpid(), signal.Signals[number]); time.sleep(0.01)\n"
+        f"{finalizer}\n"
+        "def last() -> bool:\n"
+        "    Last()\n"
+        "    time.sleep(3600)\n"
+        "    return True\n"
+        "_app.command(last)\n"
+        "_app.main()\n"
+    )
+    line = [sys.executable, "-c", f"number = {number!r}\n{program}", "last"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert (
+        done.stderr == "interrupted; what was finished stays, run the same command again: it resumes where it stopped\n"
+    )
+
+
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_kill_9_of_all_processes_at_random_moments(
     release: Path, store: Path, tmp_path: Path, usual_seconds: float, seed: int

@@ -7,11 +7,13 @@ is how `serve` ends: with 0.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import shutil
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
@@ -22,10 +24,12 @@ from isles24_zarr.cli._rendering import NOBODY_READS, PRINTED, check_working_fol
 from isles24_zarr.errors import RUN_AGAIN, Isles24Error, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Arguments = ParamSpec("Arguments")
 
+_MOMENT: Final = 0.1
+"""Seconds."""
 _NARROW: Final = 70
 """Columns of a terminal below which help in boxes cuts the names of options."""
 
@@ -70,17 +74,42 @@ _COMMON: Final = {"verbose": Verbose, "quiet": Quiet, "log": Log}
 _SHORT: Final = frozenset({"info", "serve", "view"})
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Take SIGTERM for an interrupt, and let none be lost.
+
+    What is raised in a finalizer (``__del__``, the callback of a weak reference) goes no further: Python prints it and
+    goes on. An interrupt that comes just then is sent again.
+    """
+    # to be ended by the system is to be interrupted: workers stop, nothing is left half done
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before, main_thread = sys.unraisablehook, threading.main_thread().ident or 0
+
+    def lost(unraisable: sys.UnraisableHookArgs, /) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            before(unraisable)
+            return
+        # a little later: what is raised in here is lost as well. SIGINT may be ignored, as in the background of a shell
+        timer = threading.Timer(_MOMENT, signal.pthread_kill, (main_thread, signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def command(function: Callable[Arguments, bool]) -> Callable[Arguments, None]:
     """Turn a function that tells if all is good into a command, with common options, and exit codes of this module."""
 
     def run(*args: Arguments.args, **options: Arguments.kwargs) -> None:
         common: dict[str, Any] = {name: options.pop(name, default) for name, default in _DEFAULTS.items()}
         verbose = bool(common["verbose"])
-        # to be ended by the system is to be interrupted: workers stop, nothing is left half done
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             check_working_folder()
-            with reporting(**common):
+            with _interruptible(), reporting(**common):
                 good = function(*args, **options)
                 PRINTED.info("ended, %s", "all good" if good else "with problems")
         except Isles24Error as error:
