@@ -86,6 +86,11 @@ class Viewer:
     def settled(self) -> dict[str, Any]:
         return self.until(lambda state: not state["loading"] and (state["subject"] or state["rows"] or state["errors"]))
 
+    def address(self, true: Callable[[str], bool]) -> str:
+        """Wait until something is true of the address, which is written a moment after what is seen; return it."""
+        self.until(lambda _: true(self.page.url), "the address")
+        return str(self.page.url)
+
     def box(self, plane: str) -> dict[str, float]:
         box = self.page.locator(f"canvas[data-plane={plane}]").bounding_box()
         assert box
@@ -99,7 +104,10 @@ class Viewer:
 
     def pixels(self, plane: str) -> np.ndarray[Any, Any]:
         """The canvas of a plane as it was drawn, (height, width, 3)."""
-        self.page.wait_for_timeout(60)  # drawn with the next picture of the screen
+        # what is seen changes with the next picture of the screen, and the canvas with the one after it
+        self.page.evaluate(
+            "async () => { for (let n = 0; n < 3; n++) await new Promise((drawn) => requestAnimationFrame(drawn)) }"
+        )
         url = self.page.evaluate(f"document.querySelector('canvas[data-plane={plane}]').toDataURL()")
         image = matplotlib.image.imread(io.BytesIO(base64.b64decode(url.split(",")[1])), format="png")
         return np.round(image[..., :3] * image[..., 3:] * 255).astype(int)

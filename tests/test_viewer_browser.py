@@ -741,8 +741,7 @@ def test_who_is_sent_an_address_sees_the_same_place(viewer: Viewer, url: str) ->
     viewer.key("m")
     places = {plane: viewer.hover(plane, 0.5, 0.5) for plane in ("axial", "coronal", "sagittal")}
     viewer.key("m")
-    viewer.page.wait_for_timeout(300)
-    address = viewer.page.evaluate("location.href")
+    address = viewer.address(lambda url: "plane=sagittal" in url and "crosshair=none" in url and "zoom=" in url)
     viewer.page.goto("about:blank")
     viewer.page.set_viewport_size({"width": 1700, "height": 1000})
     came = viewer.open(address)
@@ -830,12 +829,9 @@ def test_kept_curves_come_back_by_the_address(viewer: Viewer, url: str) -> None:
         viewer.key("k")
     kept = viewer.state["curves"]
     assert len(kept) == 2
-    viewer.page.wait_for_timeout(300)
-    address = viewer.page.evaluate("location.href")
-    state = viewer.open(address)
+    state = viewer.open(viewer.address(lambda url: url.count(";") == 1))
     state = viewer.until(lambda state: len(state["curves"]) == 2)
     assert [curve["curve"] for curve in state["curves"]] == [curve["curve"] for curve in kept]
     viewer.page.get_by_label("drop the curve").first.click()
     assert viewer.state["curves"] == state["curves"][1:]
-    viewer.page.wait_for_timeout(300)
-    assert viewer.page.evaluate("location.href").count(";") == 0
+    viewer.address(lambda url: url.count(";") == 0)
