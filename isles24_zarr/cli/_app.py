@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 
 _MOMENT: Final = 0.1
-"""Seconds."""
+"""Seconds after which an interrupt that was lost is sent again."""
 _NARROW: Final = 70
 """Columns of a terminal below which help in boxes cuts the names of options."""
 
