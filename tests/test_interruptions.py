@@ -5,7 +5,6 @@ Processes are real, and so are the signals: they hit the whole group, as those o
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import pytest
+from distributed import Client
 
 import isles24_zarr
+from tests.clusters import scheduler, worker
 from tests.oracle import assert_identical_stores
 
 if TYPE_CHECKING:
@@ -199,25 +200,15 @@ def test_a_killed_worker_is_replaced(release: Path, store: Path, tmp_path: Path)
 
 
 def test_a_killed_scheduler_is_told_of(release: Path, store: Path, tmp_path: Path) -> None:
-    target, file = tmp_path / "x.zarr", tmp_path / "scheduler.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    python = [sys.executable, "-m"]
-    at_home = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    of_worker = ["--nthreads", "1", "--no-dashboard", "--death-timeout", "20", "--scheduler-file", str(file)]
-    with (
-        subprocess.Popen([*python, "distributed.cli.dask_scheduler", *at_home], **quiet) as scheduler,  # type: ignore[call-overload]
-        subprocess.Popen([*python, "distributed.cli.dask_worker", *of_worker], **quiet) as worker,  # type: ignore[call-overload]
-    ):
-        try:
-            wait_for(scheduler, tmp_path, "scheduler.json")
-            address = json.loads(file.read_text())["address"]
-            with conversion(release, target, "--scheduler", address) as process:
-                wait_for(process, target, "sub-*/space-*/*/c")
-                scheduler.kill()
-                _, told = process.communicate(timeout=SECONDS)
-        finally:
-            for each in (scheduler, worker):
-                each.kill()
+    target = tmp_path / "x.zarr"
+    with scheduler(tmp_path) as address, worker(address):
+        with Client(address) as client:
+            client.wait_for_workers(1, timeout=SECONDS)
+            pid = client.run_on_scheduler(os.getpid)
+        with conversion(release, target, "--scheduler", address) as process:
+            wait_for(process, target, "sub-*/space-*/*/c")
+            os.kill(pid, signal.SIGKILL)
+            _, told = process.communicate(timeout=SECONDS)
     if process.returncode != 0:  # on a quick machine it may have ended first
         assert process.returncode == 1, told
         last = told.strip().splitlines()[-1]
