@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import strategies as st
 
 import isles24_zarr
+from isles24_zarr.derivatives import described_pipelines
 from isles24_zarr.errors import Isles24Error
 from isles24_zarr.scans.opening import described_arrays
 from isles24_zarr.store.objects import StorePlace, committed_subjects
@@ -29,6 +30,11 @@ DOCUMENTS: Final = (
     f"{SUBJECT}/space-ncct/zarr.json",
     f"{SUBJECT}/space-ncct/ctp/zarr.json",
     f"{SUBJECT}/space-ncct/x/zarr.json",
+    "derivatives/zarr.json",
+    "derivatives/late/zarr.json",
+    f"derivatives/late/{SUBJECT}/zarr.json",
+    f"derivatives/late/{SUBJECT}/space-ncct/zarr.json",
+    f"derivatives/late/{SUBJECT}/space-ncct/delay/zarr.json",
 )
 _GONE: Final = "(gone)"
 _VALUES: Final[list[Any]] = [
@@ -39,19 +45,33 @@ _VALUES: Final[list[Any]] = [
 documents: Final = st.tuples(st.sampled_from(DOCUMENTS), st.integers(0, 2**20), st.sampled_from(_VALUES))
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each container in a document with each of its keys."""
+def _places(value: Any, depth: int = 0) -> Iterator[tuple[int, Any, Any]]:
+    """Yield each container in a document, how deep it lies, and each of its keys."""
     keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
-        yield value, key
-        yield from _places(value[key])
+        yield depth, value, key
+        yield from _places(value[key], depth + 1)
+
+
+def _by_depth(document: Any) -> list[list[tuple[Any, Any]]]:
+    found: dict[int, list[tuple[Any, Any]]] = {}
+    for depth, container, key in _places(document):
+        found.setdefault(depth, []).append((container, key))
+    return [found[depth] for depth in sorted(found)]
+
+
+def at_the_top(data: bytes) -> list[int]:
+    """Return the numbers of the places in a document, and of those in the values that it holds."""
+    levels = _by_depth(json.loads(data))
+    return [place * len(levels) + depth for depth in (0, 1) for place in range(len(levels[depth]))]
 
 
 def changed(data: bytes, number: int, value: Any) -> bytes:
-    """Put a value, or nothing, in one of all places of a document."""
+    """Put a value, or nothing, in a place of a document: the few at its top are as likely as the many below."""
     document = json.loads(data)
-    places = list(_places(document))
-    container, key = places[number % len(places)]
+    levels = _by_depth(document)
+    number, depth = divmod(number, len(levels))
+    container, key = levels[depth][number % len(levels[depth])]
     if value == _GONE:
         del container[key]
     else:
@@ -59,11 +79,21 @@ def changed(data: bytes, number: int, value: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+def with_results(store: Path) -> Path:
+    """Save what a pipeline makes of a subject: an image and a mask."""
+    scan = isles24_zarr.open_scan(store, SUBJECT)
+    scan.isles.save({"delay": scan["tmax"] / 2, "late": scan["tmax"] > 6}, "late")
+    return store
+
+
 def _reads(store: Path) -> dict[str, Callable[[], object]]:
+    saved = {"pipeline": "late", "chunks": None}
     return {
         "open_cohort": lambda: isles24_zarr.open_cohort(store).isles.table,
         "open_scan": lambda: isles24_zarr.open_scan(store, SUBJECT, chunks=None).load().isles.affine,
         "described_arrays": lambda: described_arrays(store, SUBJECT),
+        "open_scan of results": lambda: isles24_zarr.open_scan(store, SUBJECT, **saved).load().isles.affine,
+        "described_pipelines": lambda: described_pipelines(store),
         "committed_subjects": lambda: committed_subjects(StorePlace.of(store).opened(read_only=True)),
         "verify": lambda: isles24_zarr.verify(store, fast=True, progress=False),
     }
@@ -101,4 +131,4 @@ def _store() -> Path:
     folder = Path(tempfile.mkdtemp())
     isles24_zarr.synthesize(folder / "train", subjects=2, scale="tiny")
     isles24_zarr.convert(folder / "train", folder / "x.zarr", workers=1, progress=False)
-    return folder / "x.zarr"
+    return with_results(folder / "x.zarr")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import io
+import json
 import os
 import shutil
 import struct
@@ -426,7 +427,7 @@ def test_any_name_is_known_or_refused(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def fuzzed_store(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(store, tmp_path_factory.mktemp("fuzzed") / "copy.zarr")
+    return fuzz_store.with_results(shutil.copytree(store, tmp_path_factory.mktemp("fuzzed") / "copy.zarr"))
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -439,6 +440,28 @@ def test_any_document_is_used_right_or_refused(fuzzed_store: Path, example: tupl
 @pytest.mark.parametrize("value", [None, [2**40] * 3, fuzz_store._GONE], ids=["null", "huge", "gone"])
 def test_any_document_of_a_grid_is_used_right_or_refused(fuzzed_store: Path, number: int, value: Any) -> None:
     fuzz_store.check_document((f"{S}/space-ncct/zarr.json", number, value), fuzzed_store)
+
+
+@pytest.mark.parametrize("name", fuzz_store.DOCUMENTS)
+@pytest.mark.parametrize("value", [fuzz_store._GONE, {}], ids=["gone", "empty"])
+def test_any_document_without_a_part_is_used_right_or_refused(fuzzed_store: Path, name: str, value: Any) -> None:
+    for number in fuzz_store.at_the_top((fuzzed_store / name).read_bytes()):
+        fuzz_store.check_document((name, number, value), fuzzed_store)
+
+
+@pytest.mark.parametrize("listed", [(), ("z",), ("time", "z", "y"), ("x", "z")])
+def test_a_grid_that_lists_no_coordinates_is_damaged(fuzzed_store: Path, listed: tuple[str, ...]) -> None:
+    path = fuzzed_store / S / "space-ncct/zarr.json"
+    data = path.read_bytes()
+    document = json.loads(data)
+    members = document["consolidated_metadata"]["metadata"]
+    document["consolidated_metadata"]["metadata"] = {name: members[name] for name in listed}
+    path.write_text(json.dumps(document))
+    try:
+        with pytest.raises(errors.StoreDamageError, match="space-ncct: lists no coordinate"):
+            isles24_zarr.open_scan(fuzzed_store, S)
+    finally:
+        path.write_bytes(data)
 
 
 # --- names, in a folder and in an archive ---

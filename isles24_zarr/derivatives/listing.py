@@ -9,6 +9,7 @@ from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format import (
     DERIVATIVES,
     DerivativeRecord,
+    checked_document,
     listed_members,
     pipeline_path,
     pipelines_of,
@@ -91,7 +92,10 @@ def _record(store: Store, pipeline: str, subject: str) -> DerivativeRecord | Non
     path = pipeline_path(pipeline, subject)
     try:
         document = read_document(store, path)
-        return None if document is None else DerivativeRecord.from_document(document, path)
+        if document is None:
+            return None
+        checked_document(document, path)
+        return DerivativeRecord.from_document(document, path)
     except StoreDamageError:  # `verify` says what is wrong with it
         return None
 

@@ -18,6 +18,7 @@ from isles24_zarr.format.documents import (
     COORDINATES,
     checked_document,
     checked_small_array,
+    committed_arrays,
     listed_members,
 )
 from isles24_zarr.format.encodings import DASK_CHUNK_BYTES, dask_chunks, record_of, stored_layout
@@ -89,6 +90,7 @@ __all__ = [
     "checked_document",
     "checked_small_array",
     "column_bytes",
+    "committed_arrays",
     "compressors",
     "dask_chunks",
     "derivative_file",

@@ -16,7 +16,7 @@ import numpy as np
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format._derivative_checks import checked_derivative
 from isles24_zarr.format.chunking import chunks_and_shards, slow_axis
-from isles24_zarr.format.documents import listed_members
+from isles24_zarr.format.documents import committed_arrays, listed_members
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, DERIVATIVES, PIPELINE_NAME, ArrayPlan, file_record
 from isles24_zarr.nifti import result_header
 from isles24_zarr.release import SourceFile, image_kind
@@ -81,10 +81,7 @@ class DerivativeRecord:
         """
         attributes = document.get("attributes", {})
         checked_derivative(attributes, path)
-        members = listed_members(document, path)
-        recorded = attributes[ATTRIBUTE_KEY]
-        if missing := [name for name in recorded["arrays"] if name not in members]:
-            raise StoreDamageError(f"{path}/{missing[0]}", "is listed by its subject, which lacks it")
+        recorded, arrays = attributes[ATTRIBUTE_KEY], committed_arrays(document, path)
         return cls(
             pipeline=attributes["pipeline"],
             subject=attributes["subject"],
@@ -93,8 +90,8 @@ class DerivativeRecord:
             format_version=recorded["format_version"],
             package_version=recorded["package_version"],
             saved=recorded["times"]["saved"],
-            arrays=tuple(sorted(recorded["arrays"])),
-            members=members,
+            arrays=tuple(arrays),
+            members=listed_members(document, path),
             seal=recorded.get("seal"),
         )
 

@@ -203,6 +203,15 @@ def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str
     return members
 
 
+def committed_arrays(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """Return the documents of the arrays that a subject says it has, by path, as its checked attributes list them."""
+    members = listed_members(document, path)
+    names = sorted(document["attributes"][ATTRIBUTE_KEY]["arrays"])
+    if missing := [name for name in names if name not in members]:
+        raise StoreDamageError(f"{path}/{missing[0]}", "is listed by its subject, which lacks it")
+    return {name: members[name] for name in names}
+
+
 def checked_record(attributes: Mapping[str, Any], path: str) -> None:
     """Make sure that the attributes of a subject are clinical values and the record of its conversion."""
     record = attributes.get(ATTRIBUTE_KEY)

@@ -186,6 +186,8 @@ class GridRecord:
             It, or that of a member, is not as `convert` writes it.
         """
         members = checked_group(document, path)
+        if missing := [axis for axis in "zyx" if axis not in members]:
+            raise StoreDamageError(path, f"lists no coordinate {missing[0]}")
         names = ("subject", "space", "reference", "orientation", "affine")
         return cls(members=members, **{name: document["attributes"][name] for name in names})
 

@@ -17,6 +17,7 @@ from isles24_zarr.errors import (
     UnknownNameError,
 )
 from isles24_zarr.format import (
+    COORDINATES,
     DASK_CHUNK_BYTES,
     DERIVATIVES,
     MAX_SHARD_BYTES,
@@ -25,8 +26,8 @@ from isles24_zarr.format import (
     DerivativeRecord,
     GridRecord,
     SubjectRecord,
+    committed_arrays,
     dask_chunks,
-    listed_members,
     pipeline_path,
     pipelines_of,
 )
@@ -59,9 +60,6 @@ if TYPE_CHECKING:
 
 REMOTE_DASK_CHUNK_BYTES: Final = MAX_SHARD_BYTES
 """The same behind a URL, where every chunk costs a request: no shard is cut."""
-
-COORDINATES: Final = ("time", "z", "y", "x")
-
 
 _PLACE: Final = "isles24_zarr_place"
 
@@ -347,9 +345,9 @@ def described_arrays(
     target = StorePlace.of(store, storage_options)
     opened = target.opened(read_only=True)
     document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
-    arrays = _subject_record(target, opened, subject, document).arrays
-    members = listed_members(document or {}, subject)
-    return [_array_info(ArrayRecord.from_document(members[path], f"{subject}/{path}")) for path in arrays]
+    record = _subject_record(target, opened, subject, document)
+    members = committed_arrays(document or {}, subject)
+    return [_array_info(ArrayRecord.from_document(members[path], f"{subject}/{path}")) for path in record.arrays]
 
 
 def _array_info(record: ArrayRecord) -> ArrayInfo:

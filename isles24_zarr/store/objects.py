@@ -253,7 +253,7 @@ def document_from_bytes(data: bytes | None, *, path: str) -> dict[str, Any] | No
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
         document = None
-    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+    if not isinstance(document, dict) or not isinstance(document.setdefault("attributes", {}), dict):
         raise StoreDamageError(path, "is not a Zarr document")
     return document
 
