@@ -274,8 +274,14 @@ def cut_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def replace_and_cut(path: Path) -> None:
+    """A file that says other things of its voxels, and has not all of them."""
+    write(path, random_voxels((20, 20, 8), "float32", 3))
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
 @pytest.mark.parametrize("damage", [unlink, garble, edit])
-@pytest.mark.parametrize("loss", [unlink, cut_header])
+@pytest.mark.parametrize("loss", [unlink, cut_header, replace_and_cut])
 def test_voxels_without_a_commit_outlive_their_file(
     source: Path,
     target: Path,
@@ -292,6 +298,7 @@ def test_voxels_without_a_commit_outlive_their_file(
     write(source / NCCT.replace(S, OTHER), random_voxels((20, 20, 8), "int16", 3))
     report = again(source, target, client)
     assert (report.ok, report.converted) == (False, (OTHER,))
+    assert S not in report.unchanged
     (problem,) = [problem for problem in report.problems if problem.path == NCCT and problem.subject == S]
     option = "--prune" if loss is unlink else "--overwrite"
     assert f"nothing reads it, as it is not whole; use {option} to convert what there is" in problem.message

@@ -102,9 +102,7 @@ def forecast(
     target, release, chosen, update = request.target, request.release, request.chosen, request.update
     opened = target.opened(read_only=True)
     _, headers, odd = read_headers(request.source, request.needed(), progress=sys.stderr.isatty())
-    jobs, found = request.jobs(opened, chosen.values(), headers, odd)
-    converted = {job.subject.name for job in jobs}
-    unchanged = [name for name in chosen if name not in converted]
+    jobs, unchanged, found = request.jobs(opened, chosen.values(), headers, odd)
     standing = [plan.path for job in jobs for plan in standing_arrays(opened, job)]
     room = room_for(target, opened, jobs)
     return Forecast(

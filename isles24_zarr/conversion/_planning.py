@@ -167,8 +167,8 @@ def decided_jobs(
     in_part: bool,
     overwrite: bool,
     prune: bool,
-) -> tuple[list[Job], list[Problem]]:
-    """Decide what is to be done for each subject, and what is odd about those with nothing to do.
+) -> tuple[list[Job], list[str], list[Problem]]:
+    """Decide what is to be done for each subject.
 
     Parameters
     ----------
@@ -182,9 +182,15 @@ def decided_jobs(
         As if nothing were there of them.
     prune
         Without the files that are not in the release any more.
+
+    Returns
+    -------
+    tuple
+        What there is to do, names of subjects that are left as they were committed, and what is to be told of all with
+        nothing to do: of these, and of those without a commit that cannot be converted.
     """
     unreadable = {problem.path: problem for problem in problems}
-    jobs, others = [], []
+    jobs, left, told = [], [], []
     for subject in subjects:
         earlier, afresh = previous_run(store, subject.name), frozenset[str]()
         if overwrite:
@@ -195,10 +201,12 @@ def decided_jobs(
         job, found = decided_job(
             subject, headers, unreadable, wanted=wanted, earlier=earlier, afresh=afresh, prune=prune
         )
-        others += found
+        told += found
         if job:
             jobs.append(job)
-    return jobs, others
+        elif earlier.record:
+            left.append(subject.name)
+    return jobs, left, told
 
 
 def read_headers(

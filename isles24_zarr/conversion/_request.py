@@ -98,7 +98,7 @@ class Request:
         subjects: Iterable[Subject],
         headers: Mapping[str, Header] | None = None,
         problems: Iterable[Problem] = (),
-    ) -> tuple[list[Job], list[Problem]]:
+    ) -> tuple[list[Job], list[str], list[Problem]]:
         """Decide what is to be done for subjects; see `decided_jobs`."""
         return decided_jobs(
             store,
@@ -115,5 +115,5 @@ class Request:
         """Return the subjects whose files are looked into: of those that are there, nothing leaves an archive."""
         if not self.source.streamed:
             return list(self.chosen.values())
-        found, _ = self.jobs(self.target.opened(read_only=True), self.chosen.values())
+        found, _, _ = self.jobs(self.target.opened(read_only=True), self.chosen.values())
         return [job.subject for job in found]

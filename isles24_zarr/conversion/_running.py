@@ -11,6 +11,7 @@ from isles24_zarr.conversion._commit import clinical_record, publish_subject, re
 from isles24_zarr.conversion._ingest import FileCheck, FileResult, FileTask, check_file, convert_file
 from isles24_zarr.conversion.resume import Job, kept_as_it_was, lost_table, prepare, table_paths
 from isles24_zarr.errors import Problem
+from isles24_zarr.writing import written_record
 
 if TYPE_CHECKING:
     import os
@@ -91,7 +92,8 @@ class Run:
         """Read changed files of what the store has: what was good before is not given up for damage, or for nothing."""
         from isles24_zarr.tasks import TaskLost
 
-        by_subject = {job.subject.name: job for job in jobs if job.record}
+        store = self.target.opened(read_only=True)
+        by_subject = {job.subject.name: job for job in jobs if job.record or job.stored}
         kept = self._with_lost_tables(by_subject.values())
         changed = [
             task
@@ -99,6 +101,8 @@ class Run:
             if job.subject.name not in kept
             for task in job.tasks(self.source, self.target)
             if not (task.unchanged or task.plan.image in job.afresh)
+            # without a commit, what still fits its file is decided on when that is converted
+            if job.record or (task.plan.source.path in job.stored and not written_record(store, task.plan))
         ]
         with self._completed(check_file, changed, "checking changed files") as results:
             for task, result in results:

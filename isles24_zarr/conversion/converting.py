@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from isles24_zarr.conversion._commit import Dictionary
     from isles24_zarr.conversion.resume import Job
     from isles24_zarr.errors import Problem
-    from isles24_zarr.release import LeftOut, Subject
+    from isles24_zarr.release import LeftOut
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +189,7 @@ def convert(
         problems = [*release.problems, *dictionary.problems]
         zarr_store = target.opened(read_only=False)
         chosen = update.begun(zarr_store, request.chosen, confirm)
-        jobs, found = request.jobs(zarr_store, chosen.values(), headers, odd)
+        jobs, left, found = request.jobs(zarr_store, chosen.values(), headers, odd)
         problems += found
         check_room(target, zarr_store, jobs)
         conversion = _Conversion(request=request, source=origin, dictionary=dictionary, confirm=confirm)
@@ -206,7 +206,7 @@ def convert(
                 zarr_store, place, options, dictionary.entries, progress=progress, only=update.kept, readmitted=again
             )
             update.problems += found
-    report = _report(target, chosen, jobs, kept, problems)
+    report = _report(target, left, jobs, kept, problems)
     return dataclasses.replace(
         report,
         problems=(*report.problems, *update.problems),
@@ -219,19 +219,20 @@ def convert(
 
 def _report(
     target: StorePlace,
-    chosen: Mapping[str, Subject],
+    left: Sequence[str],
     jobs: Sequence[Job],
     kept: Mapping[str, Sequence[Problem]],
     problems: Sequence[Problem],
 ) -> ConvertReport:
     done = [job for job in jobs if job.subject.name not in kept]
+    unchanged = {*left, *(job.subject.name for job in jobs if job.record)}
     reasons = {job.subject.name: job.reason for job in done}
     written = [count for job in done for count in job.written if count]
     told = (*(found for each in kept.values() for found in each), *(found for job in done for found in job.problems))
     return ConvertReport(
         store=target.url,
         converted=tuple(reasons),
-        unchanged=tuple(name for name in chosen if name not in reasons),
+        unchanged=tuple(sorted(unchanged - reasons.keys())),
         reasons=reasons,
         images=len(written),
         voxel_bytes=sum(written),

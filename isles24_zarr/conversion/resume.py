@@ -101,6 +101,8 @@ class Job:
         Paths of the files that the commit does not list as they are.
     record
         Of the commit that it replaces, if any.
+    stored
+        Paths of the files of all arrays that the store holds of it, committed or not.
     stamps_alone
         Nothing is known to be another but stamps of files.
     files
@@ -118,6 +120,7 @@ class Job:
     cause: str
     changed: tuple[str, ...]
     record: SubjectRecord | None
+    stored: frozenset[str]
     stamps_alone: bool
     files: tuple[SourceFile, ...]
     problems: list[Problem]
@@ -261,6 +264,7 @@ def decided_job(
         cause=cause,
         changed=tuple(changed),
         record=record,
+        stored=frozenset(earlier.arrays.values()),
         stamps_alone=not cause and record is not None and {file.path: file.size for file in files} == record.files,
         files=tuple(files),
         problems=[*found, *(problem for problem in plan.problems if problem.image in wanted)],
