@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import isles24_zarr
 from isles24_zarr.derivatives import described_pipelines
 from isles24_zarr.errors import Isles24Error
-from isles24_zarr.scans.opening import described_arrays
+from isles24_zarr.scans.opening import described_arrays, stored_array
 from isles24_zarr.store.objects import StorePlace, committed_subjects
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _reads(store: Path) -> dict[str, Callable[[], object]]:
     return {
         "open_cohort": lambda: isles24_zarr.open_cohort(store).isles.table,
         "open_scan": lambda: isles24_zarr.open_scan(store, SUBJECT, chunks=None).load().isles.affine,
+        "stored_array": lambda: stored_array(StorePlace.of(store), f"{SUBJECT}/space-ncct/ctp").shape,
         "described_arrays": lambda: described_arrays(store, SUBJECT),
         "open_scan of results": lambda: isles24_zarr.open_scan(store, SUBJECT, **saved).load().isles.affine,
         "described_pipelines": lambda: described_pipelines(store),

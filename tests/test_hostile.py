@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 
 import isles24_zarr
 from isles24_zarr import errors
+from isles24_zarr.format import ArrayRecord
 from isles24_zarr.nifti.files import VoxelStream
 from isles24_zarr.nifti.header import MAX_HEADER_BYTES
 from isles24_zarr.release.files import SourceFile
@@ -462,6 +463,14 @@ def test_a_grid_that_lists_no_coordinates_is_damaged(fuzzed_store: Path, listed:
             isles24_zarr.open_scan(fuzzed_store, S)
     finally:
         path.write_bytes(data)
+
+
+@pytest.mark.parametrize("axes", [[-0.0, 1, 2], [False, True, 2], [0, 1], [0, 1, 1], ["0", 1, 2], {}, None])
+def test_axes_are_whole_numbers(fuzzed_store: Path, axes: Any) -> None:
+    document = json.loads((fuzzed_store / S / "space-ncct/ctp/zarr.json").read_bytes())
+    document["attributes"]["isles24_zarr"]["orientation"]["axes"] = axes
+    with pytest.raises(errors.StoreDamageError, match="orientation that convert does not write"):
+        ArrayRecord.from_document(document, "ctp")
 
 
 # --- names, in a folder and in an archive ---

@@ -73,7 +73,6 @@ _ARRAY_KEYS: Final = frozenset(
         "storage_transformers",
     }
 )
-_AXES: Final = [list(axes) for axes in itertools.permutations(range(3))]
 _KEYS: Final = {"name": "default", "configuration": {"separator": "/"}}
 _DOTTED_KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
 """Of a derivative that has replaced another one."""
@@ -87,9 +86,12 @@ def _is_header(value: Any) -> bool:
 
 
 def _is_orientation(value: Any) -> bool:
-    if type(value) is not dict or value.get("axes") not in _AXES:
+    if type(value) is not dict:
         return False
+    axes: Any = value.get("axes")
     flips = value.get("flips")
+    if not list_of(is_count, 3)(axes) or sorted(axes) != [0, 1, 2]:  # 1.0 equals 1, and is no index
+        return False
     return type(flips) is list and list(map(type, flips)) == [bool] * 3
 
 
