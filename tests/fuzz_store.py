@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import tempfile
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import isles24_zarr
 from isles24_zarr.derivatives import described_pipelines
 from isles24_zarr.errors import Isles24Error
+from isles24_zarr.format.layout import seal
 from isles24_zarr.scans.opening import described_arrays, stored_array
 from isles24_zarr.store.objects import StorePlace, committed_subjects
 
@@ -76,7 +78,17 @@ def changed(data: bytes, number: int, value: Any) -> bytes:
         del container[key]
     else:
         container[key] = value
-    return json.dumps(document).encode()
+    return json.dumps(_sealed(document)).encode()
+
+
+def _sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Seal a document anew, as whoever means harm would: what is changed has to be found for what it is."""
+    attributes = document.get("attributes")
+    recorded = attributes.get("isles24_zarr") if isinstance(attributes, dict) else None
+    if isinstance(recorded, dict) and "seal" in recorded:
+        with contextlib.suppress(ValueError):  # NaN, which has no place in JSON
+            recorded["seal"] = seal(document)
+    return document
 
 
 def with_results(store: Path) -> Path:

@@ -363,6 +363,33 @@ def test_reads_do_not_lie(copy: Path, name: str, chunks: Any) -> None:
         isles24_zarr.open_scan(copy, subject, chunks=chunks)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("attributes", "affine", 0, 3),
+        ("attributes", "orientation"),
+        ("consolidated_metadata", "metadata", "x", "attributes", "spacing"),
+        ("consolidated_metadata", "metadata", "tmax", "attributes", "long_name"),
+        ("consolidated_metadata", "metadata", "tmax"),
+    ],
+)
+def test_a_document_that_was_edited_is_never_read_as_a_scan(copy: Path, keys: tuple[Any, ...]) -> None:
+    """Nothing else would tell: voxels, shapes and types are right."""
+    path = copy / S / "space-ncct/zarr.json"
+    document = json.loads(path.read_text())
+    container = document
+    for key in keys[:-1]:
+        container = container[key]
+    if isinstance(value := container[keys[-1]], dict):
+        del container[keys[-1]]
+    else:
+        container[keys[-1]] = value[::-1] if isinstance(value, str) else value + 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreDamageError, match=r"space-ncct/zarr.json: was edited after it was written"):
+        isles24_zarr.open_scan(copy, S)
+    isles24_zarr.open_scan(copy, "sub-stroke0002")
+
+
 def test_a_flipped_byte_is_never_read_as_a_voxel(copy: Path) -> None:
     size = shard(copy, CTP).stat().st_size
     wanted = isles24_zarr.open_scan(copy, S)["ctp"].values

@@ -49,7 +49,14 @@ from isles24_zarr.format.layout import (
     subject_plan,
 )
 from isles24_zarr.format.mask_plans import mask_notices, mask_plan
-from isles24_zarr.format.records import ArrayRecord, GridRecord, RootRecord, SourceRecord, SubjectRecord
+from isles24_zarr.format.records import (
+    ArrayRecord,
+    GridRecord,
+    RootRecord,
+    SourceRecord,
+    SubjectRecord,
+    check_seal,
+)
 from isles24_zarr.format.shards import (
     ABSENT,
     CHECKSUM_BYTES,
@@ -87,6 +94,7 @@ __all__ = [
     "SubjectRecord",
     "added_plan",
     "blocks_of_array",
+    "check_seal",
     "checked_document",
     "checked_small_array",
     "column_bytes",

@@ -16,13 +16,25 @@ import numpy as np
 from isles24_zarr.errors import Problem, StoreDamageError
 from isles24_zarr.format.documents import checked_group, checked_image, checked_record
 from isles24_zarr.format.labels import MaskValues
-from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_of, recorded_orientation
+from isles24_zarr.format.layout import ATTRIBUTE_KEY, recorded_of, recorded_orientation, seal
 from isles24_zarr.vocabulary import SUBJECT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from isles24_zarr.geometry import Orientation
+
+
+def check_seal(document: Mapping[str, Any], path: str) -> None:
+    """Make sure that the document of a group is as it was written: with one digit changed, all else may look right.
+
+    Raises
+    ------
+    StoreDamageError
+        It was edited.
+    """
+    if recorded_of(document["attributes"]).get("seal") != seal(document):
+        raise StoreDamageError(path, "was edited after it was written")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

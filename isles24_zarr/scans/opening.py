@@ -26,6 +26,7 @@ from isles24_zarr.format import (
     DerivativeRecord,
     GridRecord,
     SubjectRecord,
+    check_seal,
     committed_arrays,
     dask_chunks,
     pipeline_path,
@@ -173,6 +174,7 @@ def open_scan(
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
     grid = GridRecord.from_document(document, f"{target.url}/{group}")
+    check_seal(document, f"{target.url}/{group}/{ZARR_JSON}")
     scan = _dataset(place, opened, group, grid, chunk_of)
     if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
         raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
@@ -190,6 +192,7 @@ def _opened_results(target: StorePlace, store: Store, pipeline: str, place: Scan
         raise _no_results(target, store, pipeline, place.subject)
     record = DerivativeRecord.from_document(document, f"{target.url}/{path}")
     check_version(f"{target.url}, {path}", record.format_version)
+    check_seal(document, f"{target.url}/{path}/{ZARR_JSON}")
     if place.group not in record.groups:
         spaces = ", ".join(name.removeprefix("space-") for name in record.groups) or "none"
         what = f"has no results of {pipeline!r}, which has them in the spaces: {spaces}"

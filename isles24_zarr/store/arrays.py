@@ -13,7 +13,7 @@ from xarray.core import indexing
 from zarr.storage import LocalStore
 
 from isles24_zarr.errors import StoreDamageError
-from isles24_zarr.format import ATTRIBUTE_KEY, column_bytes, listed_members, recorded_of, seal
+from isles24_zarr.format import ATTRIBUTE_KEY, check_seal, column_bytes, listed_members, recorded_of
 from isles24_zarr.store.files import FileStamp, shard_status
 from isles24_zarr.store.objects import read_document
 from isles24_zarr.store.voxels import StoredVoxels
@@ -159,8 +159,7 @@ def column_table(store: Store, path: str) -> xr.Dataset | None:
         return None
     members = listed_members(document, f"{store}/{path}")
     cells = recorded_of(document["attributes"]).get("columns")
-    if recorded_of(document["attributes"]).get("seal") != seal(document):  # a digit may be another one
-        raise StoreDamageError(f"{store}/{path}", "was changed after it was written")
+    check_seal(document, f"{store}/{path}")
     if not isinstance(cells, dict) or cells.keys() != members.keys():
         raise StoreDamageError(f"{store}/{path}", "does not hold the columns that it lists")
     columns = {}
