@@ -181,7 +181,7 @@ def stored_image(target: StorePlace, path: str) -> nib.Nifti1Image | nib.Nifti2I
     if array.record.mask is not None and array.record.mask.stored:
         dtype, scaling = array.dtype, (1.0, 0.0)
         empty.header.set_data_dtype(dtype)
-    voxels = LazyVoxels(target, path, (empty.shape, dtype, 0, *scaling))
+    voxels = LazyVoxels(target, path, (empty.shape, dtype, 0, *scaling), array)
     return cast("nib.Nifti1Image | nib.Nifti2Image", kind(voxels, empty.affine, empty.header))
 
 
@@ -194,14 +194,16 @@ class LazyVoxels(ArrayProxy):
         The store, and the array in it.
     spec
         Shape, element type, offset, slope and intercept of the file, as for `nibabel.arrayproxy.ArrayProxy`.
+    array
+        The array, where it is open already; a copy elsewhere opens it for itself.
     """
 
-    def __init__(self, target: StorePlace, path: str, spec: tuple[Any, ...]) -> None:
+    def __init__(self, target: StorePlace, path: str, spec: tuple[Any, ...], array: StoredArray | None = None) -> None:
         super().__init__(f"{target.url}/{path}", spec, mmap=False, keep_file_open=False)  # type: ignore[no-untyped-call]
         self._target = target
         self._path = path
         self._spec = spec
-        self._array: StoredArray | None = None
+        self._array = array
 
     def copy(self) -> LazyVoxels:
         """Return another proxy of the same voxels."""

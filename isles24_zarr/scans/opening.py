@@ -29,6 +29,7 @@ from isles24_zarr.format import (
     check_seal,
     committed_arrays,
     dask_chunks,
+    listed_members,
     pipeline_path,
     pipelines_of,
 )
@@ -312,13 +313,15 @@ def stored_array(target: StorePlace, path: str) -> StoredArray:
     Raises
     ------
     StoreDamageError
-        Part of the array is lost.
+        Part of the array is lost, or what is known of it was edited.
     """
     store = target.opened(read_only=True)
-    document = read_document(store, path)
-    if document is None:
+    group, _, name = path.rpartition("/")
+    document = read_document(store, group)  # of which there is a seal, and none of an array alone
+    if document is None or name not in (members := listed_members(document, group)):
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    return StoredArray(store, ArrayRecord.from_document(document, path))
+    check_seal(document, f"{target.url}/{group}/{ZARR_JSON}")
+    return StoredArray(store, ArrayRecord.from_document(members[name], path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
