@@ -108,6 +108,21 @@ def edit(path: Path) -> None:
     path.write_text(json.dumps(document, indent=2))
 
 
+@pytest.mark.parametrize("name", ["half", "x", ""])
+def test_results_whose_documents_were_edited_are_not_read(saved: Path, tmp_path: Path, name: str) -> None:
+    """Of the array, of a coordinate and of the grid, in the document that is read; voxels are as they were."""
+    path = saved / GROUP / "zarr.json"
+    document = json.loads(path.read_text())
+    members = document["consolidated_metadata"]["metadata"]
+    members[f"space-ncct/{name}".rstrip("/")]["attributes"]["long_name"] = "another"
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreDamageError, match="space-ncct: was edited after it was written"):
+        opened(saved, pipeline="mine")
+    report = isles24_zarr.export(saved, tmp_path / "out", subjects=[S], pipelines=["mine"], workers=1, progress=False)
+    assert [each.path for each in report.problems if "was edited after it was written" in each.message] == [GROUP]
+    assert list((tmp_path / "out").rglob("*desc-half*")) == []
+
+
 def test_swapped_shards_are_found_by_their_checksums(saved: Path) -> None:
     """Each is whole, its CRCs are right, and the voxels are others."""
     scan = opened(saved)

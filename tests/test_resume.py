@@ -320,6 +320,25 @@ def test_voxels_without_a_commit_outlive_their_file(
     assert NCCT not in arrays_by_source(target)
 
 
+def test_an_edited_clinical_value_does_not_get_into_the_table(
+    source: Path, target: Path, client: Client, tmp_path: Path
+) -> None:
+    """Nor when another subject is converted: the table is made anew of what is committed, and sealed."""
+    before = isles24_zarr.open_cohort(target).isles.table
+    path = target / S / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"]["age"] = 17.0
+    path.write_text(json.dumps(document))
+    write(source / NCCT.replace(S, OTHER), random_voxels((20, 20, 8), "int16", 3))
+    assert isles24_zarr.convert(source, target, subjects=[OTHER], client=client, progress=False).converted == (OTHER,)
+    assert S not in isles24_zarr.open_cohort(target).isles.table.index
+    report = isles24_zarr.export(target, tmp_path / "out", workers=1, progress=False)
+    assert [each.subject for each in report.problems if "was edited after it was written" in each.message] == [S]
+    assert not list((tmp_path / "out").rglob(f"*{S}*.nii.gz"))
+    assert again(source, target, client).converted == (S,)
+    assert isles24_zarr.open_cohort(target).isles.table.loc[S, "age"] == before.loc[S, "age"] != 17
+
+
 def test_what_no_commit_knows_is_cleared_away(source: Path, target: Path, client: Client, tmp_path: Path) -> None:
     whole = shutil.copytree(target, tmp_path / "whole.zarr")
     shutil.copytree(target / S / "space-cta", target / S / "space-old")

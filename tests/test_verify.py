@@ -385,10 +385,10 @@ def test_a_document_that_was_edited_is_never_read_as_a_scan(copy: Path, keys: tu
     else:
         container[keys[-1]] = value[::-1] if isinstance(value, str) else value + 1
     path.write_text(json.dumps(document))
-    with pytest.raises(StoreDamageError, match=r"space-ncct/zarr.json: was edited after it was written"):
+    with pytest.raises(StoreDamageError, match="space-ncct: was edited after it was written"):
         isles24_zarr.open_scan(copy, S)
     record = isles24_zarr.open_cohort(copy).isles.examples[0]
-    with pytest.raises(StoreDamageError, match=r"space-ncct/zarr.json: was edited after it was written|tmax: is lost"):
+    with pytest.raises(StoreDamageError, match="space-ncct: was edited after it was written"):
         record["tmax"]
     isles24_zarr.open_scan(copy, "sub-stroke0002")
 

@@ -11,6 +11,7 @@ from isles24_zarr.format import (
     DERIVATIVES,
     ArrayRecord,
     DerivativeRecord,
+    check_seal,
     derivative_file,
     pipeline_path,
     pipelines_of,
@@ -52,6 +53,7 @@ def derivative_records(
             try:
                 document = read_document(store, path)
                 if document is not None:
+                    check_seal(document, path)
                     yield DerivativeRecord.from_document(document, path)
             except StoreDamageError as error:
                 problems.append(Problem.from_error(error, subject=subject))

@@ -24,6 +24,7 @@ from isles24_zarr.format import (
     DERIVATIVES,
     PHENOTYPE,
     RootRecord,
+    check_seal,
     listed_members,
     pipeline_path,
     pipelines_of,
@@ -310,8 +311,7 @@ def _slashed(document: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     slashed = {name: _slashed_member(member) for name, member in members.items()}
     if slashed == members:
         return document
-    if _seal(document) != seal(document):
-        raise StoreDamageError(f"{path}/{ZARR_JSON}", "was edited after it was written; 'verify' tells more")
+    check_seal(document, f"{path}/{ZARR_JSON}")
     for name, member in slashed.items():
         if member.get("node_type") == "group":
             slashed[name] = {**member, "attributes": _sealed(_whole_member(slashed, name))["attributes"]}

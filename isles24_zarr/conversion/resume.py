@@ -17,9 +17,9 @@ from isles24_zarr.format import (
     ArrayRecord,
     SubjectPlan,
     SubjectRecord,
+    check_seal,
     listed_members,
     recorded_of,
-    seal,
     subject_plan,
 )
 from isles24_zarr.release import is_image_name
@@ -179,9 +179,8 @@ def previous_run(store: Store, name: str) -> PreviousRun:
         document = read_document(store, name) or {}
         record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
         members = listed_members(document, name)
+        check_seal(document, name)
     except StoreDamageError:
-        return PreviousRun(record=None, arrays=_written_arrays(store, name))
-    if record.seal != seal(document):
         return PreviousRun(record=None, arrays=_written_arrays(store, name))
     return PreviousRun(record=record, arrays=record.arrays, damage=_damage(store, name, members))
 

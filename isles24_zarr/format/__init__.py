@@ -18,7 +18,7 @@ from isles24_zarr.format.documents import (
     COORDINATES,
     checked_document,
     checked_small_array,
-    committed_arrays,
+    committed_members,
     listed_members,
 )
 from isles24_zarr.format.encodings import DASK_CHUNK_BYTES, dask_chunks, record_of, stored_layout
@@ -98,7 +98,7 @@ __all__ = [
     "checked_document",
     "checked_small_array",
     "column_bytes",
-    "committed_arrays",
+    "committed_members",
     "compressors",
     "dask_chunks",
     "derivative_file",

@@ -16,7 +16,7 @@ import numpy as np
 from isles24_zarr.errors import StoreDamageError
 from isles24_zarr.format._derivative_checks import checked_derivative
 from isles24_zarr.format.chunking import chunks_and_shards, slow_axis
-from isles24_zarr.format.documents import committed_arrays, listed_members
+from isles24_zarr.format.documents import committed_members
 from isles24_zarr.format.layout import ATTRIBUTE_KEY, DERIVATIVES, PIPELINE_NAME, ArrayPlan, file_record
 from isles24_zarr.nifti import result_header
 from isles24_zarr.release import SourceFile, image_kind
@@ -81,7 +81,7 @@ class DerivativeRecord:
         """
         attributes = document.get("attributes", {})
         checked_derivative(attributes, path)
-        recorded, arrays = attributes[ATTRIBUTE_KEY], committed_arrays(document, path)
+        recorded = attributes[ATTRIBUTE_KEY]
         return cls(
             pipeline=attributes["pipeline"],
             subject=attributes["subject"],
@@ -90,8 +90,8 @@ class DerivativeRecord:
             format_version=recorded["format_version"],
             package_version=recorded["package_version"],
             saved=recorded["times"]["saved"],
-            arrays=tuple(arrays),
-            members=listed_members(document, path),
+            arrays=tuple(sorted(recorded["arrays"])),
+            members=committed_members(document, path),
             seal=recorded.get("seal"),
         )
 

@@ -205,13 +205,12 @@ def listed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str
     return members
 
 
-def committed_arrays(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
-    """Return the documents of the arrays that a subject says it has, by path, as its checked attributes list them."""
+def committed_members(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """Return the documents of all that a subject lists, the arrays that its checked attributes name among them."""
     members = listed_members(document, path)
-    names = sorted(document["attributes"][ATTRIBUTE_KEY]["arrays"])
-    if missing := [name for name in names if name not in members]:
+    if missing := sorted(set(document["attributes"][ATTRIBUTE_KEY]["arrays"]) - members.keys()):
         raise StoreDamageError(f"{path}/{missing[0]}", "is listed by its subject, which lacks it")
-    return {name: members[name] for name in names}
+    return members
 
 
 def checked_record(attributes: Mapping[str, Any], path: str) -> None:

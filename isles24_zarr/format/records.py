@@ -195,11 +195,12 @@ class GridRecord:
         Raises
         ------
         StoreDamageError
-            It, or that of a member, is not as `convert` writes it.
+            It, or that of a member, is not as `convert` writes it, or was edited since.
         """
         members = checked_group(document, path)
         if missing := [axis for axis in "zyx" if axis not in members]:
             raise StoreDamageError(path, f"lists no coordinate {missing[0]}")
+        check_seal(document, path)
         names = ("subject", "space", "reference", "orientation", "affine")
         return cls(members=members, **{name: document["attributes"][name] for name in names})
 

@@ -26,10 +26,8 @@ from isles24_zarr.format import (
     DerivativeRecord,
     GridRecord,
     SubjectRecord,
-    check_seal,
-    committed_arrays,
+    committed_members,
     dask_chunks,
-    listed_members,
     pipeline_path,
     pipelines_of,
 )
@@ -175,7 +173,6 @@ def open_scan(
     if document is None:
         raise StoreDamageError(f"{target.url}/{group}/{ZARR_JSON}", "is lost")
     grid = GridRecord.from_document(document, f"{target.url}/{group}")
-    check_seal(document, f"{target.url}/{group}/{ZARR_JSON}")
     scan = _dataset(place, opened, group, grid, chunk_of)
     if isinstance(opened, LocalStore) and document_stamp(opened, group) != seen:
         raise StaleReadError(f"{target.url}/{group}", "was converted again while it was opened")
@@ -193,7 +190,6 @@ def _opened_results(target: StorePlace, store: Store, pipeline: str, place: Scan
         raise _no_results(target, store, pipeline, place.subject)
     record = DerivativeRecord.from_document(document, f"{target.url}/{path}")
     check_version(f"{target.url}, {path}", record.format_version)
-    check_seal(document, f"{target.url}/{path}/{ZARR_JSON}")
     if place.group not in record.groups:
         spaces = ", ".join(name.removeprefix("space-") for name in record.groups) or "none"
         what = f"has no results of {pipeline!r}, which has them in the spaces: {spaces}"
@@ -318,10 +314,10 @@ def stored_array(target: StorePlace, path: str) -> StoredArray:
     store = target.opened(read_only=True)
     group, _, name = path.rpartition("/")
     document = read_document(store, group)  # of which there is a seal, and none of an array alone
-    if document is None or name not in (members := listed_members(document, group)):
+    members = GridRecord.from_document(document, f"{target.url}/{group}").members if document else {}
+    if name not in members:
         raise StoreDamageError(f"{target.url}/{path}", "is lost")
-    check_seal(document, f"{target.url}/{group}/{ZARR_JSON}")
-    return StoredArray(store, ArrayRecord.from_document(members[name], path))
+    return StoredArray(store, ArrayRecord.from_checked(members[name], path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +348,7 @@ def described_arrays(
     opened = target.opened(read_only=True)
     document = read_document(opened, subject) if SUBJECT_NAME.fullmatch(subject) else None
     record = _subject_record(target, opened, subject, document)
-    members = committed_arrays(document or {}, subject)
+    members = committed_members(document or {}, subject)
     return [_array_info(ArrayRecord.from_document(members[path], f"{subject}/{path}")) for path in record.arrays]
 
 

@@ -34,6 +34,7 @@ from isles24_zarr.format import (
     PHENOTYPE,
     RootRecord,
     SubjectRecord,
+    check_seal,
     checked_document,
     listed_members,
 )
@@ -377,9 +378,8 @@ def committed_subjects(
     damaged
         What takes the names of those whose documents cannot be used, each with what is wrong.
     """
-    names = [name for name in child_names(store, "") if name.startswith("sub-")]
     found: dict[str, SubjectRecord] = {}
-    for name in names:
+    for name in (name for name in child_names(store, "") if name.startswith("sub-")):
         key = f"{name}/{ZARR_JSON}"
         try:
             document = document_from_bytes(read_objects(store, [key])[key], path=name)
@@ -387,6 +387,7 @@ def committed_subjects(
                 record = SubjectRecord.from_attributes(document.get("attributes", {}), name)
                 # what an older version left stands aside until it is converted again
                 if record.format_version == FORMAT_VERSION:
+                    check_seal(document, name)
                     found[name] = record
         except StoreDamageError as error:  # it is as if it were not committed
             if damaged is not None:

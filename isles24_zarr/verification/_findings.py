@@ -17,15 +17,14 @@ from zarr.storage import MemoryStore
 
 from isles24_zarr.errors import NotAStoreError, Problem, StoreDamageError, StoreVersionError
 from isles24_zarr.format import (
-    ATTRIBUTE_KEY,
     COORDINATES,
     PHENOTYPE,
     ArrayRecord,
     SubjectRecord,
+    check_seal,
     checked_small_array,
     column_bytes,
     listed_members,
-    seal,
 )
 from isles24_zarr.places import PARTIAL
 from isles24_zarr.store import (
@@ -79,10 +78,10 @@ def root_problems(store: Store) -> list[Problem]:
     """Check the document of the root."""
     problems: list[Problem] = []
     with findings(ZARR_JSON, problems):
-        document = _parsed(store, "") or {}
-        if _recorded_seal(document) != seal(document):
-            problems.append(damage(ZARR_JSON, "was edited after it was written"))
-        if document.get("attributes", {}).get("state") not in ("complete", "removing"):
+        document = _parsed(store, "") or {"attributes": {}}
+        with findings(ZARR_JSON, problems):
+            check_seal(document, ZARR_JSON)
+        if document["attributes"].get("state") not in ("complete", "removing"):
             problems.append(damage(ZARR_JSON, "says that a conversion has not finished"))
     return problems
 
@@ -91,13 +90,6 @@ def _parsed(store: Store, path: str) -> dict[str, Any] | None:
     """Return a document as it is, whatever it says."""
     key = f"{path}/{ZARR_JSON}" if path else ZARR_JSON
     return document_from_bytes(read_objects(store, [key])[key], path=key)
-
-
-def _recorded_seal(document: Mapping[str, Any]) -> Any:
-    record = document.get("attributes", {}).get(ATTRIBUTE_KEY)
-    if not isinstance(record, dict):
-        raise StoreDamageError(ZARR_JSON, f"lacks {ATTRIBUTE_KEY}")
-    return record.get("seal")
 
 
 def table_problems(store: Store, present: Collection[str]) -> list[Problem]:
@@ -234,8 +226,8 @@ def group_problems(
         document = _parsed(store, path)
         if document is None:
             raise StoreDamageError(f"{path}/{ZARR_JSON}", "is missing: the group was not committed, or was deleted")
-        if _recorded_seal(document) != seal({"attributes": {}, **document}):
-            problems.append(damage(f"{path}/{ZARR_JSON}", "was edited after it was written"))
+        with findings(f"{path}/{ZARR_JSON}", problems):
+            check_seal(document, path)
         members = listed_members(document, path)
         for name, wanted in members.items():
             with findings(f"{path}/{name}/{ZARR_JSON}", problems):
